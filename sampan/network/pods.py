@@ -1,0 +1,45 @@
+"""Pod networks: the contract, and the choice of an implementation.
+
+`loopback` gives every pod its own 127.x.y.z address and needs no privilege; `bridge` gives every pod a network namespace
+on a bridge; `cni` asks the plugins that the user has configured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class PodRef:
+    """Names a pod sandbox; `sandbox_id` is the key, the rest is for people and for CNI."""
+
+    sandbox_id: str
+    namespace: str
+    name: str
+    uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A pod's place on the network, made by `PodNetwork.attach`."""
+
+    namespace: str | None  # path of the network namespace; None: the host's (rootless, or hostNetwork)
+    addresses: tuple[str, ...]  # first is the pod IP
+    interface: str = ""  # name inside the namespace
+
+
+class PodNetwork(Protocol):
+    name: str
+
+    async def attach(self, pod: PodRef) -> Attachment:
+        """Addresses are up, and reachable from the node, on return. The same pod again gives the same answer."""
+        ...
+
+    async def detach(self, pod: PodRef) -> None:
+        """Namespace, interfaces and addresses are gone, or will be without further help. Idempotent."""
+        ...
+
+    async def existing(self) -> dict[str, Attachment]:
+        """By sandbox id, what is attached now, read from disk and kernel: for adoption and for finding orphans."""
+        ...
