@@ -27,7 +27,9 @@ class Conflict(StoreError):
     """`expect` did not hold. `current` is the record as it is now (None: the key is absent)."""
 
     def __init__(self, key: str, current: Record | None) -> None:
-        super().__init__(f"{key}: expected another revision, found {current.revision if current else 'no record'}")
+        super().__init__(
+            f"{key}: expected another revision, found {current.revision if current else 'no record'}"
+        )
         self.key = key
         self.current = current
 
@@ -74,7 +76,9 @@ class Store(Protocol):
         """The record now, or None. Linearizable with every answered write."""
         ...
 
-    async def range(self, prefix: str, *, after: str = "", limit: int = 0, revision: int = 0) -> Page:
+    async def range(
+        self, prefix: str, *, after: str = "", limit: int = 0, revision: int = 0
+    ) -> Page:
         """Records whose key starts with `prefix` and is greater than `after`, in key order.
 
         `limit` 0 is no limit. `revision` 0 is now; another reads the past: Compacted when no longer kept.
