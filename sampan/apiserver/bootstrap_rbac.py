@@ -1,0 +1,513 @@
+"""The roles and bindings that every cluster begins with.
+
+One row per role; a rule is one line: `verbs; groups; resources; names` (comma-separated, `core` for the core group), or
+`verbs; urls` when the second field begins with a slash. `objects()` expands the rows. They are made when absent and
+their missing rules and subjects are added on start, as kube-apiserver's own reconciliation does, unless the annotation
+`rbac.authorization.kubernetes.io/autoupdate` is "false". `admin`, `edit` and `view` aggregate, so that charts extend them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from sampan.apiserver.rbac import RBAC_GROUP, Rule, missing_rules
+
+API_VERSION = f"{RBAC_GROUP}/v1"
+LABELS = {"kubernetes.io/bootstrapping": "rbac-defaults"}
+AUTOUPDATE = "rbac.authorization.kubernetes.io/autoupdate"
+AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
+
+MEMBER = "system:aggregate-to-"
+
+READ = "get,list,watch"
+WRITE = "create,delete,deletecollection,patch,update"
+EVENTS = ("create,patch,update; core,events.k8s.io; events",)
+
+CORE_KINDS = (
+    "configmaps,events,persistentvolumeclaims,replicationcontrollers,replicationcontrollers/scale,"
+    "secrets,serviceaccounts,services,services/proxy"
+)
+WORKLOADS = (
+    "daemonsets,deployments,deployments/rollback,deployments/scale,replicasets,replicasets/scale,"
+    "statefulsets,statefulsets/scale"
+)
+VIEWED_WORKLOADS = (
+    "controllerrevisions,daemonsets,daemonsets/status,deployments,deployments/scale,deployments/status,"
+    "replicasets,replicasets/scale,replicasets/status,statefulsets,statefulsets/scale,statefulsets/status"
+)
+
+ROLES: dict[str, tuple[str, ...]] = {
+    "cluster-admin": ("*; *; *", "*; /*"),
+    "system:discovery": (
+        "get; /api,/api/*,/apis,/apis/*,/healthz,/livez,/openapi,/openapi/*,/readyz,/version,/version/",
+    ),
+    "system:public-info-viewer": ("get; /healthz,/livez,/readyz,/version,/version/",),
+    "system:basic-user": (
+        "create; authorization.k8s.io; selfsubjectaccessreviews,selfsubjectrulesreviews",
+        "create; authentication.k8s.io; selfsubjectreviews",
+    ),
+    "system:monitoring": (
+        "get; /healthz,/healthz/*,/livez,/livez/*,/metrics,/metrics/slis,/readyz,/readyz/*",
+    ),
+    "system:service-account-issuer-discovery": (
+        "get; /.well-known/openid-configuration,/.well-known/openid-configuration/,"
+        "/openid/v1/jwks,/openid/v1/jwks/",
+    ),
+    "system:auth-delegator": (
+        "create; authentication.k8s.io; tokenreviews",
+        "create; authorization.k8s.io; subjectaccessreviews",
+    ),
+    "system:kubelet-api-admin": (
+        f"{READ}; core; nodes",
+        "proxy; core; nodes",
+        "*; core; nodes/log,nodes/metrics,nodes/proxy,nodes/stats,nodes/configz,nodes/healthz,nodes/pods",
+    ),
+    "system:aggregate-to-admin": (
+        "create; authorization.k8s.io; localsubjectaccessreviews",
+        f"{WRITE},{READ}; rbac.authorization.k8s.io; rolebindings,roles",
+    ),
+    "system:aggregate-to-edit": (
+        f"{READ}; core; pods/attach,pods/exec,pods/portforward,pods/proxy,secrets,services/proxy",
+        "impersonate; core; serviceaccounts",
+        f"{WRITE}; core; pods,pods/attach,pods/exec,pods/portforward,pods/proxy",
+        "create; core; pods/eviction",
+        f"{WRITE}; core; {CORE_KINDS}",
+        "create; core; serviceaccounts/token",
+        f"{WRITE}; apps; {WORKLOADS}",
+        f"{WRITE}; autoscaling; horizontalpodautoscalers",
+        f"{WRITE}; batch; cronjobs,jobs",
+        f"{WRITE}; policy; poddisruptionbudgets",
+        f"{WRITE}; networking.k8s.io; ingresses,networkpolicies",
+        f"{WRITE},{READ}; coordination.k8s.io; leases",
+        f"{WRITE}; resource.k8s.io; resourceclaims,resourceclaimtemplates",
+    ),
+    "system:aggregate-to-view": (
+        f"{READ}; core; configmaps,endpoints,persistentvolumeclaims,persistentvolumeclaims/status,pods,"
+        "replicationcontrollers,replicationcontrollers/scale,serviceaccounts,services,services/status",
+        f"{READ}; core; bindings,events,limitranges,namespaces/status,pods/log,pods/status,"
+        "replicationcontrollers/status,resourcequotas,resourcequotas/status",
+        f"{READ}; core; namespaces",
+        f"{READ}; discovery.k8s.io; endpointslices",
+        f"{READ}; apps; {VIEWED_WORKLOADS}",
+        f"{READ}; autoscaling; horizontalpodautoscalers,horizontalpodautoscalers/status",
+        f"{READ}; batch; cronjobs,cronjobs/status,jobs,jobs/status",
+        f"{READ}; policy; poddisruptionbudgets,poddisruptionbudgets/status",
+        f"{READ}; networking.k8s.io; ingresses,ingresses/status,networkpolicies",
+        f"{READ}; resource.k8s.io; resourceclaims,resourceclaims/status,resourceclaimtemplates",
+    ),
+    "system:node": (
+        "create; authentication.k8s.io; tokenreviews",
+        "create; authorization.k8s.io; localsubjectaccessreviews,subjectaccessreviews",
+        f"{READ}; core; services",
+        f"create,{READ}; core; nodes",
+        "patch,update; core; nodes/status",
+        "patch,update,delete; core; nodes",
+        *EVENTS,
+        f"{READ}; core; pods",
+        "create,delete; core; pods",
+        "patch,update; core; pods/status",
+        "create; core; pods/eviction",
+        f"{READ}; core; configmaps,secrets",
+        "get; core; persistentvolumeclaims,persistentvolumes",
+        "get; core; endpoints",
+        f"create,{READ}; certificates.k8s.io; certificatesigningrequests",
+        "get,create,update,patch,delete; coordination.k8s.io; leases",
+        "get; storage.k8s.io; volumeattachments",
+        "create; core; serviceaccounts/token",
+        "get,patch,update; core; persistentvolumeclaims/status",
+        f"{READ}; storage.k8s.io; csidrivers",
+        "get,create,update,patch,delete; storage.k8s.io; csinodes",
+        f"{READ}; node.k8s.io; runtimeclasses",
+        f"{READ}; discovery.k8s.io; endpointslices",
+        "get; core; namespaces,serviceaccounts",
+        "get; resource.k8s.io; resourceclaims",
+        f"{READ},deletecollection,create,update,patch,delete; resource.k8s.io; resourceslices",
+    ),
+    "system:node-bootstrapper": (
+        f"create,{READ}; certificates.k8s.io; certificatesigningrequests",
+    ),
+    "system:node-problem-detector": (
+        "get; core; nodes",
+        "patch; core; nodes/status",
+        *EVENTS,
+    ),
+    "system:node-proxier": (
+        "list,watch; core; services,endpoints",
+        f"{READ}; core; nodes",
+        *EVENTS,
+        "list,watch; discovery.k8s.io; endpointslices",
+        "list,watch; networking.k8s.io; servicecidrs",
+    ),
+    "system:kube-dns": ("list,watch; core; endpoints,services",),
+    "system:persistent-volume-provisioner": (
+        f"{READ},create,delete; core; persistentvolumes",
+        f"{READ},update; core; persistentvolumeclaims",
+        f"{READ}; storage.k8s.io; storageclasses",
+        "watch; core; events",
+        *EVENTS,
+    ),
+    "system:volume-scheduler": (
+        f"{READ},patch,update; core; persistentvolumes",
+        f"{READ}; storage.k8s.io; storageclasses",
+        f"{READ},patch,update; core; persistentvolumeclaims",
+    ),
+    "system:kube-scheduler": (
+        *EVENTS,
+        "create; coordination.k8s.io; leases",
+        "get,list,update,watch; coordination.k8s.io; leases; kube-scheduler",
+        f"{READ}; core; nodes",
+        f"delete,{READ}; core; pods",
+        "create; core; bindings,pods/binding",
+        "patch,update; core; pods/status",
+        f"{READ}; core; replicationcontrollers,services,namespaces",
+        f"{READ}; apps; replicasets,statefulsets",
+        f"{READ}; policy; poddisruptionbudgets",
+        f"{READ}; core; persistentvolumeclaims,persistentvolumes",
+        "create; authentication.k8s.io; tokenreviews",
+        "create; authorization.k8s.io; subjectaccessreviews",
+        f"{READ}; storage.k8s.io; csinodes,csidrivers,csistoragecapacities,volumeattachments",
+        f"{READ}; scheduling.k8s.io; priorityclasses",
+        f"{READ}; resource.k8s.io; deviceclasses,resourceslices",
+        f"{READ},patch,update; resource.k8s.io; resourceclaims",
+        "patch,update; resource.k8s.io; resourceclaims/status",
+    ),
+    "system:kube-controller-manager": (
+        *EVENTS,
+        "create; coordination.k8s.io; leases",
+        "get,list,update,watch; coordination.k8s.io; leases; kube-controller-manager",
+        "create; core; secrets,serviceaccounts",
+        "delete; core; secrets",
+        "get; core; configmaps,namespaces,secrets,serviceaccounts",
+        "update; core; secrets,serviceaccounts",
+        "create; authentication.k8s.io; tokenreviews",
+        "create; authorization.k8s.io; subjectaccessreviews",
+        "list,watch; *; *",
+        "create; core; serviceaccounts/token",
+    ),
+}
+
+# Controllers run inside our server as system:masters, but charts and operators bind to these by name.
+CONTROLLER_ROLES: dict[str, tuple[str, ...]] = {
+    "attachdetach-controller": (
+        "list,watch; core; persistentvolumeclaims,persistentvolumes",
+        f"{READ}; core; nodes",
+        "patch,update; core; nodes/status",
+        "list,watch; core; pods",
+        *EVENTS,
+        f"{READ},create,delete; storage.k8s.io; volumeattachments",
+        f"{READ}; storage.k8s.io; csidrivers,csinodes",
+    ),
+    "clusterrole-aggregation-controller": (
+        f"escalate,{READ},patch,update; rbac.authorization.k8s.io; clusterroles",
+    ),
+    "cronjob-controller": (
+        f"{READ},update; batch; cronjobs",
+        f"create,delete,{READ},patch,update; batch; jobs",
+        "update; batch; cronjobs/status,cronjobs/finalizers",
+        "delete,list; core; pods",
+        *EVENTS,
+    ),
+    "daemon-set-controller": (
+        f"{READ}; apps; daemonsets",
+        "update; apps; daemonsets/status,daemonsets/finalizers",
+        "list,watch; core; nodes",
+        "create,delete,list,patch,watch; core; pods",
+        "create; core; pods/binding",
+        f"create,delete,{READ},patch,update; apps; controllerrevisions",
+        *EVENTS,
+    ),
+    "deployment-controller": (
+        f"{READ},update; apps; deployments",
+        "update; apps; deployments/status,deployments/finalizers",
+        f"create,delete,{READ},patch,update; apps; replicasets",
+        f"{READ},update; core; pods",
+        *EVENTS,
+    ),
+    "disruption-controller": (
+        f"{READ}; apps; deployments,replicasets,statefulsets",
+        f"{READ}; core; replicationcontrollers",
+        f"{READ}; policy; poddisruptionbudgets",
+        "update; policy; poddisruptionbudgets/status",
+        "get; *; */scale",
+        *EVENTS,
+    ),
+    "endpoint-controller": (
+        f"{READ}; core; pods,services",
+        f"create,delete,{READ},update; core; endpoints",
+        "create; core; endpoints/restricted",
+        *EVENTS,
+    ),
+    "endpointslice-controller": (
+        f"{READ}; core; nodes,pods,services",
+        "update; core; services/finalizers",
+        f"create,delete,{READ},update; discovery.k8s.io; endpointslices",
+        "create; discovery.k8s.io; endpointslices/restricted",
+        *EVENTS,
+    ),
+    "expand-controller": (
+        f"{READ},patch,update; core; persistentvolumes",
+        "patch,update; core; persistentvolumeclaims/status",
+        f"{READ}; core; persistentvolumeclaims",
+        *EVENTS,
+    ),
+    "generic-garbage-collector": ("delete,get,list,patch,update,watch; *; *", *EVENTS),
+    "horizontal-pod-autoscaler": (
+        f"{READ}; autoscaling; horizontalpodautoscalers",
+        "update; autoscaling; horizontalpodautoscalers/status",
+        "get,update; *; */scale",
+        "list; core; pods",
+        "list; metrics.k8s.io; pods",
+        "get,list; custom.metrics.k8s.io,external.metrics.k8s.io; *",
+        *EVENTS,
+    ),
+    "job-controller": (
+        f"{READ},patch,update; batch; jobs",
+        "update; batch; jobs/status,jobs/finalizers",
+        "create,delete,list,patch,watch; core; pods",
+        *EVENTS,
+    ),
+    "namespace-controller": (
+        f"delete,{READ}; core; namespaces",
+        "update; core; namespaces/finalize,namespaces/status",
+        "delete,deletecollection,get,list; *; *",
+    ),
+    "node-controller": (
+        f"delete,{READ},patch,update; core; nodes",
+        "patch,update; core; nodes/status",
+        "patch,update; core; pods/status",
+        f"delete,{READ}; core; pods",
+        *EVENTS,
+    ),
+    "persistent-volume-binder": (
+        f"create,delete,{READ},update; core; persistentvolumes",
+        "update; core; persistentvolumes/status,persistentvolumeclaims/status",
+        f"{READ},update; core; persistentvolumeclaims",
+        f"{READ}; storage.k8s.io; storageclasses",
+        f"create,delete,{READ}; core; pods",
+        *EVENTS,
+    ),
+    "pod-garbage-collector": (
+        "delete,list,watch; core; pods",
+        "get,list; core; nodes",
+        "patch; core; pods/status",
+    ),
+    "pv-protection-controller": (f"{READ},update; core; persistentvolumes", *EVENTS),
+    "pvc-protection-controller": (
+        f"{READ},update; core; persistentvolumeclaims",
+        f"{READ}; core; pods",
+        *EVENTS,
+    ),
+    "replicaset-controller": (
+        f"{READ},update; apps; replicasets",
+        "update; apps; replicasets/status,replicasets/finalizers",
+        "create,delete,list,patch,watch; core; pods",
+        *EVENTS,
+    ),
+    "replication-controller": (
+        f"{READ},update; core; replicationcontrollers",
+        "update; core; replicationcontrollers/status,replicationcontrollers/finalizers",
+        "create,delete,list,patch,watch; core; pods",
+        *EVENTS,
+    ),
+    "resourcequota-controller": (
+        "list,watch; *; *",
+        "update; core; resourcequotas/status",
+        *EVENTS,
+    ),
+    "root-ca-cert-publisher": ("create,update; core; configmaps", *EVENTS),
+    "service-account-controller": ("create; core; serviceaccounts", *EVENTS),
+    "statefulset-controller": (
+        "list,watch; core; pods",
+        f"{READ}; apps; statefulsets",
+        "update; apps; statefulsets/status,statefulsets/finalizers",
+        "create,delete,get,patch,update; core; pods",
+        f"create,delete,{READ},patch,update; apps; controllerrevisions",
+        "create,get; core; persistentvolumeclaims",
+        *EVENTS,
+    ),
+    "ttl-after-finished-controller": (f"delete,{READ}; batch; jobs", *EVENTS),
+    "ttl-controller": ("list,patch,update,watch; core; nodes", *EVENTS),
+}
+
+# Role → the roles that it sums up, by label; each row also is a member of the next.
+AGGREGATED = {"admin": ("admin", "edit", "view"), "edit": ("edit", "view"), "view": ("view",)}
+
+MASTERS, AUTHENTICATED, UNAUTHENTICATED = (
+    "system:masters",
+    "system:authenticated",
+    "system:unauthenticated",
+)
+# Cluster role → subjects; a name without "group:" is a user.
+BINDINGS: dict[str, tuple[str, ...]] = {
+    "cluster-admin": (f"group:{MASTERS}",),
+    "system:basic-user": (f"group:{AUTHENTICATED}",),
+    "system:discovery": (f"group:{AUTHENTICATED}",),
+    "system:public-info-viewer": (f"group:{AUTHENTICATED}", f"group:{UNAUTHENTICATED}"),
+    "system:monitoring": ("group:system:monitoring",),
+    "system:service-account-issuer-discovery": ("group:system:serviceaccounts",),
+    "system:node": (),
+    "system:node-proxier": ("system:kube-proxy",),
+    "system:kube-scheduler": ("system:kube-scheduler",),
+    "system:volume-scheduler": ("system:kube-scheduler",),
+    "system:kube-controller-manager": ("system:kube-controller-manager",),
+    "system:kube-dns": ("serviceaccount:kube-dns",),
+}
+
+NAMESPACED_ROLES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("kube-system", "extension-apiserver-authentication-reader"): (
+        f"{READ}; core; configmaps; extension-apiserver-authentication",
+    ),
+    ("kube-system", "system::leader-locking-kube-controller-manager"): (
+        "watch; core; configmaps",
+        "get,update; core; configmaps; kube-controller-manager",
+    ),
+    ("kube-system", "system::leader-locking-kube-scheduler"): (
+        "watch; core; configmaps",
+        "get,update; core; configmaps; kube-scheduler",
+    ),
+    ("kube-system", "system:controller:bootstrap-signer"): (f"{READ}; core; secrets",),
+    ("kube-system", "system:controller:token-cleaner"): (f"{READ},delete; core; secrets", *EVENTS),
+    ("kube-public", "system:controller:bootstrap-signer"): (
+        f"{READ}; core; configmaps",
+        "update; core; configmaps; cluster-info",
+        *EVENTS,
+    ),
+}
+NAMESPACED_BINDINGS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("kube-system", "system::extension-apiserver-authentication-reader"): (
+        "extension-apiserver-authentication-reader",
+        "system:kube-controller-manager",
+        "system:kube-scheduler",
+    ),
+    ("kube-system", "system::leader-locking-kube-controller-manager"): (
+        "system::leader-locking-kube-controller-manager",
+        "system:kube-controller-manager",
+    ),
+    ("kube-system", "system::leader-locking-kube-scheduler"): (
+        "system::leader-locking-kube-scheduler",
+        "system:kube-scheduler",
+    ),
+}
+
+
+def parse_rule(line: str) -> dict[str, Any]:
+    """`get,list; core; pods; web` → a PolicyRule."""
+    verbs, second, *rest = ([item.strip() for item in part.split(",")] for part in line.split(";"))
+    if second[0].startswith("/"):
+        urls = ["*" if url == "/*" else url for url in second]
+        return {"nonResourceURLs": urls, "verbs": verbs}
+    rule: dict[str, Any] = {
+        "apiGroups": ["" if group == "core" else group for group in second],
+        "resources": rest[0],
+        "verbs": verbs,
+    }
+    if len(rest) > 1:
+        rule["resourceNames"] = rest[1]
+    return rule
+
+
+def _metadata(
+    name: str, namespace: str = "", labels: dict[str, str] | None = None
+) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"name": name}
+    if namespace:
+        metadata["namespace"] = namespace
+    metadata["labels"] = LABELS | (labels or {})
+    metadata["annotations"] = {AUTOUPDATE: "true"}
+    return metadata
+
+
+def _role(kind: str, metadata: dict[str, Any], lines: Iterable[str]) -> dict[str, Any]:
+    rules = [parse_rule(line) for line in lines]
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "rules": rules}
+
+
+def _binding(
+    kind: str, metadata: dict[str, Any], role_kind: str, role: str, subjects: Iterable[str]
+) -> dict[str, Any]:
+    binding = {
+        "apiVersion": API_VERSION,
+        "kind": kind,
+        "metadata": metadata,
+        "roleRef": {"apiGroup": RBAC_GROUP, "kind": role_kind, "name": role},
+    }
+    listed = [_subject(text) for text in subjects]
+    return binding | ({"subjects": listed} if listed else {})
+
+
+def _subject(text: str) -> dict[str, str]:
+    if text.startswith("serviceaccount:"):
+        return {
+            "kind": "ServiceAccount",
+            "name": text.removeprefix("serviceaccount:"),
+            "namespace": "kube-system",
+        }
+    if text.startswith("group:"):
+        return {"apiGroup": RBAC_GROUP, "kind": "Group", "name": text.removeprefix("group:")}
+    return {"apiGroup": RBAC_GROUP, "kind": "User", "name": text}
+
+
+def objects() -> Iterator[tuple[str, dict[str, Any]]]:
+    """(resource, object) of everything above, roles before the bindings that name them."""
+    yield from (("clusterroles", role) for role in _cluster_roles())
+    yield from (("clusterrolebindings", binding) for binding in _cluster_bindings())
+    for (namespace, name), lines in NAMESPACED_ROLES.items():
+        yield "roles", _role("Role", _metadata(name, namespace), lines)
+    for (namespace, name), (role, *subjects) in NAMESPACED_BINDINGS.items():
+        metadata = _metadata(name, namespace)
+        yield "rolebindings", _binding("RoleBinding", metadata, "Role", role, subjects)
+
+
+def _cluster_roles() -> Iterator[dict[str, Any]]:
+    for name, lines in ROLES.items():
+        member = name.removeprefix(MEMBER) if name.startswith(MEMBER) else ""
+        labels = {AGGREGATE + member: "true"} if member else {}
+        yield _role("ClusterRole", _metadata(name, labels=labels), lines)
+    for name, members in AGGREGATED.items():
+        # What `edit` may do, `admin` may too: the sums carry the label of the next one up.
+        higher = {"view": "edit", "edit": "admin"}.get(name)
+        metadata = _metadata(name, labels={AGGREGATE + higher: "true"} if higher else {})
+        role = _role("ClusterRole", metadata, [r for m in members for r in ROLES[MEMBER + m]])
+        role["aggregationRule"] = {
+            "clusterRoleSelectors": [{"matchLabels": {AGGREGATE + m: "true"}} for m in members]
+        }
+        yield role
+    for name, lines in CONTROLLER_ROLES.items():
+        yield _role("ClusterRole", _metadata(f"system:controller:{name}"), lines)
+
+
+def _cluster_bindings() -> Iterator[dict[str, Any]]:
+    for name, subjects in BINDINGS.items():
+        yield _binding("ClusterRoleBinding", _metadata(name), "ClusterRole", name, subjects)
+    for short in CONTROLLER_ROLES:
+        name = f"system:controller:{short}"
+        subject = f"serviceaccount:{short}"
+        yield _binding("ClusterRoleBinding", _metadata(name), "ClusterRole", name, [subject])
+
+
+def reconciled(wanted: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, Any] | None:
+    """`present` with the rules or subjects of `wanted` that it lacks; None when nothing is missing.
+
+    What a user added stays; what a user removed comes back, unless they turned automatic updates off.
+    """
+    annotations = present["metadata"].get("annotations") or {}
+    if annotations.get(AUTOUPDATE) == "false":
+        return None
+    changed: dict[str, Any] = {}
+    if "roleRef" in wanted:
+        have = present.get("subjects") or []
+        lacking = [s for s in wanted.get("subjects", ()) if s not in have]
+        if lacking:
+            changed["subjects"] = [*have, *lacking]
+    else:
+        have = present.get("rules") or []
+        missing = missing_rules(
+            [Rule.of(rule) for rule in have], [Rule.of(rule) for rule in wanted["rules"]]
+        )
+        if missing:
+            changed["rules"] = [*have, *(rule.as_object() for rule in missing)]
+    return {**present, **changed} if changed else None
+
+
+NODE_RULES = tuple(Rule.of(parse_rule(line)) for line in ROLES["system:node"])
