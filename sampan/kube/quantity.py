@@ -47,6 +47,8 @@ class Quantity:
     """An exact amount. Immutable, hashable by value; `1` equals `1000m`."""
 
     __slots__ = ("_nanos", "form")
+    _nanos: int
+    form: str
 
     def __init__(self, nanos: int = 0, form: str = DECIMAL_SI) -> None:
         cap = MAXIMUM * NANO

@@ -1,0 +1,196 @@
+"""Request bodies into objects: parse JSON or YAML, find duplicate and unknown fields, fit to the schema.
+
+orjson parses fast but keeps the last of two equal keys silently. When strictness is asked for, the parsed value is
+encoded again: the same bytes prove that nothing was lost, which settles every compact body that a client library sends;
+any other body is read once more by the standard library's parser, which shows each pair. Whatever the bytes are, the
+only exception is ApiError 400, worded as Kubernetes words it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+import orjson
+
+from sampan.kube import conform, errors, schema
+from sampan.kube.types import GVK
+
+Strictness = Literal["Ignore", "Warn", "Strict"]
+
+JSON_TYPES = ("application/json", "")
+YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
+# Deeper values could not be encoded again. Kubernetes stops at 10,000; no real object passes 100.
+MAX_DEPTH = 200
+_SUSPICIOUS_BRACKETS = MAX_DEPTH
+
+
+def decode(
+    body: bytes, content_type: str, gvk: GVK, *, strict: Strictness = "Ignore"
+) -> tuple[dict[str, Any], list[str]]:
+    """The object in `body`, conforming to the schema of `gvk`, and warnings (only when strict is "Warn").
+
+    Raises ApiError: 400 for what cannot be decoded and for strict errors, 415 for another media type.
+    """
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type in JSON_TYPES:
+        value, found = _parse_json(body, strict != "Ignore")
+    elif media_type in YAML_TYPES:
+        value, found = _parse_yaml(body)
+    else:
+        raise errors.unsupported_media_type(
+            "the body of the request was in an unknown format - accepted media types include: "
+            "application/json, application/yaml"
+        )
+    if not isinstance(value, dict):
+        kind = {list: "array", str: "string", bool: "bool", type(None): "null"}.get(
+            type(value), "number"
+        )
+        raise errors.bad_request(
+            f"couldn't get version/kind; json parse error: json: cannot unmarshal {kind} into Go value of "
+            'type struct { APIVersion string "json:\\"apiVersion,omitempty\\""; '
+            'Kind string "json:\\"kind,omitempty\\"" }'
+        )
+    _identify(value, gvk)
+    found += _fit(value, gvk)
+    if strict == "Ignore" or not found:
+        return value, []
+    if strict == "Warn":
+        return value, found
+    raise errors.bad_request(cannot_be_handled(gvk, strict_message(found)))
+
+
+def check_types(obj: dict[str, Any], name: str) -> list[str]:
+    """Fit an already parsed object to the definition, in place; returns its strict errors.
+
+    For what a patch made. Raises ApiError 400 for a type that does not fit.
+    """
+    try:
+        return conform.conform(obj, name)
+    except (conform.Mismatch, RecursionError) as error:
+        *_, version, kind = name.split(".")
+        raise errors.bad_request(
+            cannot_be_handled(GVK("", version, kind), _reason(error))
+        ) from error
+
+
+def cannot_be_handled(gvk: GVK, reason: str) -> str:
+    return f"{gvk.kind} in version {errors.quote(gvk.version)} cannot be handled as a {gvk.kind}: {reason}"
+
+
+def strict_message(found: list[str]) -> str:
+    return f"strict decoding error: {', '.join(found)}"
+
+
+def _fit(value: dict[str, Any], gvk: GVK) -> list[str]:
+    name = schema.for_gvk(gvk)
+    try:
+        if name is not None:
+            return conform.conform(value, name)
+        # A kind from a CustomResourceDefinition: its schema is checked elsewhere, metadata is common to all.
+        metadata = value.get("metadata")
+        if metadata is None:
+            value.pop("metadata", None)
+            return []
+        if not isinstance(metadata, dict):
+            raise conform.Mismatch("metadata is not an object")
+        unknown = conform.conform(metadata, schema.OBJECT_META)
+        return [text.replace('"', '"metadata.', 1) for text in unknown]
+    except (conform.Mismatch, RecursionError) as error:
+        raise errors.bad_request(cannot_be_handled(gvk, _reason(error))) from error
+
+
+def _reason(error: Exception) -> str:
+    return "json: exceeded max depth" if isinstance(error, RecursionError) else str(error)
+
+
+def _identify(value: dict[str, Any], gvk: GVK) -> None:
+    """Kind and apiVersion may be left out; when given they must be those of the endpoint."""
+    kind, api_version = value.get("kind"), value.get("apiVersion")
+    if not isinstance(kind, str | None) or not isinstance(api_version, str | None):
+        bad = "kind" if not isinstance(kind, str | None) else "apiVersion"
+        raise errors.bad_request(
+            f"couldn't get version/kind; json parse error: json: cannot unmarshal "
+            f"{conform.described(value[bad], False)} into Go struct field .{bad} of type string"
+        )
+    if api_version and api_version != gvk.api_version:
+        raise errors.bad_request(
+            f"the API version in the data ({api_version}) does not match the expected API version "
+            f"({gvk.api_version})"
+        )
+    if kind and kind != gvk.kind:
+        raise errors.bad_request(
+            f"{kind} in version {errors.quote(gvk.version)} cannot be handled as a {gvk.kind}: "
+            f"converting (v1.{kind}) to ({gvk.kind}): unknown conversion"
+        )
+    value["apiVersion"], value["kind"] = gvk.api_version, gvk.kind
+
+
+def _parse_json(body: bytes, duplicates: bool) -> tuple[Any, list[str]]:
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        detail = str(error).partition(": line ")[0]
+        text = f"couldn't get version/kind; json parse error: {detail} (offset {error.pos})"
+        raise errors.bad_request(text) from error
+    deep = body.count(b"{") + body.count(b"[") > _SUSPICIOUS_BRACKETS
+    if not duplicates and not deep:
+        return value, []
+    try:
+        same = orjson.dumps(value) == body.strip()
+    except TypeError as error:
+        raise errors.bad_request(
+            "couldn't get version/kind; json parse error: exceeded max depth"
+        ) from error
+    return value, [] if same or not duplicates else _duplicates(body)
+
+
+class _Pairs(dict[str, Any]):
+    """A parsed object that had a key twice; the keys so given."""
+
+    twice: list[str]
+
+
+def _duplicates(body: bytes) -> list[str]:
+    any_found = False
+
+    def hook(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal any_found
+        plain = dict(pairs)
+        if len(plain) == len(pairs):
+            return plain
+        any_found = True
+        marked = _Pairs(plain)
+        seen: set[str] = set()
+        marked.twice = [key for key, _ in pairs if key in seen or seen.add(key)]  # type: ignore[func-returns-value]
+        return marked
+
+    value = json.loads(body, object_pairs_hook=hook)
+    return list(_located(value, "")) if any_found else []
+
+
+def _located(value: Any, path: str) -> list[str]:
+    found: list[str] = []
+    if isinstance(value, dict):
+        if isinstance(value, _Pairs):
+            found += [
+                f"duplicate field {errors.quote(f'{path}.{key}' if path else key)}"
+                for key in value.twice
+            ]
+        for key, item in value.items():
+            if isinstance(item, dict | list):
+                found += _located(item, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            if isinstance(item, dict | list):
+                found += _located(item, f"{path}[{index}]")
+    return found[: conform.MAX_STRICT_ERRORS]
+
+
+def _parse_yaml(body: bytes) -> tuple[Any, list[str]]:
+    from sampan.kube import yaml_body  # libyaml is a megabyte that most servers never need
+
+    try:
+        return yaml_body.parse(body)
+    except yaml_body.YAMLError as error:
+        raise errors.bad_request(f"error converting YAML to JSON: {error}") from error
