@@ -21,6 +21,7 @@ from sampan.kube.errors import ApiError
 from sampan.kube.types import GVR
 
 Object = dict[str, Any]
+Query = list[tuple[str, str]] | dict[str, str]  # as in Request
 
 PATCH_TYPES = {
     "json": "application/json-patch+json",
@@ -239,7 +240,7 @@ class Client:
         method: str,
         path: str,
         *,
-        query: list[tuple[str, str]] | dict[str, str] | None = None,
+        query: Query | None = None,
         body: bytes = b"",
         content_type: str = "application/json",
         headers: Mapping[str, str] | None = None,

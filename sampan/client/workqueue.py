@@ -89,9 +89,9 @@ class WorkQueue(Generic[Key]):
             try:
                 await getter
             except asyncio.CancelledError:
-                if getter.done() and not getter.cancelled():
+                if not getter.cancelled():
                     self._wake_one()  # it was this one's turn: pass it on
-                else:
+                elif getter in self._getters:
                     self._getters.remove(getter)
                 raise
         key = self._ready.popleft()
