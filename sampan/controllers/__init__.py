@@ -1,0 +1,74 @@
+"""Controllers: each drives the cluster, one key at a time, from what it is to what its objects say it should be.
+
+`run` starts them all on one client. A controller is one entry in `CONTROLLERS` and one file; any of them runs against any
+Kubernetes API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import time
+from collections.abc import Callable
+
+from sampan.client.client import Client
+
+# module, class
+CONTROLLERS: tuple[tuple[str, str], ...] = (
+    ("namespace", "NamespaceController"),
+    ("namespace", "NamespaceContentController"),
+    ("tokens", "TokenController"),
+    ("deployment", "DeploymentController"),
+    ("replicaset", "ReplicaSetController"),
+    ("endpoints", "EndpointSliceController"),
+    ("endpoints", "EndpointsController"),
+    ("nodelifecycle", "NodeLifecycleController"),
+)
+
+LegacyToken = Callable[[str, str, str, str, str], str]
+
+
+async def run(
+    client: Client,
+    *,
+    root_ca: str = "",
+    legacy_token: LegacyToken | None = None,
+    clock: Callable[[], float] = time.time,
+    ready: asyncio.Event | None = None,
+) -> None:
+    """Run every controller until cancelled.
+
+    `root_ca` is the PEM that namespaces publish; `legacy_token(namespace, account, account uid, secret, secret uid)` signs the
+    tokens of Secrets. `ready` is set once all informers have synced and workers run.
+    """
+    from sampan.client.events import EventRecorder
+    from sampan.controllers.base import Context
+    from sampan.controllers.garbage import GarbageCollector
+
+    recorders: dict[str, EventRecorder] = {}
+
+    def recorder(component: str) -> EventRecorder:
+        if component not in recorders:
+            recorders[component] = EventRecorder(client, component)
+        return recorders[component]
+
+    context = Context(client, recorder, root_ca=root_ca, clock=clock)
+    if legacy_token is not None:
+        context.legacy_token = legacy_token
+    controllers = []
+    for module, name in CONTROLLERS:
+        kind = getattr(importlib.import_module(f"sampan.controllers.{module}"), name)
+        controllers.append(kind(context))
+    collector = GarbageCollector(context)
+    async with asyncio.TaskGroup() as group:
+        for item in recorders.values():
+            group.create_task(item.run())
+        for informer in context.informers.values():
+            informer.start(group)
+        for informer in context.informers.values():
+            await informer.synced()
+        for controller in controllers:
+            group.create_task(controller.run())
+        if ready is not None:
+            ready.set()
+        group.create_task(collector.run())

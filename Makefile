@@ -1,0 +1,29 @@
+PYTHON ?= .venv/bin/python
+BIN := $(dir $(PYTHON))
+
+.PHONY: lint format test bench profile soak schema
+
+lint:            ## style, types, floors
+	$(BIN)ruff check .
+	$(BIN)ruff format --check .
+	$(BIN)mypy
+	$(BIN)lint-imports
+
+format:          ## rewrite in our style
+	$(BIN)ruff check --fix .
+	$(BIN)ruff format .
+
+test:            ## everything, as CI runs it
+	./test
+
+bench:           ## measure, print beside the budgets, write docs/benchmarks.md
+	$(PYTHON) -m bench
+
+profile:         ## flame graph of the API server under load, in bench/out/
+	$(PYTHON) -m bench.profile
+
+soak:            ## the long forms of the fault, leak and fuzz tests
+	SAMPAN_SOAK=1 ./test --timeout=3600
+
+schema:          ## regenerate sampan/kube/schema from PyPI kubernetes-validate
+	$(PYTHON) tools/generate_schema.py

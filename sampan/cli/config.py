@@ -1,0 +1,147 @@
+"""Where everything of one cluster lives, and what it is called: the one place that reads the environment.
+
+A `Config` is made from the command line, written to `<data>/config.json` by the first `sampan up`, and read by every
+part that is started later, so that `sampan node --data-dir D` agrees with `sampan up --data-dir D`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import socket
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used; the text names the setting."""
+
+
+def default_data_dir() -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/sampan")
+    base = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return Path(base) / "sampan"
+
+
+def default_run_dir(data_dir: Path) -> Path:
+    """Sockets live in a short path: a unix socket's is limited to 107 bytes."""
+    if data_dir == default_data_dir():
+        if os.geteuid() == 0:
+            return Path("/run/sampan")
+        if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+            return Path(runtime) / "sampan"
+    return data_dir / "run"
+
+
+def instance_of(data_dir: Path) -> str:
+    """Prefix of kernel objects (bridge, table, namespaces, cgroups), so that two clusters can share a host."""
+    if data_dir == default_data_dir() and os.geteuid() == 0:
+        return "sampan"
+    return "sp" + hashlib.sha256(str(data_dir).encode()).hexdigest()[:6]
+
+
+def node_name() -> str:
+    """The host's name as a DNS-1123 subdomain, as kubelet takes it."""
+    name = re.sub(r"[^a-z0-9.-]+", "-", socket.gethostname().lower()).strip("-.")
+    return name or "node"
+
+
+@dataclass(frozen=True)
+class Config:
+    data_dir: Path
+    run_dir: Path
+    rootless: bool
+    instance: str
+    node_name: str = field(default_factory=node_name)
+    bind_address: str = "127.0.0.1"
+    port: int = 6443
+    node_port: int = 10250
+    cluster_cidr: str = "10.42.0.0/16"
+    service_cidr: str = "10.43.0.0/16"
+    cluster_dns: str = "10.43.0.10"
+    cluster_domain: str = "cluster.local"
+    service_node_ports: str = "30000-32767"
+    max_pods: int = 250
+    tls_san: tuple[str, ...] = ()
+
+    @property
+    def pki(self) -> Path:
+        return self.data_dir / "pki"
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.data_dir / "kubeconfig.yaml"
+
+    @property
+    def logs(self) -> Path:
+        return self.data_dir / "logs"
+
+    @property
+    def images(self) -> Path:
+        return self.data_dir / "images"
+
+    @property
+    def cri_socket(self) -> Path:
+        return self.run_dir / "cri.sock"
+
+    @property
+    def control_socket(self) -> Path:
+        return self.run_dir / "supervisor.sock"
+
+    @property
+    def file(self) -> Path:
+        return self.data_dir / "config.json"
+
+    @classmethod
+    def make(cls, data_dir: Path | None, *, rootless: bool = False, **settings: Any) -> Config:
+        """A new configuration; `settings` that are None keep their default. Raises ConfigError."""
+        data = (data_dir or default_data_dir()).absolute()
+        rootless = rootless or os.geteuid() != 0
+        config = cls(data, default_run_dir(data), rootless, instance_of(data))
+        if rootless:
+            config = replace(
+                config,
+                cluster_cidr="127.42.0.0/16",
+                service_cidr="127.43.0.0/16",
+                cluster_dns="127.43.0.10",
+            )
+        config = replace(config, **{k: v for k, v in settings.items() if v is not None})
+        if len(str(config.run_dir / "supervisor.sock")) > 100:
+            raise ConfigError(
+                f"--data-dir {data}: the path is too long for the sockets in it (at most 80 characters)"
+            )
+        return config
+
+    @classmethod
+    def load(cls, data_dir: Path | None) -> Config:
+        """The configuration that `sampan up` wrote. Raises ConfigError when there is none."""
+        data = (data_dir or default_data_dir()).absolute()
+        try:
+            raw = json.loads((data / "config.json").read_bytes())
+        except FileNotFoundError:
+            raise ConfigError(
+                f"no cluster in {data}; start one: sampan up --data-dir {data}"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{data}/config.json cannot be read: {error}") from error
+        known = {f.name for f in fields(cls)}
+        raw = {k: v for k, v in raw.items() if k in known}
+        raw["data_dir"], raw["run_dir"] = data, Path(raw["run_dir"])
+        raw["tls_san"] = tuple(raw.get("tls_san", ()))
+        return cls(**raw)
+
+    def prepare(self) -> None:
+        """Make the directories (0700) and write the configuration. Idempotent."""
+        for directory in (self.data_dir, self.run_dir, self.logs, self.images):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        text = json.dumps(
+            {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        )
+        scratch = self.file.with_suffix(".part")
+        scratch.touch(mode=0o600)
+        scratch.write_text(text + "\n")
+        scratch.rename(self.file)

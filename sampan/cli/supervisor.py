@@ -1,0 +1,407 @@
+"""Supervisor: the warm parent of `server`, `runtime` and `node`, which it forks, watches and forks again.
+
+It imports what the parts share, once, so that they share that memory; it stays single-threaded and runs no event loop, so
+that forking is safe at any time. It holds no state that matters: parts keep theirs on disk, and pods belong to nobody
+here. A part that dies is forked again at once, then with a growing pause when it keeps dying. When the supervisor itself
+is killed, the parts see their lifeline close and stop; pods keep running, and the next `sampan up` adopts them.
+
+Control: one JSON object a line on `<run>/supervisor.sock` (0600): {"op": "status"} or {"op": "stop", "pods": true}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import gc
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sampan.cli.config import Config
+
+STOP_GRACE = 10.0  # seconds between SIGTERM and SIGKILL of a part
+STABLE = 10.0  # a part that lived this long starts again without a pause
+LONGEST_PAUSE = 5.0
+
+# What the parts share, in the order in which they are forked: a part sees what was imported before it.
+WARM: dict[str, tuple[str, ...]] = {
+    "server": ("asyncio", "ssl", "uvloop", "orjson", "aiohttp", "aiohttp.web", "sampan.cli.parts",
+               "sampan.client.client", "sampan.client.informer", "sampan.client.workqueue"),
+    "runtime": ("grpc.aio", "google.protobuf", "sampan.cri.api_pb2"),
+    "node": ("sampan.cri.client",),
+}  # fmt: skip
+
+
+@dataclass
+class Part:
+    name: str
+    pid: int = 0
+    started: float = 0.0
+    restarts: int = 0
+    pause: float = 0.0
+    due: float = 0.0  # when to fork it again; 0: not waiting
+    exit: str = ""  # how it ended last
+    reports: dict[str, str] = field(default_factory=dict)
+    pidfd: int = -1
+    pipe: int = -1
+    buffer: bytes = b""
+
+
+class Supervisor:
+    def __init__(self, config: Config, events: int = -1, born: float | None = None) -> None:
+        self.config = config
+        self.events = events  # file descriptor that is told each step, as JSON lines
+        self.born = born if born is not None else time.time()
+        self.parts = {name: Part(name) for name in WARM}
+        self.selector = selectors.DefaultSelector()
+        self.stopping = False
+        self.stop_pods = False
+        self.waiting: list[socket.socket] = []  # clients that asked to stop
+
+    def run(self) -> None:
+        self.lock()
+        self.listen()
+        wake = self.catch_signals()
+        self.lifeline, self.lifeline_end = os.pipe()
+        ensure_pki(self.config)
+        try:
+            for name, modules in WARM.items():
+                for module in modules:
+                    importlib.import_module(module)
+                self.fork(self.parts[name])
+            self.loop(wake)
+        finally:
+            self.stop_parts()
+            for client in self.waiting:
+                reply(client, {"stopped": True})
+            for path in (self.config.control_socket, self.pid_file):
+                path.unlink(missing_ok=True)
+
+    # Set-up
+
+    @property
+    def pid_file(self) -> Path:
+        return self.config.run_dir / "supervisor.pid"
+
+    def lock(self) -> None:
+        """One supervisor a data directory. The lock goes with the process, however it ends."""
+        self.lock_fd = os.open(
+            self.config.run_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        try:
+            fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(
+                f"sampan already runs with --data-dir {self.config.data_dir}"
+            ) from None
+        self.pid_file.write_text(f"{os.getpid()}\n")
+
+    def listen(self) -> None:
+        path = self.config.control_socket
+        path.unlink(missing_ok=True)
+        self.control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        mask = os.umask(0o177)
+        try:
+            self.control.bind(str(path))
+        finally:
+            os.umask(mask)
+        self.control.listen(8)
+        self.selector.register(self.control, selectors.EVENT_READ, self.answer)
+
+    def catch_signals(self) -> int:
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        self.selector.register(reader, selectors.EVENT_READ, None)
+        return reader
+
+    # The loop
+
+    def loop(self, wake: int) -> None:
+        while not self.stopping:
+            for key, _ in self.selector.select(self.timeout()):
+                if key.fd == wake:
+                    self.on_signals(os.read(wake, 64))
+                else:
+                    key.data()
+            now = time.monotonic()
+            for part in self.parts.values():
+                if part.due and part.due <= now:
+                    self.fork(part)
+
+    def timeout(self) -> float | None:
+        due = [part.due for part in self.parts.values() if part.due]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def on_signals(self, numbers: bytes) -> None:
+        if signal.SIGINT in numbers:  # somebody at a terminal ends it: pods too
+            self.stopping = self.stop_pods = True
+        if signal.SIGTERM in numbers:  # the service is restarted or upgraded: pods stay
+            self.stopping = True
+
+    # Parts
+
+    def fork(self, part: Part) -> None:
+        gc.collect()
+        gc.freeze()
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        part.due = 0.0
+        pid = os.fork()
+        if pid == 0:
+            os.close(reader)
+            self.become(part.name, writer)
+        os.close(writer)
+        os.set_blocking(reader, False)
+        part.pid, part.started, part.pipe, part.buffer = pid, time.monotonic(), reader, b""
+        part.reports = {}
+        part.pidfd = os.pidfd_open(pid)
+        self.selector.register(part.pidfd, selectors.EVENT_READ, lambda: self.on_exit(part))
+        self.selector.register(reader, selectors.EVENT_READ, lambda: self.on_report(part))
+        self.tell(part.name, "started")
+
+    def become(self, name: str, notify: int) -> None:
+        """In the child: leave everything of the supervisor, be the part, never return."""
+        status = 1
+        try:
+            os.setpgid(0, 0)  # a Ctrl-C at the terminal is the supervisor's to handle
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            self.selector.close()
+            self.control.close()
+            os.close(self.lock_fd)
+            os.close(self.lifeline_end)
+            if self.events >= 0:
+                os.close(self.events)
+            for other in self.parts.values():
+                for fd in (other.pidfd, other.pipe):
+                    if fd >= 0:
+                        os.close(fd)
+            redirect_output(self.config.logs / f"{name}.log")
+            name_process(f"sampan-{name}")
+            parts = importlib.import_module("sampan.cli.parts")
+            parts.run(name, self.config, Notifier(notify), self.lifeline)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+    def on_report(self, part: Part) -> None:
+        try:
+            data = os.read(part.pipe, 4096)
+        except BlockingIOError:
+            return
+        if not data:
+            self.selector.unregister(part.pipe)
+            os.close(part.pipe)
+            part.pipe = -1
+            return
+        *lines, part.buffer = (part.buffer + data).split(b"\n")
+        for line in lines:
+            step, _, detail = line.decode(errors="replace").partition(" ")
+            part.reports[step] = detail
+            self.tell(part.name, step, detail)
+
+    def on_exit(self, part: Part) -> None:
+        _, status = os.waitpid(part.pid, 0)
+        self.forget(part)
+        code = os.waitstatus_to_exitcode(status)
+        part.exit = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        lived = time.monotonic() - part.started
+        part.pause = 0.0 if lived >= STABLE else min(LONGEST_PAUSE, max(0.05, part.pause * 2))
+        part.due = time.monotonic() + part.pause
+        part.restarts += 1
+        self.tell(part.name, "ended", part.exit)
+
+    def forget(self, part: Part) -> None:
+        if part.pipe >= 0:
+            self.on_report(part)
+        for fd in (part.pidfd, part.pipe):
+            if fd >= 0:
+                self.selector.unregister(fd)
+                os.close(fd)
+        part.pid, part.pidfd, part.pipe = 0, -1, -1
+
+    def stop_parts(self) -> None:
+        """Those that act first, then, when pods end too, the pods, then the runtime that holds them."""
+        self.end(self.parts["node"], self.parts["server"])
+        if self.stop_pods:
+            self.tell("pods", "stopping")
+            self.in_child(
+                "sweep", lambda: importlib.import_module("sampan.cli.parts").sweep(self.config)
+            )
+        self.end(self.parts["runtime"])
+        if self.stop_pods:
+            self.in_child(
+                "clear", lambda: importlib.import_module("sampan.cli.parts").clear(self.config)
+            )
+
+    def end(self, *parts: Part) -> None:
+        for part in parts:
+            if part.pid:
+                os.kill(part.pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_GRACE
+        for part in parts:
+            if not part.pid:
+                continue
+            with selectors.DefaultSelector() as selector:
+                selector.register(part.pidfd, selectors.EVENT_READ)
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    os.kill(part.pid, signal.SIGKILL)
+            os.waitpid(part.pid, 0)
+            self.forget(part)
+            self.tell(part.name, "stopped")
+
+    def in_child(self, name: str, work: Callable[[], None]) -> None:
+        """Run `work` in a child, so that what it imports and starts stays out of the supervisor."""
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                signal.set_wakeup_fd(-1)
+                redirect_output(self.config.logs / "supervisor.log")
+                work()
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        _, status = os.waitpid(pid, 0)
+        if status:
+            self.tell(name, "failed", f"see {self.config.logs}/supervisor.log")
+
+    # Telling
+
+    def tell(self, part: str, step: str, detail: str = "") -> None:
+        """One step, to whoever started the supervisor. Nobody listening is no reason to stop."""
+        if self.events < 0:
+            return
+        event = {
+            "part": part,
+            "step": step,
+            "detail": detail,
+            "after": round(time.time() - self.born, 3),
+        }
+        try:
+            os.write(self.events, json.dumps(event).encode() + b"\n")
+        except OSError:
+            os.close(self.events)
+            self.events = -1
+
+    def answer(self) -> None:
+        client, _ = self.control.accept()
+        client.settimeout(1.0)
+        try:
+            request = json.loads(client.makefile("rb").readline(4096))
+            operation = request["op"]
+        except (OSError, ValueError, KeyError, TypeError):
+            reply(
+                client,
+                {"error": 'ask with one line: {"op": "status"} or {"op": "stop", "pods": true}'},
+            )
+            return
+        if operation == "stop":
+            self.stopping, self.stop_pods = True, bool(request.get("pods", True))
+            self.waiting.append(client)
+        elif operation == "status":
+            reply(client, self.status())
+        else:
+            reply(client, {"error": f"op {operation!r} is not known; ask for status or stop"})
+
+    def status(self) -> dict[str, Any]:
+        now = time.monotonic()
+        parts = {
+            part.name: {
+                "pid": part.pid,
+                "up": round(now - part.started, 1) if part.pid else 0.0,
+                "restarts": part.restarts,
+                "lastExit": part.exit,
+                "reports": part.reports,
+            }
+            for part in self.parts.values()
+        }
+        return {"pid": os.getpid(), "dataDir": str(self.config.data_dir), "parts": parts}
+
+
+class Notifier:
+    """A part's way to say what it has reached, e.g. `notify("api", "https://127.0.0.1:6443")`."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __call__(self, step: str, detail: str = "") -> None:
+        try:
+            os.write(self.fd, f"{step} {detail}".rstrip().replace("\n", " ").encode() + b"\n")
+        except OSError:
+            pass  # the supervisor is gone; the lifeline tells that to who must know
+
+
+def reply(client: socket.socket, answer: dict[str, Any]) -> None:
+    try:
+        client.sendall(json.dumps(answer).encode() + b"\n")
+    except OSError:
+        pass  # the asker went away
+    finally:
+        client.close()
+
+
+def redirect_output(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+def name_process(name: str) -> None:
+    """What `ps` and `top` show; the kernel keeps 15 bytes."""
+    Path("/proc/self/comm").write_text(name)
+
+
+def ensure_pki(config: Config) -> None:
+    """Certificates exist on return. Made in a child: the crypto library is large and needed once a year."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            importlib.import_module("sampan.cli.parts").make_pki(config)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    if os.waitpid(pid, 0)[1]:
+        raise SystemExit(f"the certificates in {config.pki} could not be made; see above")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m sampan.cli.supervisor")
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--events-fd", type=int, default=-1)
+    parser.add_argument("--born", type=float, default=None, help="time that `after` counts from")
+    arguments = parser.parse_args()
+    config = Config.load(arguments.data_dir)
+    name_process("sampan")
+    os.umask(0o077)
+    if arguments.events_fd >= 0:
+        os.set_inheritable(arguments.events_fd, False)
+    Supervisor(config, arguments.events_fd, arguments.born).run()
+
+
+if __name__ == "__main__":
+    main()

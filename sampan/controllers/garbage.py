@@ -1,0 +1,344 @@
+"""Garbage collector: an object goes when all its owners are gone, and an owner waits for or lets go of its dependents.
+
+It watches every resource that can be deleted, and keeps only what matters: objects with owners, and owners that wait
+(finalizers `foregroundDeletion` and `orphan`). Whether an owner still exists is asked of the API server, by uid, so a watch
+that lags can never make it delete what is still owned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sampan.client.client import Client
+from sampan.client.workqueue import WorkQueue
+from sampan.controllers.base import Context, Object
+from sampan.kube.errors import ApiError
+from sampan.kube.types import GVR
+
+log = logging.getLogger(__name__)
+
+FOREGROUND = "foregroundDeletion"
+ORPHAN = "orphan"
+ABSENT_KEPT = 4096  # uids remembered as gone
+REDISCOVER = 30.0  # seconds between looks for new resources, when no watch tells of them
+
+
+class Resource(NamedTuple):
+    gvr: GVR
+    kind: str
+    namespaced: bool
+
+
+@dataclass(slots=True)
+class Node:
+    resource: Resource
+    namespace: str
+    name: str
+    uid: str
+    owners: tuple[Object, ...]
+    finalizers: frozenset[str]
+    deleting: bool
+
+    @property
+    def waits(self) -> bool:
+        return self.deleting and bool(self.finalizers & {FOREGROUND, ORPHAN})
+
+
+class Graph:
+    """Objects that have owners or wait for dependents, by uid; and who depends on whom."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.dependents: dict[str, set[str]] = {}
+
+    def put(self, node: Node) -> None:
+        self.remove(node.uid)
+        self.nodes[node.uid] = node
+        for owner in node.owners:
+            self.dependents.setdefault(owner["uid"], set()).add(node.uid)
+
+    def remove(self, uid: str) -> Node | None:
+        node = self.nodes.pop(uid, None)
+        for owner in node.owners if node else ():
+            siblings = self.dependents.get(owner["uid"])
+            if siblings is not None:
+                siblings.discard(uid)
+                if not siblings:
+                    del self.dependents[owner["uid"]]
+        return node
+
+    def children(self, uid: str) -> list[Node]:
+        return [self.nodes[child] for child in self.dependents.get(uid, ())]
+
+
+class GarbageCollector:
+    name = "garbage-collector-controller"
+    workers = 4
+
+    def __init__(self, context: Context) -> None:
+        self.client: Client = context.client
+        self.graph = Graph()
+        self.queue: WorkQueue = WorkQueue()
+        self.resources: dict[tuple[str, str], Resource] = {}  # by group and kind
+        self.absent: OrderedDict[str, None] = OrderedDict()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.workers):
+                group.create_task(self.work())
+            watched: dict[GVR, asyncio.Task[None]] = {}
+            while True:
+                found = await discover(self.client)
+                self.resources = {(r.gvr.group, r.kind): r for r in found}
+                for gvr in watched.keys() - {r.gvr for r in found}:
+                    watched.pop(gvr).cancel()
+                for resource in found:
+                    if resource.gvr not in watched:
+                        watched[resource.gvr] = group.create_task(self.follow(resource))
+                await asyncio.sleep(REDISCOVER)
+
+    # Seeing
+
+    async def follow(self, resource: Resource) -> None:
+        """Keep the graph in step with one resource, for ever."""
+        pause = 0.1
+        while True:
+            try:
+                version = await self.relist(resource)
+                pause = 0.1
+                async for event in self.client.watch(resource.gvr, resource_version=version):
+                    self.see(resource, event.type, event.object)
+            except (ApiError, ConnectionError) as error:
+                gone = isinstance(error, ApiError) and error.code in (404, 410)
+                log.log(
+                    logging.DEBUG if gone else logging.WARNING,
+                    "%s %s: %s",
+                    self.name,
+                    resource.gvr,
+                    error,
+                )
+            await asyncio.sleep(pause)
+            pause = min(30.0, pause * 2)
+
+    async def relist(self, resource: Resource) -> str:
+        listed = await self.client.list(resource.gvr)
+        present = set()
+        for obj in listed.items:
+            present.add(obj["metadata"]["uid"])
+            self.see(resource, "ADDED", obj)
+        for node in list(self.graph.nodes.values()):
+            if node.resource.gvr == resource.gvr and node.uid not in present:
+                self.lost(node.uid)
+        return listed.resource_version
+
+    def see(self, resource: Resource, kind: str, obj: Object) -> None:
+        if kind == "BOOKMARK":
+            return
+        metadata = obj["metadata"]
+        uid = metadata["uid"]
+        if kind == "DELETED":
+            self.lost(uid)
+            return
+        owners = tuple(metadata.get("ownerReferences") or ())
+        finalizers = frozenset(metadata.get("finalizers") or ())
+        deleting = "deletionTimestamp" in metadata
+        before = self.graph.nodes.get(uid)
+        if not owners and not (deleting and finalizers & {FOREGROUND, ORPHAN}):
+            if before is not None:
+                self.graph.remove(uid)
+                self.wake_owners(before)
+            return
+        node = Node(
+            resource,
+            metadata.get("namespace", ""),
+            metadata["name"],
+            uid,
+            owners,
+            finalizers,
+            deleting,
+        )
+        self.graph.put(node)
+        if before is None or before.owners != owners or before.waits != node.waits:
+            self.queue.add(uid)
+            if before is not None:
+                self.wake_owners(before)
+
+    def lost(self, uid: str) -> None:
+        self.absent[uid] = None
+        if len(self.absent) > ABSENT_KEPT:
+            self.absent.popitem(last=False)
+        node = self.graph.remove(uid)
+        for child in self.graph.children(uid):
+            self.queue.add(child.uid)
+        if node is not None:
+            self.wake_owners(node)
+
+    def wake_owners(self, node: Node) -> None:
+        """Owners that wait for their dependents look again."""
+        for owner in node.owners:
+            parent = self.graph.nodes.get(owner["uid"])
+            if parent is not None and parent.waits:
+                self.queue.add(parent.uid)
+
+    # Acting
+
+    async def work(self) -> None:
+        while True:
+            uid = await self.queue.get()
+            try:
+                node = self.graph.nodes.get(uid)
+                if node is not None:
+                    await self.settle(node)
+            except ApiError as error:
+                level = logging.DEBUG if error.code in (404, 409) else logging.WARNING
+                log.log(level, "%s %s: %s", self.name, uid, error.message)
+                self.queue.add_rate_limited(uid)
+            except Exception:
+                log.exception("%s %s: cannot settle", self.name, uid)
+                self.queue.add_rate_limited(uid)
+            else:
+                self.queue.forget(uid)
+            finally:
+                self.queue.done(uid)
+
+    async def settle(self, node: Node) -> None:
+        if node.waits and ORPHAN in node.finalizers:
+            await self.orphan_dependents(node)
+        elif node.waits:
+            await self.delete_dependents(node)
+        if node.owners and not node.deleting:
+            await self.check_owners(node)
+
+    async def check_owners(self, node: Node) -> None:
+        solid, waiting, dangling = [], [], []
+        for owner in node.owners:
+            state = await self.owner_state(node, owner)
+            {"there": solid, "waiting": waiting, "gone": dangling}[state].append(owner)
+        if solid:
+            if dangling or waiting:
+                await self.drop_owners(node, {o["uid"] for o in (*dangling, *waiting)})
+            return
+        if waiting and self.graph.children(node.uid):
+            policy = "Foreground"
+        elif ORPHAN in node.finalizers:
+            policy = "Orphan"
+        elif FOREGROUND in node.finalizers:
+            policy = "Foreground"
+        else:
+            policy = "Background"
+        await self.delete(node, policy)
+
+    async def owner_state(self, node: Node, owner: Object) -> str:
+        """`there`, `gone`, or `waiting` for its dependents to go first."""
+        if owner["uid"] in self.absent:
+            return "gone"
+        group = owner["apiVersion"].rpartition("/")[0]
+        resource = self.resources.get((group, owner["kind"]))
+        if resource is None or (resource.namespaced and not node.namespace):
+            return "there"  # a kind that we cannot see proves nothing
+        try:
+            obj = await self.client.get(
+                resource.gvr, owner["name"], node.namespace if resource.namespaced else ""
+            )
+        except ApiError as error:
+            if error.code == 404:
+                self.absent[owner["uid"]] = None
+                return "gone"
+            raise
+        metadata = obj["metadata"]
+        if metadata["uid"] != owner["uid"]:
+            self.absent[owner["uid"]] = None
+            return "gone"
+        foreground = FOREGROUND in (metadata.get("finalizers") or ())
+        return "waiting" if "deletionTimestamp" in metadata and foreground else "there"
+
+    async def delete_dependents(self, node: Node) -> None:
+        """Foreground: dependents that block go first, each foreground in its turn; then the finalizer."""
+        children = self.graph.children(node.uid)
+        for child in children:
+            if not child.deleting:
+                await self.check_owners(child)
+        blocking = [
+            child
+            for child in self.graph.children(node.uid)
+            if any(o["uid"] == node.uid and o.get("blockOwnerDeletion") for o in child.owners)
+        ]
+        if not blocking:
+            await self.drop_finalizer(node, FOREGROUND)
+
+    async def orphan_dependents(self, node: Node) -> None:
+        for child in self.graph.children(node.uid):
+            await self.drop_owners(child, {node.uid})
+        await self.drop_finalizer(node, ORPHAN)
+
+    async def delete(self, node: Node, policy: str) -> None:
+        try:
+            await self.client.delete(
+                node.resource.gvr, node.name, node.namespace, uid=node.uid, propagation=policy
+            )
+        except ApiError as error:
+            if error.code == 404 or (error.code == 409 and "uid" in error.message.lower()):
+                self.lost(node.uid)  # gone, or replaced by another object of that name
+                return
+            raise
+
+    async def drop_owners(self, node: Node, uids: set[str]) -> None:
+        obj = await self.read(node)
+        if obj is None:
+            return
+        kept = [o for o in obj["metadata"].get("ownerReferences") or () if o["uid"] not in uids]
+        await self.patch(node, obj, {"ownerReferences": kept or None})
+
+    async def drop_finalizer(self, node: Node, finalizer: str) -> None:
+        obj = await self.read(node)
+        if obj is None or finalizer not in (obj["metadata"].get("finalizers") or ()):
+            return
+        kept = [f for f in obj["metadata"]["finalizers"] if f != finalizer]
+        await self.patch(node, obj, {"finalizers": kept or None})
+
+    async def read(self, node: Node) -> Object | None:
+        """The object as it is; None when it went away or was replaced under its name."""
+        try:
+            obj = await self.client.get(node.resource.gvr, node.name, node.namespace)
+        except ApiError as error:
+            if error.code == 404:
+                return None
+            raise
+        return obj if obj["metadata"]["uid"] == node.uid else None
+
+    async def patch(self, node: Node, obj: Object, metadata: Object) -> None:
+        guarded = {
+            **metadata,
+            "uid": node.uid,
+            "resourceVersion": obj["metadata"]["resourceVersion"],
+        }
+        await self.client.patch(node.resource.gvr, node.name, {"metadata": guarded}, node.namespace)
+
+
+async def discover(client: Client) -> list[Resource]:
+    """Every resource that can be listed, watched and deleted; one version a resource, Events left out."""
+    paths = ["/api/v1"]
+    for group in (await client.raw("GET", "/apis"))["groups"]:
+        paths.append(f"/apis/{group['preferredVersion']['groupVersion']}")
+    found: list[Resource] = []
+    for path in paths:
+        try:
+            document = await client.raw("GET", path)
+        except ApiError as error:
+            log.warning("resources of %s cannot be discovered: %s", path, error.message)
+            continue
+        group, _, version = document["groupVersion"].rpartition("/")
+        for item in document["resources"]:
+            name = item["name"]
+            if (
+                "/" in name
+                or name == "events"
+                or not {"list", "watch", "delete"} <= set(item["verbs"])
+            ):
+                continue
+            found.append(Resource(GVR(group, version, name), item["kind"], item["namespaced"]))
+    return found

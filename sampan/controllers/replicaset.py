@@ -1,0 +1,176 @@
+"""ReplicaSet controller: keeps `spec.replicas` pods that match the selector.
+
+Level-triggered: `reconcile` compares the pods that the informer shows with the number wanted, and creates or deletes the
+difference. What it has asked for and not yet seen is kept in `Expectations`, so a slow watch never makes it create twice.
+Deletion order follows the API's documented ranking (unassigned, pending, not ready, doubled up on a node, younger).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from sampan.client.resources import PODS, REPLICASETS
+from sampan.controllers.base import Context, Controller, Expectations, Key, Object, Requeue, Watch
+from sampan.controllers.pods import (
+    available_in,
+    claim,
+    from_template,
+    is_active,
+    is_available,
+    rank_for_deletion,
+)
+from sampan.kube.errors import ApiError
+from sampan.kube.objects import condition_true, is_deleting, labels, now, set_condition
+from sampan.kube.selectors import from_object
+
+BURST = 500  # most creations or deletions in one reconcile
+
+
+class ReplicaSetController(Controller):
+    name = "replicaset-controller"
+    watches = (
+        Watch(REPLICASETS),
+        Watch(PODS, owner="ReplicaSet"),
+        Watch(PODS, keys=lambda self, pod: self.adopters(pod)),
+    )
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.replica_sets = self.informer(REPLICASETS)
+        self.pods = self.informer(PODS)
+        self.expectations = Expectations(self.pods)
+        self.events = context.recorder(self.name)
+
+    def adopters(self, pod: Object) -> list[Key]:
+        """ReplicaSets whose selector an orphan matches."""
+        metadata = pod["metadata"]
+        if metadata.get("ownerReferences") or not metadata.get("labels"):
+            return []
+        return [
+            Key(metadata["namespace"], rs["metadata"]["name"])
+            for rs in self.replica_sets.list(metadata["namespace"])
+            if from_object(rs["spec"]["selector"]).matches(metadata["labels"])
+        ]
+
+    async def reconcile(self, key: Key) -> Requeue | None:
+        replica_set = self.replica_sets.get(*key)
+        if replica_set is None:
+            self.expectations.forget(key)
+            return None
+        selector = from_object(replica_set["spec"]["selector"])
+        pods = await claim(self.client, self.pods, replica_set, selector)
+        active = [pod for pod in pods if is_active(pod)]
+        failure: ApiError | None = None
+        if not is_deleting(replica_set) and self.expectations.satisfied(key):
+            missing = replica_set["spec"].get("replicas", 1) - len(active)
+            try:
+                if missing > 0:
+                    await self.create(key, replica_set, min(missing, BURST))
+                elif missing < 0:
+                    await self.delete(key, rank_for_deletion(active)[: min(-missing, BURST)])
+            except ApiError as error:
+                failure = error
+        await self.write_status(replica_set, active, pods, failure)
+        if failure is not None:
+            raise failure
+        seconds = replica_set["spec"].get("minReadySeconds", 0)
+        wait = available_in(active, seconds, self.clock())
+        return Requeue(wait + 0.01) if wait is not None else None
+
+    async def create(self, key: Key, replica_set: Object, count: int) -> None:
+        """Batches that double while all goes well, so that a quota or a bad template costs one refusal, not hundreds."""
+        batch, done = 1, 0
+        while done < count:
+            size = min(batch, count - done)
+            results = await asyncio.gather(
+                *(self.create_one(key, replica_set) for _ in range(size)), return_exceptions=True
+            )
+            for result in results:
+                if isinstance(result, ApiError):
+                    self.events.event(
+                        replica_set, "Warning", "FailedCreate", f"Error creating: {result.message}"
+                    )
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+            done += size
+            batch *= 2
+
+    async def create_one(self, key: Key, replica_set: Object) -> None:
+        pod = from_template(replica_set["spec"]["template"], replica_set)
+        created = await self.client.create(PODS, pod, key.namespace)
+        self.expectations.expect_created(key, created)
+        name = created["metadata"]["name"]
+        self.events.event(replica_set, "Normal", "SuccessfulCreate", f"Created pod: {name}")
+
+    async def delete(self, key: Key, pods: list[Object]) -> None:
+        async def delete_one(pod: Object) -> None:
+            metadata = pod["metadata"]
+            self.expectations.expect_deleted(key, pod)
+            try:
+                await self.client.delete(
+                    PODS, metadata["name"], metadata["namespace"], uid=metadata["uid"]
+                )
+            except ApiError as error:
+                if error.code not in (404, 409):  # gone already, or another pod of that name
+                    raise
+            message = f"Deleted pod: {metadata['name']}"
+            replica_set = self.replica_sets.get(*key)
+            if replica_set is not None:
+                self.events.event(replica_set, "Normal", "SuccessfulDelete", message)
+
+        await asyncio.gather(*(delete_one(pod) for pod in pods))
+
+    async def write_status(
+        self,
+        replica_set: Object,
+        active: list[Object],
+        pods: list[Object],
+        failure: ApiError | None,
+    ) -> None:
+        old = replica_set.get("status") or {}
+        status = replica_set_status(replica_set, active, pods, failure, self.clock())
+        if status == old:
+            return
+        metadata = replica_set["metadata"]
+        changed = {**replica_set, "status": status}
+        changed["metadata"] = {k: v for k, v in metadata.items() if k != "managedFields"}
+        await self.client.update(REPLICASETS, changed, "status")
+
+
+def replica_set_status(
+    replica_set: Object,
+    active: list[Object],
+    pods: list[Object],
+    failure: ApiError | None,
+    clock: float,
+) -> Object:
+    """The status that these pods make; `conditions` keeps its times where nothing changed."""
+    spec = replica_set["spec"]
+    template_labels = (spec["template"].get("metadata") or {}).get("labels") or {}
+    ready = [pod for pod in active if condition_true(pod, "Ready")]
+    seconds = spec.get("minReadySeconds", 0)
+    old = replica_set.get("status") or {}
+    status: dict[str, Any] = {
+        "replicas": len(active),
+        "fullyLabeledReplicas": sum(
+            template_labels.items() <= labels(pod).items() for pod in active
+        ),
+        "readyReplicas": len(ready),
+        "availableReplicas": sum(is_available(pod, seconds, clock) for pod in ready),
+        "terminatingReplicas": sum(is_deleting(pod) for pod in pods),
+        "observedGeneration": replica_set["metadata"].get("generation", 0),
+    }
+    # `replicas` is required; the other counts are left out at zero, as the API does.
+    status = {k: v for k, v in status.items() if v or k == "replicas"}
+    holder: Object = {"status": {"conditions": [dict(c) for c in old.get("conditions") or ()]}}
+    if failure is not None:
+        set_condition(holder, "ReplicaFailure", "True", "FailedCreate", failure.message, now())
+    else:
+        holder["status"]["conditions"] = [
+            c for c in holder["status"]["conditions"] if c["type"] != "ReplicaFailure"
+        ]
+    if holder["status"]["conditions"]:
+        status["conditions"] = holder["status"]["conditions"]
+    return status

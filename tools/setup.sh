@@ -1,0 +1,79 @@
+#!/bin/sh
+# Set up what ./run and ./test need: Debian packages (as root), a virtual environment, kubectl and helm.
+#
+#   sh tools/setup.sh        what ./run needs
+#   sh tools/setup.sh dev    what ./test and `make lint` need as well
+#
+# Needs python3 to begin with. Safe to repeat: what is there is left alone. Without root, or without apt, it goes on with
+# what works and says what is left out.
+set -eu
+cd "$(dirname "$0")/.."
+kind=${1:-run}
+
+say() { printf '  %s\n' "$*" >&2; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+# What each Debian package is for, so that what is missing can be told apart by name.
+packages="python3-venv:a virtual environment
+ca-certificates:downloading from PyPI
+crun:containers
+runc:containers
+conmon:containers
+nftables:service addresses
+iproute2:network tests
+procps:process listings
+busybox-static:the example container image"
+[ "$kind" = dev ] && packages="$packages
+make:make lint
+wrk:make bench
+util-linux:tests in namespaces of their own"
+
+missing=""
+if command -v dpkg-query >/dev/null 2>&1; then
+    for line in $(printf '%s\n' "$packages" | cut -d: -f1); do
+        dpkg-query -W -f '${Status}' "$line" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $line"
+    done
+    if [ -n "$missing" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+        say "installing Debian packages:$missing"
+        log=$(mktemp)
+        # shellcheck disable=SC2086
+        if { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -qq --no-install-recommends $missing; } >"$log" 2>&1; then
+            missing=""
+        else
+            tail -n 5 "$log" >&2
+            say "apt-get could not install them; going on with what is there"
+        fi
+        rm -f "$log"
+    fi
+    for name in $missing; do
+        say "left out: $name ($(printf '%s\n' "$packages" | sed -n "s/^$name://p")); as root: apt-get install $name"
+    done
+fi
+
+python=""
+for candidate in "${PYTHON:-}" python3 /usr/bin/python3 python3.13 python3.12 python3.11; do
+    [ -n "$candidate" ] || continue
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        python=$candidate
+        break
+    fi
+done
+[ -n "$python" ] || fail "Python 3.11 or newer is needed; set PYTHON to one"
+
+if ! .venv/bin/python -c '' 2>/dev/null; then
+    say "making a virtual environment in .venv"
+    "$python" -m venv .venv ||
+        fail "$python cannot make a virtual environment; as root: apt-get install python3-venv"
+fi
+
+extras=""
+[ "$kind" = dev ] && extras="[dev]"
+stamp=".venv/.sampan-$kind"
+if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
+    say "installing Sampan and its libraries from PyPI (once; about a minute)"
+    .venv/bin/python -m pip install -q --disable-pip-version-check -e ".$extras" ziglang
+    touch "$stamp"
+fi
+say "fetching kubectl and helm (once)"
+.venv/bin/python tools/fetch_clients.py >/dev/null
