@@ -17,4 +17,6 @@ class UnpackedImage:
     architecture: str
     layers: tuple[Path, ...]  # unpacked layer directories, lowest first: overlayfs lower dirs
     modules: tuple[Path, ...]  # wasm module files, entry point first; empty for an ordinary image
-    config: dict[str, Any]  # `config` of the OCI image configuration: Entrypoint, Cmd, Env, User, Labels, ExposedPorts …
+    config: dict[
+        str, Any
+    ]  # `config` of the OCI image configuration: Entrypoint, Cmd, Env, User, Labels, ExposedPorts …

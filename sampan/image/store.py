@@ -1,0 +1,395 @@
+"""The image store: one directory that the CLI, the builder and the running runtime share at once.
+
+    blobs/<algorithm>/<hex>    content by digest (content.py)
+    layers/<algorithm>-<hex>/  unpacked layers by diff id, shared by all images that hold them
+    index.db                   images, their names, and sizes of unpacked layers (SQLite)
+    lock                       held shared while content is added, exclusively while garbage is removed
+
+Nothing is cached that another process could change: a name is looked up in the index each time (0.1 ms), so an image that the
+CLI loaded is there for the runtime at once. Removal takes names away first; what nothing refers to any more is swept when
+no one is adding content. Layers that are mounted stay until a later sweep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sampan.image import UnpackedImage
+from sampan.image.content import Content
+from sampan.image.errors import BadImage, BadReference, ImageNotFound
+from sampan.image.lookup import find
+from sampan.image.manifest import Image, default_platforms, describe, read_json, read_layers
+from sampan.image.reference import Reference, is_digest, parse
+from sampan.image.unpack import Limits, remove_tree, unpack_layer
+
+if TYPE_CHECKING:
+    from sampan.image.registry import Auth
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS images (id TEXT PRIMARY KEY, record TEXT NOT NULL, added REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, id TEXT NOT NULL REFERENCES images (id));
+CREATE INDEX IF NOT EXISTS names_by_id ON names (id);
+CREATE TABLE IF NOT EXISTS layers (diff_id TEXT PRIMARY KEY, bytes INTEGER, inodes INTEGER);
+"""
+Names = list[str]
+_SHORT_ID = re.compile(r"[0-9a-f]{4,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the store takes on disk, blobs and unpacked layers."""
+
+    bytes: int
+    inodes: int
+
+
+class ImageStore:
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        limits: Limits | None = None,
+        platforms: Sequence[str] | None = None,
+        insecure: Sequence[str] = (),
+    ) -> None:
+        """`insecure`: registries (host[:port]) that may be spoken to over plain HTTP; loopback ones always may."""
+        self.directory = Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.chmod(
+            0o700
+        )  # layers hold set-id programs and devices: nobody else may reach them
+        for name in ("blobs", "layers"):
+            (self.directory / name).mkdir(mode=0o700, exist_ok=True)
+        self.content = Content(self.directory / "blobs")
+        self.limits = limits or Limits()
+        self.platforms = tuple(platforms) if platforms else default_platforms()
+        self.insecure = tuple(insecure)
+        self._ready = False
+        self._unpacking: dict[str, asyncio.Lock] = {}
+
+    # Index
+
+    @contextlib.contextmanager
+    def _index(self) -> Iterator[sqlite3.Connection]:
+        """A connection for one operation, committed at its end: none is kept, so forking and threads are no matter."""
+        connection = sqlite3.connect(self.directory / "index.db", timeout=30)
+        try:
+            if not self._ready:
+                connection.executescript(_SCHEMA)
+                os.chmod(self.directory / "index.db", 0o600)
+                self._ready = True
+            with connection:
+                yield connection
+        finally:
+            connection.close()
+
+    @contextlib.contextmanager
+    def adding(self) -> Iterator[None]:
+        """Held while content is added that no image refers to yet, so that a sweep leaves it alone."""
+        with (self.directory / "lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
+    @staticmethod
+    def _image(row: tuple[str], names: Sequence[str]) -> Image:
+        record = json.loads(row[0])
+        for key in ("layers", "diff_ids"):
+            record[key] = tuple(record[key])
+        record["tags"] = tuple(name for name in names if "@" not in name)
+        record["digests"] = tuple(name for name in names if "@" in name)
+        return Image(**record)
+
+    def _read(self, index: sqlite3.Connection, image_id: str) -> Image | None:
+        row = index.execute("SELECT record FROM images WHERE id = ?", (image_id,)).fetchone()
+        if row is None:
+            return None
+        names = index.execute("SELECT name FROM names WHERE id = ? ORDER BY name", (image_id,))
+        return self._image(row, [name for (name,) in names])
+
+    def add(self, manifest_digest: str, names: Sequence[str]) -> Image:
+        """Record an image whose blobs are all in the content store, under `names` (keys of references).
+
+        A name that belonged to another image moves. Raises BadImage when something is missing or malformed.
+        """
+        manifest = read_json(self.content.read(manifest_digest), "the manifest")
+        config, layers = read_layers(manifest)
+        image = describe(manifest_digest, manifest, self.content.read(config.digest))
+        for layer in layers:
+            if layer.digest in image.layers and not self.content.has(layer.digest):
+                raise BadImage(f"layer {layer.digest} is missing")
+        record = dataclasses.asdict(image)
+        del record["tags"], record["digests"]
+        with self._index() as index:
+            index.execute(
+                "INSERT INTO images VALUES (?, ?, ?) "
+                "ON CONFLICT (id) DO UPDATE SET record = excluded.record",
+                (image.id, json.dumps(record), time.time()),
+            )
+            index.executemany(
+                "INSERT INTO names VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET id = excluded.id",
+                [(name, image.id) for name in names],
+            )
+            added = self._read(index, image.id)
+        assert added is not None
+        return added
+
+    # Reading
+
+    def list(self) -> list[Image]:
+        """Every image, by id."""
+        with self._index() as index:
+            names: dict[str, list[str]] = {}
+            for name, image_id in index.execute("SELECT name, id FROM names ORDER BY name"):
+                names.setdefault(image_id, []).append(name)
+            rows = index.execute("SELECT id, record FROM images ORDER BY id").fetchall()
+        return [self._image((record,), names.get(image_id, [])) for image_id, record in rows]
+
+    def inspect(self, ref: str) -> Image:
+        """By name (with tag or digest), id, or unique beginning of an id. Raises ImageNotFound, BadReference."""
+        with self._index() as index:
+            image = self._find(index, ref)
+        if image is None:
+            raise ImageNotFound(f'image "{ref}": not found')
+        return image
+
+    def _find(self, index: sqlite3.Connection, ref: str) -> Image | None:
+        if is_digest(ref):
+            return self._read(index, ref)
+        try:
+            name = parse(ref).key
+        except BadReference:
+            name = ""
+        row = index.execute("SELECT id FROM names WHERE name = ?", (name,)).fetchone()
+        if row is not None:
+            return self._read(index, row[0])
+        short = ref.removeprefix("sha256:")
+        if _SHORT_ID.fullmatch(short):
+            prefix = f"sha256:{short}"
+            rows = index.execute(
+                "SELECT id FROM images WHERE id >= ? AND id < ? LIMIT 2", (prefix, prefix + "g")
+            ).fetchall()
+            if len(rows) == 1:
+                return self._read(index, rows[0][0])
+            if rows:
+                raise BadReference(ref, "the id begins more than one image's id")
+        elif not name:
+            parse(ref)  # says what is wrong
+        return None
+
+    def usage(self) -> Usage:
+        size = inodes = 0
+        for _, blob in self.content.digests():
+            size += blob
+            inodes += 1
+        with self._index() as index:
+            row = index.execute("SELECT total(bytes), total(inodes) FROM layers").fetchone()
+        return Usage(size + int(row[0]), inodes + int(row[1]))
+
+    # Changing
+
+    async def pull(
+        self,
+        reference: str,
+        auth: Auth | None = None,
+        platforms: Sequence[str] | None = None,
+    ) -> str:
+        """Fetch an image from its registry; its id. Blobs that are here already are not fetched again.
+
+        Raises BadReference, ImageNotFound, Unauthorized, RegistryError, BadImage.
+        """
+        from sampan.image.registry import fetch
+
+        parsed: Reference = parse(reference)
+        held = contextlib.ExitStack()
+        with held:
+            await asyncio.to_thread(held.enter_context, self.adding())
+            pulled = await fetch(
+                parsed, self.content, platforms or self.platforms, auth, self.insecure
+            )
+            names = [f"{parsed.name}@{pulled.resolved}"]
+            if parsed.tag and not parsed.digest:
+                names.append(parsed.key)
+            image = await asyncio.to_thread(self.add, pulled.manifest, names)
+        return image.id
+
+    def load(self, path: Path | str, name: str = "") -> Names:
+        """Import from a file or directory (layout.py); the names, or ids of images without one."""
+        from sampan.image import layout
+
+        loaded = []
+        with self.adding():
+            for manifest, names in layout.load(Path(path), self.content, self.platforms, name):
+                image = self.add(manifest, names)
+                loaded.extend(names or [image.id])
+        return loaded
+
+    def tag(self, ref: str, name: str) -> None:
+        """Give an image another name; it moves there when another image had it."""
+        target = parse(name)
+        if target.digest:
+            raise BadReference(name, "cannot tag with a digest")
+        with self._index() as index:
+            image = self._find(index, ref)
+            if image is None:
+                raise ImageNotFound(f'image "{ref}": not found')
+            index.execute(
+                "INSERT INTO names VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET id = excluded.id",
+                (target.key, image.id),
+            )
+
+    def remove(self, ref: str) -> str:
+        """Remove a name; the image goes with its last tag. By id: the image with all its names. The image's id.
+
+        Raises ImageNotFound.
+        """
+        with self._index() as index:
+            index.execute("BEGIN IMMEDIATE")
+            image = self._find(index, ref)
+            if image is None:
+                raise ImageNotFound(f'image "{ref}": not found')
+            try:
+                key = parse(ref).key
+            except BadReference:
+                key = ""
+            others = [tag for tag in image.tags if tag != key]
+            if key in image.tags and others:
+                index.execute("DELETE FROM names WHERE name = ?", (key,))
+            else:
+                index.execute("DELETE FROM names WHERE id = ?", (image.id,))
+                index.execute("DELETE FROM images WHERE id = ?", (image.id,))
+        self.sweep()
+        return image.id
+
+    def sweep(self) -> bool:
+        """Delete blobs and layers that no image refers to. False when content is being added: nothing was done."""
+        with (self.directory / "lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            images = self.list()
+            blobs: set[str] = set()
+            diffs: set[str] = set()
+            for image in images:
+                blobs.update((image.manifest, image.id, *image.layers))
+                diffs.update(image.diff_ids)
+                try:
+                    config, layers = read_layers(
+                        read_json(self.content.read(image.manifest), "the manifest")
+                    )
+                    blobs.update((config.digest, *(layer.digest for layer in layers)))
+                except BadImage:
+                    continue
+            for digest, _ in list(self.content.digests()):
+                if digest not in blobs:
+                    self.content.delete(digest)
+            self.content.discard_partial()
+            self._sweep_layers({self.layer(diff).name for diff in diffs})
+        return True
+
+    def _sweep_layers(self, wanted: set[str]) -> None:
+        try:
+            mounts = Path("/proc/self/mountinfo").read_text()
+        except OSError:
+            mounts = ""
+        removed = []
+        for path in (self.directory / "layers").iterdir():
+            if path.name in wanted or path.suffix == ".lock" or path.name in mounts:
+                continue
+            remove_tree(path)
+            (path.parent / f"{path.name}.lock").unlink(missing_ok=True)
+            removed.append((path.name.replace("-", ":", 1),))
+        with self._index() as index:
+            index.executemany("DELETE FROM layers WHERE diff_id = ?", removed)
+
+    # Unpacking
+
+    def layer(self, diff_id: str) -> Path:
+        if not is_digest(diff_id):
+            raise BadImage(f"invalid digest {diff_id!r}")
+        return self.directory / "layers" / diff_id.replace(":", "-", 1)
+
+    async def unpack(self, ref: str) -> UnpackedImage:
+        """The image ready to run. Any number of callers and processes at once; a layer is unpacked once.
+
+        Raises ImageNotFound, BadImage.
+        """
+        image = self.inspect(ref)
+        missing = [
+            (diff_id, blob)
+            for diff_id, blob in zip(image.diff_ids, image.layers, strict=False)
+            if not self.layer(diff_id).is_dir()
+        ]
+        if missing:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for diff_id, blob in dict(missing).items():
+                        group.create_task(self._unpack_layer(diff_id, blob))
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+        return self._describe(ref, image)
+
+    async def _unpack_layer(self, diff_id: str, blob: str) -> None:
+        lock = self._unpacking.setdefault(diff_id, asyncio.Lock())
+        async with lock:
+            try:
+                if not self.layer(diff_id).is_dir():
+                    await asyncio.to_thread(self._unpack_locked, diff_id, blob)
+            finally:
+                if self._unpacking.get(diff_id) is lock:
+                    del self._unpacking[diff_id]
+
+    def _unpack_locked(self, diff_id: str, blob: str) -> None:
+        target = self.layer(diff_id)
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        with self.adding(), (target.parent / f"{target.name}.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # another process may be unpacking the same layer
+            if target.is_dir():
+                return
+            size = unpack_layer(self.content.path(blob), diff_id, target, self.limits)
+            with self._index() as index:
+                index.execute(
+                    "INSERT OR REPLACE INTO layers VALUES (?, ?, ?)",
+                    (diff_id, size.bytes, size.inodes),
+                )
+
+    def _describe(self, ref: str, image: Image) -> UnpackedImage:
+        if image.wasm:
+            layers: tuple[Path, ...] = ()
+            modules = tuple(self.content.path(digest) for digest in image.layers)
+        else:
+            layers = tuple(self.layer(diff_id) for diff_id in image.diff_ids)
+            modules = self._modules(image, layers)
+        reference = ref if not is_digest(ref) else next(iter(image.tags + image.digests), ref)
+        return UnpackedImage(
+            image.id, reference, image.os, image.architecture, layers, modules, image.config
+        )
+
+    @staticmethod
+    def _modules(image: Image, layers: Sequence[Path]) -> tuple[Path, ...]:
+        """The entry point's file, for images that are wasm by platform or by the name of what they start."""
+        words = [*(image.config.get("Entrypoint") or []), *(image.config.get("Cmd") or [])]
+        is_wasm = image.os.startswith("wasi") or image.architecture.startswith("wasm")
+        if not words or not (is_wasm or words[0].endswith(".wasm")):
+            return ()
+        start = words[0]
+        base = image.config.get("WorkingDir") or "/"
+        for path in (start,) if start.startswith("/") else (f"{base}/{start}", start):
+            module = find(layers, path)
+            if module is not None:
+                return (module,)
+        if is_wasm:
+            raise BadImage(f"the entry point {words[0]!r} is not in the image")
+        return ()
