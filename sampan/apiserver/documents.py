@@ -15,31 +15,40 @@ COMPRESS_FROM = 4096  # bytes; below this a gzip member saves no packet
 
 
 class Document:
-    """Bytes with a content type and an entity tag."""
+    """Bytes with a content type and an entity tag. `packed` keeps only the compressed form: for large, rare ones."""
 
-    __slots__ = ("_compressed", "body", "content_type", "hash")
+    __slots__ = ("_body", "_compressed", "content_type", "hash")
 
-    def __init__(self, body: bytes, content_type: str = "application/json") -> None:
-        self.body = body
+    def __init__(
+        self, body: bytes, content_type: str = "application/json", *, packed: bool = False
+    ) -> None:
         self.content_type = content_type
         self.hash = hashlib.sha512(body).hexdigest().upper()
-        self._compressed: bytes | None = None
+        self._body: bytes | None = None if packed else body
+        self._compressed: bytes | None = gzip.compress(body, 6, mtime=0) if packed else None
 
-    def respond(self, request: Request, **extra_headers: str) -> Response:
+    @property
+    def body(self) -> bytes:
+        return gzip.decompress(self._compressed or b"") if self._body is None else self._body
+
+    @property
+    def compressed(self) -> bytes:
+        if self._compressed is None:
+            self._compressed = gzip.compress(self.body, 6, mtime=0)
+        return self._compressed
+
+    def respond(self, request: Request, cache: str = "public") -> Response:
         headers = {
             "ETag": f'"{self.hash}"',
-            "Cache-Control": "public",
+            "Cache-Control": cache,
             "Vary": "Accept, Accept-Encoding",
-            **extra_headers,
         }
         if any(tag in (self.hash, "*") for tag in _entity_tags(request.header("if-none-match"))):
             return Response(304, headers)
         headers["Content-Type"] = self.content_type
-        if len(self.body) >= COMPRESS_FROM and accepts_gzip(request):
-            if self._compressed is None:
-                self._compressed = gzip.compress(self.body, 6, mtime=0)
+        if (self._body is None or len(self._body) >= COMPRESS_FROM) and accepts_gzip(request):
             headers["Content-Encoding"] = "gzip"
-            return Response(200, headers, self._compressed)
+            return Response(200, headers, self.compressed)
         return Response(200, headers, self.body)
 
 

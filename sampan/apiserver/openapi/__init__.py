@@ -1,0 +1,109 @@
+"""OpenAPI: what the API's objects and paths look like, for clients. Written at first request, kept compressed.
+
+`/openapi/v3` lists one document per group version, each under an address that carries its hash, so that clients cache it
+for ever. The hash is taken of what a document is made from, so that the index need not write them all.
+`/openapi/v2` is one large document, in JSON; a client that accepts only its protobuf form is told 406.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from sampan.apiserver.documents import Document, media_types
+from sampan.apiserver.openapi import v2, v3
+from sampan.apiserver.resources import Resource, Table
+from sampan.client.transport import Request, Response
+from sampan.kube import errors, schema
+
+INDEX = "/openapi/v3"
+SWAGGER = "/openapi/v2"
+JSON_TYPES = frozenset({"application/json", "application/*", "*/*"})
+FOREVER = "public, immutable"
+
+Schemas = Callable[[str, str], dict[str, dict[str, Any]]]
+
+
+def no_schemas(_group: str, _version: str) -> dict[str, dict[str, Any]]:
+    return {}
+
+
+class OpenAPI:
+    """`schemas(group, version)` gives the definitions of custom resources, by name; none for built-in groups."""
+
+    def __init__(self, table: Table, schemas: Schemas = no_schemas) -> None:
+        self.table = table
+        self.schemas = schemas
+        self.version = schema.VERSION
+        self._documents: dict[str, Document] = {}
+        self._generation = -1
+
+    def respond(self, request: Request) -> Response | None:
+        """The answer; None when the path is not one of ours. Raises ApiError."""
+        path = request.path.rstrip("/")
+        if path not in (INDEX, SWAGGER) and not path.startswith(INDEX + "/"):
+            return None
+        if request.method not in ("GET", "HEAD"):
+            raise errors.method_not_allowed("", request.method)
+        accept = request.header("accept")
+        if accept and not any(name in JSON_TYPES for name, _ in media_types(accept)):
+            raise errors.not_acceptable(
+                "only the following media types are accepted: application/json"
+            )
+        if self._generation != self.table.generation:
+            self._documents.clear()
+            self._generation = self.table.generation
+        document = self._documents.get(path)
+        if document is None:
+            document = self._documents[path] = self._write(path)
+        asked = request.param("hash")
+        if asked and path != INDEX:
+            current = self._hash(*self._group_version(path))
+            if asked != current:
+                return Response(301, {"Location": f"{path}?hash={current}"})
+            return document.respond(request, FOREVER)
+        return document.respond(request, "no-cache, private")
+
+    def _write(self, path: str) -> Document:
+        if path == INDEX:
+            return Document(orjson.dumps({"paths": self._index()}))
+        if path == SWAGGER:
+            rows: list[Resource] = []
+            extra: dict[str, dict[str, Any]] = {}
+            for group, versions in self.table.groups():
+                for version in versions:
+                    rows += self.table.in_version(group, version)
+                    extra |= self.schemas(group, version)
+            return Document(v2.document(rows, extra, self.version), packed=True)
+        group, version = self._group_version(path)
+        rows = self.table.in_version(group, version)
+        return Document(v3.document(rows, self.schemas(group, version), self.version), packed=True)
+
+    def _group_version(self, path: str) -> tuple[str, str]:
+        match path.removeprefix(INDEX + "/").split("/"):
+            case ["api", version] if self.table.in_version("", version):
+                return "", version
+            case ["apis", group, version] if group and self.table.in_version(group, version):
+                return group, version
+        raise errors.path_not_found()
+
+    def _index(self) -> dict[str, dict[str, str]]:
+        paths = {}
+        for group, versions in self.table.groups():
+            for version in versions:
+                place = f"apis/{group}/{version}" if group else f"api/{version}"
+                address = f"{INDEX}/{place}?hash={self._hash(group, version)}"
+                paths[place] = {"serverRelativeURL": address}
+        return paths
+
+    def _hash(self, group: str, version: str) -> str:
+        source = repr((schema.VERSION, FORMAT, self.table.in_version(group, version)))
+        digest = hashlib.sha512(source.encode())
+        digest.update(orjson.dumps(self.schemas(group, version), option=orjson.OPT_SORT_KEYS))
+        return digest.hexdigest().upper()
+
+
+FORMAT = 1  # grows when the writing of documents changes, so that clients fetch them anew
