@@ -5,7 +5,7 @@ Everything that it returns is shared: readers must not change an object, but cop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from sampan.kube.objects import owners
@@ -67,8 +67,8 @@ class ObjectCache:
     def get(self, key: CacheKey) -> Object | None:
         return self._objects.get(key)
 
-    def keys(self) -> Iterable[CacheKey]:
-        return self._objects.keys()
+    def absent_from(self, found: Container[CacheKey]) -> list[CacheKey]:
+        return [key for key in self._objects if key not in found]
 
     def put(self, key: CacheKey, new: Object | None) -> Object | None:
         """Store `new` (None: remove) and return what was there."""

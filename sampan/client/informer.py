@@ -215,8 +215,7 @@ class Informer:
 
     def _replace(self, found: dict[CacheKey, Object], version: str) -> None:
         """The collection is `found` as of `version`: tell handlers the difference."""
-        gone = [key for key in self._cache.keys() if key not in found]  # noqa: SIM118
-        for key in gone:
+        for key in self._cache.absent_from(found):
             self._remove(key)
         for key, obj in found.items():
             if self._cache.get(key) is not obj:
