@@ -3,10 +3,11 @@
 Every reader tolerates what may be absent or null on the wire. Only `set_condition` changes what it is given.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: it would take the name of `annotations` below.
 from datetime import UTC, datetime
 from typing import Any
+
+import orjson
 
 Object = dict[str, Any]
 
@@ -14,6 +15,11 @@ Object = dict[str, Any]
 def metadata(obj: Object) -> Object:
     """The object's metadata; an empty dict that is not part of the object when it has none."""
     return obj.get("metadata") or {}
+
+
+def clone(value: Any) -> Any:
+    """A deep copy of anything that came from JSON; several times faster than `copy.deepcopy`."""
+    return orjson.loads(orjson.dumps(value))
 
 
 def name(obj: Object) -> str:
@@ -103,11 +109,13 @@ def set_condition(
         holder = obj["status"] = {}
     conditions = holder.get("conditions")
     if conditions is None:
-        conditions = holder["conditions"] = []
+        conditions = []
+        holder["conditions"] = conditions
     found = next((item for item in conditions if item.get("type") == kind), None)
     if found is None:
         fresh = {key: value for key, value in wanted.items() if value}
-        conditions.append(fresh | {"lastTransitionTime": now or _now()})
+        fresh["lastTransitionTime"] = now or _now()
+        conditions.append(fresh)
         return True
     if all((found.get(key) or "") == value for key, value in wanted.items()):
         return False
