@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sampan.image.extract import OPAQUE, OPAQUE_ATTRIBUTES, WHITEOUT
@@ -39,58 +40,71 @@ def _opaque(directory: Path) -> bool:
     return _status(directory / OPAQUE) is not None
 
 
-def find(layers: Sequence[Path], path: str) -> Path | None:
-    """The regular file at `path` in the merged view (`layers` lowest first), None when there is none."""
-    top = list(reversed(layers))
-    stack: list[list[Path]] = [
-        top
-    ]  # the merged directory at each depth: its layer directories, topmost first
-    todo = list(reversed(path.split("/")))
+@dataclass(frozen=True, slots=True)
+class Found:
+    path: str  # in the image, free of symlinks, without a leading slash
+    file: Path  # on the host: the file, or the topmost layer's directory
+    status: os.stat_result
+    rest: str = ""  # what of the asked path does not exist below `path`
+
+
+def resolve(layers: Sequence[Path], path: str) -> Found:
+    """As much of `path` as exists in the merged view (`layers` lowest first), symlinks resolved."""
+    root = list(reversed(layers))
+    stack: list[tuple[str, list[Path]]] = [("", root)]  # name and layer directories, topmost first
+    todo = [part for part in reversed(path.split("/")) if part not in ("", ".")]
     links = 0
     while todo:
         part = todo.pop()
-        if part in ("", "."):
-            continue
         if part == "..":
             if len(stack) > 1:
                 stack.pop()
             continue
-        merged: list[Path] = []
-        for directory in stack[-1]:
-            candidate = directory / part
-            status = _status(candidate)
-            if _hidden(directory, part, status):
-                break
-            if status is None:
-                continue
-            if stat.S_ISDIR(status.st_mode):
-                merged.append(candidate)
-                if _opaque(candidate):
-                    break
-                continue
-            if merged:  # a directory above hides whatever this is
-                break
-            if stat.S_ISLNK(status.st_mode):
-                links += 1
-                if links > _LINKS:
-                    return None
-                target = os.readlink(candidate)
-                if target.startswith("/"):
-                    stack = [top]
-                todo.extend(reversed(target.split("/")))
-                break
-            if any(rest not in ("", ".") for rest in todo) or not stat.S_ISREG(status.st_mode):
-                return None
-            return candidate
-        else:
-            if not merged:
-                return None
-            stack.append(merged)
-            continue
+        merged, leaf = _child(stack[-1][1], part)
         if merged:
-            stack.append(merged)
-        elif status is not None and stat.S_ISLNK(status.st_mode):
+            stack.append((part, merged))
             continue
-        else:
-            return None
-    return None
+        status = _status(leaf) if leaf is not None else None
+        if leaf is None or status is None:
+            return _found(stack, "/".join([part, *reversed(todo)]))
+        if not stat.S_ISLNK(status.st_mode):
+            names = [name for name, _ in stack[1:]]
+            return Found("/".join([*names, part]), leaf, status, "/".join(reversed(todo)))
+        links += 1
+        if links > _LINKS:
+            return _found(stack, part)
+        target = os.readlink(leaf)
+        if target.startswith("/"):
+            del stack[1:]
+        todo += [part for part in reversed(target.split("/")) if part not in ("", ".")]
+    return _found(stack, "")
+
+
+def _found(stack: list[tuple[str, list[Path]]], rest: str) -> Found:
+    directory = stack[-1][1][0] if stack[-1][1] else Path("/nonexistent")
+    status = _status(directory) or os.stat_result((stat.S_IFDIR | 0o755, *[0] * 9))
+    return Found("/".join(name for name, _ in stack[1:]), directory, status, rest)
+
+
+def _child(directories: list[Path], name: str) -> tuple[list[Path], Path | None]:
+    """The merged directory `name`; or, with an empty list, the topmost other file of that name."""
+    merged: list[Path] = []
+    for directory in directories:
+        candidate = directory / name
+        status = _status(candidate)
+        if _hidden(directory, name, status):
+            break
+        if status is None:
+            continue
+        if not stat.S_ISDIR(status.st_mode):
+            return merged, None if merged else candidate
+        merged.append(candidate)
+        if _opaque(candidate):
+            break
+    return merged, None
+
+
+def find(layers: Sequence[Path], path: str) -> Path | None:
+    """The regular file at `path`, None when there is none."""
+    found = resolve(layers, path)
+    return found.file if not found.rest and stat.S_ISREG(found.status.st_mode) else None
