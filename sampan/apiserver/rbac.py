@@ -156,6 +156,12 @@ class RBACIndex:
     _by_subject: dict[Subject, dict[str, dict[str, Binding]]] = field(default_factory=dict)
     _aggregated: dict[str, tuple[Rule, ...]] = field(default_factory=dict)
 
+    def clear(self) -> None:
+        """Forget everything; `generation` goes on."""
+        self.generation += 1
+        for held in (self._roles, self._bindings, self._by_subject, self._aggregated):
+            held.clear()
+
     def apply(self, resource: str, obj: Mapping[str, Any], *, deleted: bool = False) -> None:
         """Take in one object of `KINDS` as it is now, or its deletion. Idempotent."""
         self.generation += 1

@@ -1,0 +1,129 @@
+"""The door: who is it, and may they? One object that the request pipeline asks, made of this floor's parts.
+
+It keeps the RBAC index fed from the watch cache. Changes are applied as the cache applies them, before the write that
+made them is answered, so that a role just granted counts for the next request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from sampan.apiserver.admission import Lookup
+from sampan.apiserver.auth import Authenticator, impersonated
+from sampan.apiserver.authz import MASTERS, Authorizer, node_name
+from sampan.apiserver.rbac import KINDS, RBAC_GROUP, RBACIndex
+from sampan.apiserver.resources import Table
+from sampan.apiserver.reviews import Reviews
+from sampan.apiserver.routes import RequestInfo
+from sampan.apiserver.tokens import TokenSigner
+from sampan.apiserver.watchcache import Entry, Event, ResourceCache, WatchCache
+from sampan.client.transport import Request, User
+
+
+class _Feed:
+    """Stands among a cache's watchers and applies each change to the index at once."""
+
+    revision = 0
+
+    def __init__(self, access: Access, plural: str, cache: ResourceCache) -> None:
+        self.access = access
+        self.plural = plural
+        for entry in cache.entries.values():
+            self.apply(entry)
+        cache.watchers[self] = None  # type: ignore[index]  # it is offered events as a Watcher is
+
+    def apply(self, entry: Entry, *, deleted: bool = False) -> None:
+        self.access.index.apply(self.plural, entry.object(), deleted=deleted)
+
+    def offer(self, event: Event) -> None:
+        if event.entry is not None:
+            self.apply(event.entry)
+        elif event.previous is not None:
+            self.apply(event.previous, deleted=True)
+
+    def end(self) -> None:
+        """The cache was reset, or the server stops: what the index shows is old."""
+        self.access.stale = True
+
+
+class Access:
+    """`user` and `check` are what each request goes through; the parts are public for those who need one of them."""
+
+    def __init__(
+        self,
+        caches: WatchCache,
+        table: Table,
+        signer: TokenSigner,
+        *,
+        enforce: bool = True,
+    ) -> None:
+        self.caches = caches
+        self.table = table
+        self.signer = signer
+        self.enforce = enforce  # False: whoever is authenticated may do anything
+        self.stale = True
+        self.index = RBACIndex()
+        self.lookup = Lookup(caches, table)
+        self.authorizer = Authorizer(self.index, self._find)
+        self.authenticator = Authenticator(signer, self.lookup)
+        self.reviews = Reviews(self.authorizer, self.authenticator)
+        self._loading = asyncio.Lock()
+
+    async def load(self) -> None:
+        """Fill the index. Called by itself when it is needed; idempotent."""
+        async with self._loading:
+            if not self.stale:
+                return
+            rows = [self.table.lookup(RBAC_GROUP, "v1", plural) for plural in KINDS]
+            caches = [(row.name, await self.caches.get(row)) for row in rows if row is not None]
+            self.stale = False
+            self.index.clear()
+            for plural, cache in caches:
+                _Feed(self, plural, cache)
+
+    async def user(self, request: Request) -> User:
+        """Who asks, impersonation included. Raises ApiError 401, or 403 for an impersonation that is not allowed."""
+        user = await self.authenticator.authenticate(request)
+        if any(key.startswith("impersonate-") for key in request.headers):
+            await self._prepare(user, None)
+            user = impersonated(user, request, self.authorizer)
+        return user
+
+    async def check(self, user: User, info: RequestInfo) -> None:
+        """Raises ApiError 403 when `user` may not do this."""
+        if not self.enforce or MASTERS in user.groups:
+            return
+        await self._prepare(user, info)
+        self.authorizer.check(user, info)
+
+    async def _prepare(self, user: User, info: RequestInfo | None) -> None:
+        if self.stale:
+            await self.load()
+        if info is not None and info.resource == "pods" and node_name(user):
+            row = self.table.lookup("", "v1", "pods")
+            if row is not None and self.caches.ready(row) is None:
+                await self.caches.get(row)
+
+    def _find(self, plural: str, namespace: str, name: str) -> Mapping[str, Any] | None:
+        row = self.table.lookup("", "v1", plural)
+        cache = self.caches.caches.get(row.storage) if row else None
+        if row is None or cache is None:
+            return None
+        entry = cache.entries.get(row.key(namespace, name))
+        return entry.object() if entry else None
+
+    # --- writes of roles and bindings: nobody grants what they do not hold ------------------------------
+
+    async def check_grant(
+        self, user: User, plural: str, new: Mapping[str, Any], old: Mapping[str, Any] | None
+    ) -> None:
+        """Called before a role or binding is written. Raises ApiError 403."""
+        if not self.enforce or MASTERS in user.groups:
+            return
+        await self._prepare(user, None)
+        if plural.endswith("bindings"):
+            self.authorizer.check_binding(user, plural, new, old)
+        else:
+            self.authorizer.check_role(user, plural, new, old)

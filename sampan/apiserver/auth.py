@@ -1,0 +1,249 @@
+"""Authentication: who sent this request?
+
+In order: the TLS client certificate (subject CN is the user, each O a group), a service-account token (Authorization
+header, or the sub-protocol that browsers' WebSockets have to use), and for the health and version paths nobody at all.
+A token's signature is checked once; that its account, pod, secret or node still exists is asked each time, which is a
+look into the watch cache. Impersonation (`Impersonate-*` headers) comes last and needs permission.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+from urllib.parse import unquote
+
+from sampan.apiserver.authz import Authorizer, forbidden
+from sampan.apiserver.rbac import Attributes
+from sampan.apiserver.tokens import (
+    InvalidToken,
+    Reference,
+    ServiceAccountToken,
+    TokenSigner,
+    groups_of,
+    split_username,
+)
+from sampan.client.transport import Request, User
+from sampan.kube import errors, objects
+
+AUTHENTICATED, UNAUTHENTICATED = "system:authenticated", "system:unauthenticated"
+ANONYMOUS = User("system:anonymous", (UNAUTHENTICATED,))
+PUBLIC_PATHS = ("/healthz", "/livez", "/readyz", "/version")
+
+WEBSOCKET_BEARER = "base64url.bearer.authorization.k8s.io."
+PROTOCOLS = "sec-websocket-protocol"
+
+REMEMBERED = 4096  # verified tokens
+DELETION_LEEWAY = timedelta(seconds=60)  # a pod that is being deleted may use its token so long
+
+AUTHENTICATION_GROUP = "authentication.k8s.io"
+
+
+class EntryLike(Protocol):
+    def object(self) -> dict[str, Any]: ...
+
+
+class Lookup(Protocol):
+    """What is needed of `admission.Lookup`: one object out of the watch cache."""
+
+    async def entry(
+        self, group: str, version: str, plural: str, namespace: str, name: str
+    ) -> EntryLike | None: ...
+
+
+def user_of_certificate(certificate: Mapping[str, Any] | None) -> User | None:
+    """The user of a verified peer certificate, as `SSLObject.getpeercert()` shows it; None without one.
+
+    Costs some microseconds: the HTTP server asks once per connection.
+    """
+    if not certificate:
+        return None
+    name, groups = "", []
+    for relative in certificate.get("subject", ()):
+        for key, value in relative:
+            if key == "commonName":
+                name = value
+            elif key == "organizationName":
+                groups.append(value)
+    if not name:
+        return None
+    return User(name, tuple(dict.fromkeys((*groups, AUTHENTICATED))))
+
+
+class Authenticator:
+    """Finds the user of a request. `lookup` reads the watch cache."""
+
+    def __init__(self, signer: TokenSigner, lookup: Lookup) -> None:
+        self.signer = signer
+        self.lookup = lookup
+        self._verified: dict[bytes, ServiceAccountToken] = {}
+        # What a token was bound to when last asked: the very entries of the cache, so that an unchanged one is
+        # recognised without reading it again.
+        self._bound: dict[bytes, list[EntryLike]] = {}
+
+    async def authenticate(self, request: Request) -> User:
+        """The user; `request.user` when the transport already knows. Raises ApiError 401."""
+        if request.user is not None:
+            return request.user
+        token = take_bearer(request)
+        if token:
+            try:
+                return await self.user_of_token(token)
+            except InvalidToken as error:
+                raise errors.unauthorized() from error
+        if is_public(request.path):
+            return ANONYMOUS
+        raise errors.unauthorized()
+
+    async def user_of_token(self, token: str, audiences: tuple[str, ...] = ()) -> User:
+        """The service account that a token speaks for. Raises InvalidToken."""
+        found = await self.check_token(token, audiences)
+        return User(found.username, found.groups, found.service_account.uid, found.extra)
+
+    async def check_token(self, token: str, audiences: tuple[str, ...] = ()) -> ServiceAccountToken:
+        """What a token says, when it is ours, valid now, and all that it is bound to is still there."""
+        digest = hashlib.sha256(token.encode()).digest()
+        found = None if audiences else self._verified.get(digest)
+        if found is None or (found.expires and found.expires <= self.signer.clock()):
+            found = self.signer.verify(token, audiences)
+            if not audiences:
+                if len(self._verified) >= REMEMBERED:
+                    self._verified.clear()
+                    self._bound.clear()
+                self._verified[digest] = found
+        await self._check_bound(digest, found, token)
+        return found
+
+    async def _check_bound(self, digest: bytes, found: ServiceAccountToken, token: str) -> None:
+        before = self._bound.get(digest, [])
+        now: list[EntryLike] = []
+        for index, (plural, namespace, wanted) in enumerate(_references(found)):
+            entry = await self.lookup.entry("", "v1", plural, namespace, wanted.name)
+            if entry is None:
+                raise InvalidToken(f"{plural} {wanted.name} was deleted")
+            if index >= len(before) or before[index] is not entry:
+                self._check_object(plural, wanted, entry.object(), found, token)
+            now.append(entry)
+        self._bound[digest] = now
+
+    def _check_object(
+        self,
+        plural: str,
+        wanted: Reference,
+        obj: dict[str, Any],
+        found: ServiceAccountToken,
+        token: str,
+    ) -> None:
+        if wanted.uid and objects.uid(obj) != wanted.uid:
+            raise InvalidToken(f"{plural} {wanted.name} was deleted and made again")
+        deleted = objects.metadata(obj).get("deletionTimestamp")
+        if deleted:
+            now = datetime.fromtimestamp(self.signer.clock(), UTC)
+            if objects.parse_time(deleted) + DELETION_LEEWAY < now:
+                raise InvalidToken(f"{plural} {wanted.name} is being deleted")
+        if plural == "secrets" and not found.expires:
+            data = (obj.get("data") or {}).get("token", "")
+            if base64.b64decode(data) != token.encode():
+                raise InvalidToken("the secret holds another token")
+
+
+def _references(found: ServiceAccountToken) -> Iterator[tuple[str, str, Reference]]:
+    yield "serviceaccounts", found.namespace, found.service_account
+    if found.pod:
+        yield "pods", found.namespace, found.pod
+    elif found.node:  # the node of a bound pod is told, not bound
+        yield "nodes", "", found.node
+    if found.secret:
+        yield "secrets", found.namespace, found.secret
+
+
+def is_public(path: str) -> bool:
+    return any(path == public or path.startswith(public + "/") for public in PUBLIC_PATHS)
+
+
+def take_bearer(request: Request) -> str:
+    """The bearer token, "" when there is none. One hidden in the sub-protocols is taken out of them, so that it does not
+    travel on to a node. Raises ApiError 401 for an Authorization header that is of no use."""
+    header = request.header("authorization")
+    if header:
+        scheme, _, token = header.strip().partition(" ")
+        token = token.strip()
+        if scheme.lower() != "bearer" or not token:
+            raise errors.unauthorized()
+        return token
+    offered = request.header(PROTOCOLS)
+    if WEBSOCKET_BEARER not in offered:
+        return ""
+    protocols = [each.strip() for each in offered.split(",")]
+    hidden = [each for each in protocols if each.startswith(WEBSOCKET_BEARER)]
+    kept = [each for each in protocols if not each.startswith(WEBSOCKET_BEARER)]
+    if len(hidden) != 1 or not kept:  # a browser needs one that we may answer with
+        raise errors.unauthorized()
+    encoded = hidden[0].removeprefix(WEBSOCKET_BEARER)
+    try:
+        token = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise errors.unauthorized() from error
+    request.headers[PROTOCOLS] = ", ".join(kept)
+    return token
+
+
+# --- impersonation ----------------------------------------------------------------------------------
+
+IMPERSONATE = "impersonate-"
+EXTRA = "impersonate-extra-"
+SEPARATOR = "\n"  # between the values of a header that came several times; none contains it
+
+
+def impersonated(user: User, request: Request, authorizer: Authorizer) -> User:
+    """The user that `Impersonate-*` headers name, else `user`. Raises ApiError 403 when `user` may not.
+
+    https://kubernetes.io/docs/reference/access-authn-authz/authentication/#user-impersonation
+    """
+    headers = {key: value for key, value in request.headers.items() if key.startswith(IMPERSONATE)}
+    if not headers:
+        return user
+    name = headers.get("impersonate-user", "")
+    groups = tuple(filter(None, headers.get("impersonate-group", "").split(SEPARATOR)))
+    uid = headers.get("impersonate-uid", "")
+    extra = {
+        unquote(key.removeprefix(EXTRA)): tuple(value.split(SEPARATOR))
+        for key, value in headers.items()
+        if key.startswith(EXTRA)
+    }
+    if not name:
+        raise errors.internal("requested impersonation of groups, uid or extra without a user")
+    for asked in _questions(user, name, groups, uid, extra):
+        decision = authorizer.authorize(asked)
+        if not decision.allowed:
+            raise forbidden(asked, decision.reason)
+    account = split_username(name)
+    if account and not groups:
+        groups = groups_of(account[0])
+    if name == ANONYMOUS.name:
+        groups = groups or ANONYMOUS.groups
+    elif AUTHENTICATED not in groups and UNAUTHENTICATED not in groups:
+        groups = (*groups, AUTHENTICATED)
+    return User(name, groups, uid, extra)
+
+
+def _questions(
+    user: User, name: str, groups: tuple[str, ...], uid: str, extra: dict[str, tuple[str, ...]]
+) -> Iterator[Attributes]:
+    account = split_username(name)
+    if account:
+        yield Attributes(user, "impersonate", "", "v1", "serviceaccounts", "", *account)
+    else:
+        yield Attributes(user, "impersonate", "", "v1", "users", "", "", name)
+    for group in groups:
+        yield Attributes(user, "impersonate", "", "v1", "groups", "", "", group)
+    if uid:
+        yield Attributes(user, "impersonate", AUTHENTICATION_GROUP, "v1", "uids", "", "", uid)
+    for key, values in extra.items():
+        for value in values:
+            yield Attributes(
+                user, "impersonate", AUTHENTICATION_GROUP, "v1", "userextras", key, "", value
+            )
