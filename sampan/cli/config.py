@@ -69,12 +69,24 @@ class Config:
     tls_san: tuple[str, ...] = ()
 
     @property
+    def data_dir_is_default(self) -> bool:
+        return self.data_dir == default_data_dir()
+
+    @property
     def pki(self) -> Path:
         return self.data_dir / "pki"
 
     @property
     def kubeconfig(self) -> Path:
         return self.data_dir / "kubeconfig.yaml"
+
+    @property
+    def node_kubeconfig(self) -> Path:
+        return self.data_dir / "node" / "kubeconfig.yaml"
+
+    @property
+    def store(self) -> Path:
+        return self.data_dir / "store" / "state.db"
 
     @property
     def logs(self) -> Path:

@@ -10,6 +10,7 @@ import asyncio
 import importlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 from sampan.client.client import Client
 
@@ -25,7 +26,7 @@ CONTROLLERS: tuple[tuple[str, str], ...] = (
     ("nodelifecycle", "NodeLifecycleController"),
 )
 
-LegacyToken = Callable[[str, str, str, str, str], str]
+LegacyToken = Callable[[dict[str, Any], str], str]
 
 
 async def run(
@@ -38,8 +39,8 @@ async def run(
 ) -> None:
     """Run every controller until cancelled.
 
-    `root_ca` is the PEM that namespaces publish; `legacy_token(namespace, account, account uid, secret, secret uid)` signs the
-    tokens of Secrets. `ready` is set once all informers have synced and workers run.
+    `root_ca` is the PEM that namespaces publish; `legacy_token(service account, name of the Secret)` signs tokens for Secrets.
+    `ready` is set once all informers have synced and workers run.
     """
     from sampan.client.events import EventRecorder
     from sampan.controllers.base import Context
@@ -62,7 +63,7 @@ async def run(
     collector = GarbageCollector(context)
     async with asyncio.TaskGroup() as group:
         for item in recorders.values():
-            group.create_task(item.run())
+            item.start(group)
         for informer in context.informers.values():
             informer.start(group)
         for informer in context.informers.values():

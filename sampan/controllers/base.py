@@ -76,7 +76,7 @@ INDEXES: dict[GVR, dict[str, Callable[[Object], list[str]]]] = {
 }
 
 
-def no_tokens(namespace: str, account: str, uid: str, secret: str, secret_uid: str) -> str:
+def no_tokens(account: Object, secret: str) -> str:
     raise RuntimeError("this process holds no key to sign service account tokens with")
 
 
@@ -87,7 +87,7 @@ class Context:
     client: Client
     recorder: Callable[[str], EventRecorder]
     root_ca: str = ""  # PEM, what pods trust the API server by
-    legacy_token: Callable[[str, str, str, str, str], str] = no_tokens
+    legacy_token: Callable[[Object, str], str] = no_tokens  # service account, Secret's name
     clock: Callable[[], float] = time.time  # seconds since the epoch
     informers: dict[tuple[GVR, str], Informer] = field(default_factory=dict)
 

@@ -346,9 +346,8 @@ class DeploymentController(Controller):
         name = f'ReplicaSet "{new["metadata"]["name"]}"' if new else "Deployment"
         if rollout.is_complete(deployment, status):
             text = f"{name} has successfully progressed."
-            if (present or {}).get("reason") != "NewReplicaSetAvailable" or present[
-                "message"
-            ] != text:
+            told = (present or {}).get("reason"), (present or {}).get("message")
+            if told != ("NewReplicaSetAvailable", text):
                 touch(holder, "True", "NewReplicaSetAvailable", text)
             return None
         moved = rollout.is_progressing(deployment.get("status") or {}, status)
@@ -423,9 +422,8 @@ def sizing(deployment: Object) -> dict[str, str]:
 def wanted_annotations(deployment: Object, new: Object | None, revision: int) -> dict[str, str]:
     """Annotations of the new ReplicaSet: the Deployment's, its revision, and the revisions that it had before."""
     present = dict((new["metadata"].get("annotations") or {}) if new else {})
-    for key, value in (deployment["metadata"].get("annotations") or {}).items():
-        if key not in rollout.NOT_COPIED:
-            present[key] = value
+    copied = deployment["metadata"].get("annotations") or {}
+    present |= {key: value for key, value in copied.items() if key not in rollout.NOT_COPIED}
     before = rollout.revision(new) if new else 0
     if before < revision:
         if before:

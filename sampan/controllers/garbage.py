@@ -11,11 +11,11 @@ import asyncio
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from sampan.client.client import Client
 from sampan.client.workqueue import WorkQueue
 from sampan.controllers.base import Context, Object
+from sampan.controllers.discovery import Resource, discover
 from sampan.kube.errors import ApiError
 from sampan.kube.types import GVR
 
@@ -25,12 +25,6 @@ FOREGROUND = "foregroundDeletion"
 ORPHAN = "orphan"
 ABSENT_KEPT = 4096  # uids remembered as gone
 REDISCOVER = 30.0  # seconds between looks for new resources, when no watch tells of them
-
-
-class Resource(NamedTuple):
-    gvr: GVR
-    kind: str
-    namespaced: bool
 
 
 @dataclass(slots=True)
@@ -92,7 +86,7 @@ class GarbageCollector:
                 group.create_task(self.work())
             watched: dict[GVR, asyncio.Task[None]] = {}
             while True:
-                found = await discover(self.client)
+                found = [r for r in await discover(self.client) if collectable(r)]
                 self.resources = {(r.gvr.group, r.kind): r for r in found}
                 for gvr in watched.keys() - {r.gvr for r in found}:
                     watched.pop(gvr).cancel()
@@ -214,13 +208,13 @@ class GarbageCollector:
             await self.check_owners(node)
 
     async def check_owners(self, node: Node) -> None:
-        solid, waiting, dangling = [], [], []
+        owners: dict[str, list[Object]] = {"there": [], "waiting": [], "gone": []}
         for owner in node.owners:
-            state = await self.owner_state(node, owner)
-            {"there": solid, "waiting": waiting, "gone": dangling}[state].append(owner)
-        if solid:
-            if dangling or waiting:
-                await self.drop_owners(node, {o["uid"] for o in (*dangling, *waiting)})
+            owners[await self.owner_state(node, owner)].append(owner)
+        waiting = owners["waiting"]
+        if owners["there"]:
+            if stale := [*owners["gone"], *waiting]:
+                await self.drop_owners(node, {owner["uid"] for owner in stale})
             return
         if waiting and self.graph.children(node.uid):
             policy = "Foreground"
@@ -319,26 +313,6 @@ class GarbageCollector:
         await self.client.patch(node.resource.gvr, node.name, {"metadata": guarded}, node.namespace)
 
 
-async def discover(client: Client) -> list[Resource]:
-    """Every resource that can be listed, watched and deleted; one version a resource, Events left out."""
-    paths = ["/api/v1"]
-    for group in (await client.raw("GET", "/apis"))["groups"]:
-        paths.append(f"/apis/{group['preferredVersion']['groupVersion']}")
-    found: list[Resource] = []
-    for path in paths:
-        try:
-            document = await client.raw("GET", path)
-        except ApiError as error:
-            log.warning("resources of %s cannot be discovered: %s", path, error.message)
-            continue
-        group, _, version = document["groupVersion"].rpartition("/")
-        for item in document["resources"]:
-            name = item["name"]
-            if (
-                "/" in name
-                or name == "events"
-                or not {"list", "watch", "delete"} <= set(item["verbs"])
-            ):
-                continue
-            found.append(Resource(GVR(group, version, name), item["kind"], item["namespaced"]))
-    return found
+def collectable(resource: Resource) -> bool:
+    """Events own nothing and are owned by nothing; all else that can be seen and deleted takes part."""
+    return {"list", "watch", "delete"} <= resource.verbs and resource.gvr.resource != "events"

@@ -7,10 +7,10 @@ named in the conditions, then the finalizer `kubernetes` is removed through `/fi
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from sampan.client.resources import CONFIGMAPS, NAMESPACES, SERVICEACCOUNTS
 from sampan.controllers.base import Context, Controller, Key, Object, Requeue, Watch
+from sampan.controllers.discovery import discover
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import is_deleting, now, set_condition
 from sampan.kube.types import GVR
@@ -62,8 +62,13 @@ class NamespaceController(Controller):
                 if error.code not in (404, 405):
                     failures.append(f"{gvr}: {error.message}")
 
-        resources = await deletable(self.client)
-        await asyncio.gather(*(one(gvr) for gvr in resources))
+        await asyncio.gather(
+            *(
+                one(resource.gvr)
+                for resource in await discover(self.client)
+                if resource.namespaced and "deletecollection" in resource.verbs
+            )
+        )
         return remaining, failures
 
     async def report(
@@ -106,30 +111,6 @@ class NamespaceController(Controller):
             )  # fmt: skip
         if dirty:
             await self.client.update(NAMESPACES, changed, "status")
-
-
-async def deletable(client: Any) -> list[GVR]:
-    """Every namespaced resource that can be listed and deleted as a collection, one version a resource."""
-    paths = ["/api/v1"]
-    groups = (await client.raw("GET", "/apis"))["groups"]
-    paths += [f"/apis/{group['preferredVersion']['groupVersion']}" for group in groups]
-    found: dict[tuple[str, str], GVR] = {}
-    for path in paths:
-        document = await client.raw("GET", path)
-        group, _, version = document["groupVersion"].rpartition("/")
-        for resource in document["resources"]:
-            verbs = resource["verbs"]
-            if (
-                resource["namespaced"]
-                and "/" not in resource["name"]
-                and "deletecollection" in verbs
-            ):
-                # Events are served by two groups from one storage: the core group's stands for both.
-                if (group, resource["name"]) != ("events.k8s.io", "events"):
-                    found.setdefault(
-                        (group, resource["name"]), GVR(group, version, resource["name"])
-                    )
-    return list(found.values())
 
 
 class NamespaceContentController(Controller):

@@ -10,7 +10,7 @@ import base64
 from sampan.client.resources import SECRETS, SERVICEACCOUNTS
 from sampan.controllers.base import Context, Controller, Key, Object, Requeue, Watch
 from sampan.kube.errors import ApiError
-from sampan.kube.objects import annotations
+from sampan.kube.objects import metadata
 
 TYPE = "kubernetes.io/service-account-token"
 NAME = "kubernetes.io/service-account.name"
@@ -35,16 +35,16 @@ class TokenController(Controller):
         return [
             Key(metadata["namespace"], secret["metadata"]["name"])
             for secret in self.secrets.list(metadata["namespace"])
-            if annotations(secret).get(NAME) == metadata["name"]
+            if marks(secret).get(NAME) == metadata["name"]
         ]
 
     async def reconcile(self, key: Key) -> Requeue | None:
         secret = self.secrets.get(*key)
         if secret is None:
             return None
-        account_name = annotations(secret).get(NAME, "")
+        account_name = marks(secret).get(NAME, "")
         account = self.accounts.get(key.namespace, account_name)
-        wanted_uid = annotations(secret).get(UID)
+        wanted_uid = marks(secret).get(UID)
         if account is None or (wanted_uid and wanted_uid != account["metadata"]["uid"]):
             # Asked of the server, as the informer may only be late.
             if not await self.account_exists(key.namespace, account_name, wanted_uid):
@@ -55,13 +55,7 @@ class TokenController(Controller):
         data = secret.get("data") or {}
         if {"token", "ca.crt", "namespace"} <= data.keys() and wanted_uid:
             return None
-        token = self.context.legacy_token(
-            key.namespace,
-            account_name,
-            account["metadata"]["uid"],
-            key.name,
-            secret["metadata"]["uid"],
-        )
+        token = self.context.legacy_token(account, key.name)
         filled = {
             "token": encode(token),
             "ca.crt": encode(self.context.root_ca),
@@ -69,7 +63,7 @@ class TokenController(Controller):
         }
         metadata = {
             **secret["metadata"],
-            "annotations": {**annotations(secret), UID: account["metadata"]["uid"]},
+            "annotations": {**marks(secret), UID: account["metadata"]["uid"]},
         }
         await self.client.update(
             SECRETS, {**secret, "metadata": metadata, "data": {**data, **filled}}
@@ -88,3 +82,7 @@ class TokenController(Controller):
 
 def encode(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
+
+
+def marks(secret: Object) -> dict[str, str]:
+    return metadata(secret).get("annotations") or {}

@@ -1,0 +1,241 @@
+"""The commands and their options. What they do is in the file of each; it is imported when it is asked for."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sampan import KUBERNETES_VERSION, __version__
+from sampan.cli.config import Config, ConfigError
+
+app = typer.Typer(
+    help="A small Kubernetes whose cargo is any sandbox: WebAssembly, microVM or container.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+image = typer.Typer(help="Build, load and list images of this node.", no_args_is_help=True)
+app.add_typer(image, name="image")
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        envvar="SAMPAN_DATA_DIR",
+        help="Where the cluster keeps everything. [default: /var/lib/sampan, or ~/.local/share/sampan without root]",
+        show_default=False,
+    ),
+]
+
+
+def fail(error: object) -> typer.Exit:
+    typer.echo(f"sampan: {error}", err=True)
+    return typer.Exit(1)
+
+
+def load(data_dir: Path | None) -> Config:
+    try:
+        return Config.load(data_dir)
+    except ConfigError as error:
+        raise fail(error) from None
+
+
+@app.command(epilog="Example: sampan up && sampan kubectl get nodes")
+def up(
+    data_dir: DataDir = None,
+    rootless: Annotated[
+        bool, typer.Option(help="Use no privilege even as root: wasm pods only.")
+    ] = False,
+    foreground: Annotated[bool, typer.Option(help="Stay, for systemd and containers.")] = False,
+    port: Annotated[
+        int | None, typer.Option(help="Port of the API server. [default: 6443]", show_default=False)
+    ] = None,
+    node_port: Annotated[
+        int | None,
+        typer.Option(help="Port of the node's endpoint. [default: 10250]", show_default=False),
+    ] = None,
+    node_name: Annotated[
+        str | None,
+        typer.Option(help="Name of this node. [default: the host's]", show_default=False),
+    ] = None,
+    bind_address: Annotated[
+        str | None,
+        typer.Option(help="Address to listen on. [default: 127.0.0.1]", show_default=False),
+    ] = None,
+    cluster_cidr: Annotated[
+        str | None, typer.Option(help="Addresses of pods.", show_default=False)
+    ] = None,
+    service_cidr: Annotated[
+        str | None, typer.Option(help="Addresses of Services.", show_default=False)
+    ] = None,
+    max_pods: Annotated[
+        int | None, typer.Option(help="Most pods on this node. [default: 250]", show_default=False)
+    ] = None,
+    merge_kubeconfig: Annotated[
+        bool, typer.Option(help="Add the cluster to ~/.kube/config as context `sampan`.")
+    ] = False,
+) -> None:
+    """Start a cluster, wait until its node is Ready, and leave it running."""
+    from sampan.cli.up import start
+
+    settings = {
+        "port": port,
+        "node_port": node_port,
+        "node_name": node_name,
+        "bind_address": bind_address,
+        "cluster_cidr": cluster_cidr,
+        "service_cidr": service_cidr,
+        "max_pods": max_pods,
+    }
+    try:
+        config = Config.make(data_dir, rootless=rootless, **settings)
+        raise typer.Exit(start(config, foreground=foreground, merge=merge_kubeconfig))
+    except ConfigError as error:
+        raise fail(error) from None
+
+
+@app.command(epilog="Example: sampan down --keep-pods && sampan up   # new version, pods go on")
+def down(
+    data_dir: DataDir = None,
+    keep_pods: Annotated[
+        bool, typer.Option(help="Stop Sampan only; pods go on and are adopted by `up`.")
+    ] = False,
+) -> None:
+    """Stop the cluster and its pods. Its data stays; `sampan up` brings it back."""
+    from sampan.cli.down import stop
+
+    raise typer.Exit(stop(load(data_dir), pods=not keep_pods))
+
+
+@app.command()
+def status(data_dir: DataDir = None) -> None:
+    """Show what runs: parts and their memory, nodes, pods, services."""
+    from sampan.cli.status import show
+
+    raise typer.Exit(show(load(data_dir)))
+
+
+@app.command()
+def doctor(data_dir: DataDir = None) -> None:
+    """Say what works on this machine, what does not, and the command that mends it."""
+    from sampan.cli.doctor import examine
+
+    raise typer.Exit(examine(data_dir))
+
+
+@app.command(
+    context_settings={
+        "ignore_unknown_options": True,
+        "allow_extra_args": True,
+        "help_option_names": [],
+    },
+    epilog="Example: sampan kubectl get pods -A",
+)
+def kubectl(context: typer.Context, data_dir: DataDir = None) -> None:
+    """Run your kubectl on this cluster."""
+    from sampan.cli.kubectl import execute
+
+    raise typer.Exit(execute(load(data_dir), context.args))
+
+
+@app.command()
+def version() -> None:
+    """Print the versions of Sampan and of the Kubernetes API that it serves."""
+    typer.echo(
+        f"sampan {__version__} (Kubernetes API {KUBERNETES_VERSION}, Python {sys.version.split()[0]})"
+    )
+
+
+def run_part(name: str, data_dir: Path | None) -> None:
+    from sampan.cli.parts import make_pki, run
+    from sampan.cli.supervisor import name_process
+
+    try:
+        config = Config.load(data_dir)
+    except ConfigError:
+        config = Config.make(data_dir)
+    config.prepare()
+    if name == "server":
+        make_pki(config)
+    name_process(f"sampan-{name}")
+    run(name, config, lambda step, detail="": typer.echo(f"{step} {detail}".rstrip(), err=True))
+
+
+@app.command()
+def server(data_dir: DataDir = None) -> None:
+    """Run the API server, controllers and scheduler alone, in the foreground."""
+    run_part("server", data_dir)
+
+
+@app.command()
+def node(data_dir: DataDir = None) -> None:
+    """Run the node agent alone, in the foreground."""
+    run_part("node", data_dir)
+
+
+@app.command()
+def runtime(data_dir: DataDir = None) -> None:
+    """Run the CRI runtime alone, in the foreground."""
+    run_part("runtime", data_dir)
+
+
+@image.command("build", epilog="Example: sampan image build -t hello:1 examples/hello")
+def image_build(
+    directory: Annotated[Path, typer.Argument(help="Build context.", exists=True, file_okay=False)],
+    tag: Annotated[str, typer.Option("-t", "--tag", help="Name of the image.")],
+    file: Annotated[
+        Path | None,
+        typer.Option("-f", "--file", help="Dockerfile. [default: DIRECTORY/Dockerfile]"),
+    ] = None,
+    platform: Annotated[
+        str, typer.Option(help="linux/amd64, wasip1/wasm … [default: from the Dockerfile]")
+    ] = "",
+    data_dir: DataDir = None,
+) -> None:
+    """Build an image from a Dockerfile without RUN."""
+    from sampan.cli.images import build
+
+    raise typer.Exit(build(data_dir, directory, tag, file, platform))
+
+
+@image.command("load", epilog="Example: sampan image load app.wasm --name app:1")
+def image_load(
+    path: Annotated[
+        Path, typer.Argument(help="OCI layout, docker-archive, or .wasm file.", exists=True)
+    ],
+    name: Annotated[str, typer.Option(help="Name for an image that brings none.")] = "",
+    data_dir: DataDir = None,
+) -> None:
+    """Load images from a file or folder."""
+    from sampan.cli.images import load_images
+
+    raise typer.Exit(load_images(data_dir, path, name))
+
+
+@image.command("pull")
+def image_pull(reference: str, data_dir: DataDir = None) -> None:
+    """Pull an image from a registry."""
+    from sampan.cli.images import pull
+
+    raise typer.Exit(pull(data_dir, reference))
+
+
+@image.command("ls")
+def image_list(data_dir: DataDir = None) -> None:
+    """List the images of this node."""
+    from sampan.cli.images import show
+
+    raise typer.Exit(show(data_dir))
+
+
+@image.command("rm")
+def image_remove(references: list[str], data_dir: DataDir = None) -> None:
+    """Remove images."""
+    from sampan.cli.images import remove
+
+    raise typer.Exit(remove(data_dir, references))

@@ -1,0 +1,64 @@
+"""`sampan doctor`: each capability is tried, not looked up, and what does not work comes with the command that mends it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import typer
+
+from sampan import __version__
+from sampan.runtime.sandbox import Support
+
+
+def examine(data_dir: Path | None) -> int:
+    """Exit status 0 when at least one kind of sandbox works here."""
+    typer.echo(f"sampan {__version__}, Python {sys.version.split()[0]}, "
+               f"{'root' if os.geteuid() == 0 else 'not root: rootless mode, pods run as WebAssembly'}\n")  # fmt: skip
+    kinds = asyncio.run(probe_kinds())
+    others = [*probe_network(), ("kubectl", probe_kubectl())]
+    for name, support in [*kinds, *others]:
+        mark = "works " if support.usable else "missing"
+        typer.echo(f"  {name:12} {mark:8} {support.detail or support.why}")
+        if not support.usable and support.install:
+            typer.echo(f"  {'':12} {'':8} to have it: {support.install}")
+    return 0 if any(support.usable for _, support in kinds) else 1
+
+
+async def probe_kinds() -> list[tuple[str, Support]]:
+    from sampan.runtime.kinds import KINDS, load
+
+    found = []
+    with tempfile.TemporaryDirectory(prefix="sampan-doctor-") as scratch:
+        for name in KINDS:
+            directory = Path(scratch) / name
+            directory.mkdir()
+            kind = load(name, directory, directory, "spdoctor")
+            try:
+                found.append((name, await kind.probe()))
+            finally:
+                await kind.close()
+    return found
+
+
+def probe_network() -> list[tuple[str, Support]]:
+    from sampan.network import probe
+
+    return [(name, Support(**vars_of(result))) for name, result in probe.probe().items()]
+
+
+def vars_of(result: object) -> dict[str, object]:
+    return {name: getattr(result, name) for name in ("usable", "detail", "why", "install")}
+
+
+def probe_kubectl() -> Support:
+    path = shutil.which("kubectl")
+    if path is None:
+        return Support(
+            False, why="not on the PATH", install="see https://kubernetes.io/docs/tasks/tools/"
+        )
+    return Support(True, detail=path)

@@ -1,0 +1,123 @@
+"""The three parts of a cluster, as processes: what each is made of, and how it begins and ends.
+
+A part is a coroutine that runs until it is cancelled. `run` gives it an event loop, logging, and its ends: SIGTERM, or the
+supervisor's lifeline closing. Each imports only its own rooms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from sampan.cli.config import Config
+
+log = logging.getLogger(__name__)
+
+Notify = Callable[..., None]
+Main = Callable[[Config, Notify], Awaitable[None]]
+
+
+def run(name: str, config: Config, notify: Notify, lifeline: int = -1) -> None:
+    """Run a part to its end. Returns when it was asked to stop; raises when it failed."""
+    set_up_logging()
+    import uvloop
+
+    uvloop.run(until_told(PARTS[name](config, notify), lifeline))
+
+
+def set_up_logging() -> None:
+    logging.basicConfig(
+        level=os.environ.get("SAMPAN_LOG_LEVEL", "INFO").upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+        force=True,
+    )
+
+
+async def until_told(work: Any, lifeline: int) -> None:
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    if lifeline >= 0:
+        loop.add_reader(lifeline, task.cancel)  # nothing is ever written: readable means closed
+    try:
+        await task
+    except asyncio.CancelledError:
+        log.info("stopped")
+    finally:
+        if lifeline >= 0:
+            loop.remove_reader(lifeline)
+
+
+async def server(config: Config, notify: Notify) -> None:
+    """API server, controllers, scheduler and add-ons, in one process on one store."""
+    from sampan.cli.server import run_server
+
+    await run_server(config, notify)
+
+
+async def runtime(config: Config, notify: Notify) -> None:
+    from sampan.cli.noderole import run_runtime
+
+    await run_runtime(config, notify)
+
+
+async def node(config: Config, notify: Notify) -> None:
+    from sampan.cli.noderole import run_node
+
+    await run_node(config, notify)
+
+
+PARTS: dict[str, Main] = {"server": server, "runtime": runtime, "node": node}
+
+
+def make_pki(config: Config) -> None:
+    """Certificates and kubeconfigs of this cluster exist on return. Costs a few file reads when they do already."""
+    import ipaddress
+
+    from sampan.apiserver.pki import ensure_pki, write_admin_kubeconfig, write_node_kubeconfig
+
+    paths = ensure_pki(
+        config.pki,
+        node_name=config.node_name,
+        service_ip=str(ipaddress.ip_network(config.service_cidr)[1]),
+        cluster_domain=config.cluster_domain,
+        extra_names=(config.bind_address, *config.tls_san),
+        node_names=(config.bind_address,),
+    )
+    if config.port:
+        server_url = f"https://{config.bind_address}:{config.port}"
+        write_admin_kubeconfig(config.kubeconfig, server_url, paths)
+        write_node_kubeconfig(config.node_kubeconfig, server_url, paths)
+
+
+def sweep(config: Config) -> None:
+    """Stop and remove every pod of this node, through CRI. The node agent must be down, else it makes them again."""
+
+    async def remove_all() -> None:
+        from sampan.cri import api_pb2 as pb
+        from sampan.cri.client import CRIClient
+
+        async with CRIClient(str(config.cri_socket)) as cri:
+            pods = (await cri.list_pod_sandbox(pb.ListPodSandboxRequest())).items
+
+            async def remove(sandbox_id: str) -> None:
+                await cri.stop_pod_sandbox(pb.StopPodSandboxRequest(pod_sandbox_id=sandbox_id))
+                await cri.remove_pod_sandbox(pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id))
+
+            await asyncio.gather(*(remove(pod.id) for pod in pods))
+
+    asyncio.run(remove_all())
+
+
+def clear(config: Config) -> None:
+    """Remove what the network keeps in the kernel when no pod is left: bridge, tables, namespaces."""
+    from sampan.cli.noderole import clear_network
+
+    asyncio.run(clear_network(config))
