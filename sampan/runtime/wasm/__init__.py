@@ -1,0 +1,11 @@
+"""The `wasm` sandbox kind: WebAssembly modules as pods.
+
+    kind.py      SandboxKind, in the runtime process        zygote.py    warm parent that forks workers
+    sandbox.py   one pod                                     worker.py    one container: a WASI command
+    process.py   one container, seen from outside            http.py      one container: a WAGI service
+    link.py      starts, finds and talks to the zygote       engine.py    wasmtime, over its C API (capi.py)
+    aot.py       compiled modules, cached                    isolation.py, seccomp.py, cgroups.py
+
+The zygote and its workers are small because of what they do not import: everything that runs there (the right column
+and launch.py, log.py, exits.py, wire.py) uses os, socket, select, signal, ctypes and little else; no asyncio, no typing, no dataclasses.
+"""

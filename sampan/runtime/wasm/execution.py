@@ -1,0 +1,128 @@
+"""exec: another module of the image, run once beside the container with the client's streams as its stdio."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sampan.cri.streams import Streams, Writer
+from sampan.image import UnpackedImage
+from sampan.runtime.sandbox import NotSupported
+from sampan.runtime.wasm.link import Link, readable, writable
+
+CHUNK = 32 * 1024
+TIMED_OUT = 124  # as timeout(1)
+
+
+async def run(link: Link, what: dict[str, Any], streams: Streams, timeout: float) -> int:
+    """Run to the end; the exit code. Cancelled or timed out: the process is killed."""
+    guest_in, our_in = os.pipe()
+    our_out, guest_out = os.pipe()
+    our_err, guest_err = os.pipe()
+    guests = (guest_in, guest_out, guest_err)
+    if streams.stdin is None:
+        os.close(our_in)
+    try:
+        started = await link.start(what, guests)
+    except BaseException:
+        for fd in (our_out, our_err, *([our_in] if streams.stdin is not None else [])):
+            os.close(fd)
+        raise
+    finally:
+        for fd in guests:
+            os.close(fd)
+    feeding = None
+    if streams.stdin is not None:
+        feeding = asyncio.ensure_future(_feed(streams.stdin, our_in))
+    try:
+        async with asyncio.timeout(timeout or None):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_copy(our_out, streams.stdout))
+                group.create_task(_copy(our_err, streams.stderr))
+            await readable(started.pidfd)
+        with suppress(BlockingIOError):
+            data = started.status.recv(64)
+            if data.startswith(b"exit"):
+                return int(data[4:])
+        return 137
+    except TimeoutError:
+        return TIMED_OUT
+    finally:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(started.pidfd, signal.SIGKILL)
+        if feeding is not None:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+        os.close(started.pidfd)
+        started.status.close()
+
+
+async def _copy(fd: int, writer: Writer | None) -> None:
+    os.set_blocking(fd, False)
+    try:
+        while True:
+            try:
+                data = os.read(fd, CHUNK)
+            except BlockingIOError:
+                await readable(fd)
+                continue
+            if not data:
+                return
+            if writer is not None:
+                writer.write(data)
+                await writer.drain()
+    finally:
+        os.close(fd)
+
+
+async def _feed(reader: asyncio.StreamReader, fd: int) -> None:
+    """The client's input into a pipe, which the guest may leave full for ever."""
+    os.set_blocking(fd, False)
+    try:
+        while data := await reader.read(CHUNK):
+            while data:
+                try:
+                    data = data[os.write(fd, data) :]
+                except BlockingIOError:
+                    await writable(fd)
+    except BrokenPipeError:
+        return  # the guest has ended or does not read
+    finally:
+        os.close(fd)
+
+
+def remember(directory: Path, image: UnpackedImage) -> None:
+    """Keep what exec needs of the image, for a runtime that adopts the container."""
+    kept = {
+        "id": image.id,
+        "reference": image.reference,
+        "os": image.os,
+        "architecture": image.architecture,
+        "layers": [str(path) for path in image.layers],
+        "modules": [str(path) for path in image.modules],
+    }
+    beside = directory / "image.json.new"
+    beside.write_text(json.dumps(kept))
+    beside.rename(directory / "image.json")
+
+
+def recall(directory: Path) -> UnpackedImage:
+    """The image of an adopted container. Raises NotSupported when it was not kept."""
+    try:
+        kept = json.loads((directory / "image.json").read_text())
+    except (OSError, ValueError) as error:
+        raise NotSupported(f"the image of this container is not known any more: {error}") from error
+    return UnpackedImage(
+        kept["id"],
+        kept["reference"],
+        kept["os"],
+        kept["architecture"],
+        tuple(Path(path) for path in kept["layers"]),
+        tuple(Path(path) for path in kept["modules"]),
+        {},
+    )

@@ -1,0 +1,167 @@
+"""Which module of an image a command line means, and how it wants to be served: pure decisions over files and labels."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sampan.image import UnpackedImage
+from sampan.runtime.sandbox import CannotStart, ContainerSpec, SandboxSpec
+
+HTTP = "sampan.dev/http"
+HTTP_PORT = "sampan.dev/http-port"
+HTTP_TIMEOUT = "sampan.dev/http-timeout"
+HTTP_MAX_BODY = "sampan.dev/http-max-body"
+DEFAULT_PORT = 8080
+DEFAULT_TIMEOUT = 30.0  # s
+DEFAULT_MAX_BODY = 8 << 20  # bytes
+MAX_BODY = 256 << 20
+_LINKS = 40  # as the kernel counts
+
+_UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """How a WAGI module is served."""
+
+    port: int
+    timeout: float  # s, for one request
+    max_body: int  # bytes, of a request
+
+
+def find(image: UnpackedImage, args: Sequence[str], cwd: str = "/") -> tuple[Path, list[str]]:
+    """The module file and its argv. Raises CannotStart naming what was looked for.
+
+    A wasm artifact holds modules and no file system: an argv that names one runs it, any other argv is the entry
+    module's arguments. In an ordinary image argv[0] is a path in its file system.
+    """
+    if args:
+        path = resolve(image.layers, os.path.join(cwd or "/", args[0]))
+        if path is not None:
+            return path, list(args)
+        for module in image.modules:
+            if module.name == os.path.basename(args[0]):
+                return module, list(args)
+    if image.modules and not (args and args[0].endswith(".wasm")):
+        return image.modules[0], [image.modules[0].name, *args]
+    if not args:
+        raise CannotStart(f"image {image.reference} names no entry point and holds no module")
+    raise CannotStart(f"{args[0]}: no such module in image {image.reference}")
+
+
+def resolve(layers: Sequence[Path], path: str) -> Path | None:
+    """The host file that `path` is in the stacked `layers` (lowest first); links are followed within the image."""
+    rest = [part for part in path.split("/") if part not in ("", ".")]
+    place: list[str] = []
+    links = 0
+    while rest:
+        part = rest.pop(0)
+        if part == "..":
+            place = place[:-1]
+            continue
+        found = _lookup(layers, [*place, part])
+        if found is None:
+            return None
+        status = found.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            if links > _LINKS:
+                return None
+            target = os.readlink(found)
+            if target.startswith("/"):
+                place = []
+            rest = [piece for piece in target.split("/") if piece not in ("", ".")] + rest
+            continue
+        place.append(part)
+        if not rest:
+            return found if stat.S_ISREG(status.st_mode) else None
+    return None
+
+
+def _lookup(layers: Sequence[Path], parts: list[str]) -> Path | None:
+    """The topmost layer's entry at `parts`, none of which but the last is a link; a whiteout hides those below."""
+    for layer in reversed(layers):
+        entry = layer
+        for part in parts:
+            entry = entry / part
+            try:
+                status = entry.lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                break
+            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+                return None
+            if stat.S_ISLNK(status.st_mode) and entry != layer.joinpath(*parts):
+                break
+        else:
+            return entry
+    return None
+
+
+def service(image: UnpackedImage, pod: SandboxSpec, container: ContainerSpec) -> Service | None:
+    """How to serve the container over HTTP, None when it is a plain command. Raises CannotStart for a bad value."""
+    annotations = {**pod.annotations, **container.annotations}
+    labels: Mapping[str, str] = image.config.get("Labels") or {}
+    how = annotations.get(HTTP, labels.get(HTTP, ""))
+    if how in ("", "none", "off"):
+        return None
+    if how != "wagi":
+        raise CannotStart(f'{HTTP}: "{how}" is not known; "wagi" is')
+    return Service(
+        port=_port(annotations, labels, image, pod, container),
+        timeout=_seconds(annotations.get(HTTP_TIMEOUT, labels.get(HTTP_TIMEOUT, ""))),
+        max_body=_bytes(annotations.get(HTTP_MAX_BODY, labels.get(HTTP_MAX_BODY, ""))),
+    )
+
+
+def _port(
+    annotations: Mapping[str, str],
+    labels: Mapping[str, str],
+    image: UnpackedImage,
+    pod: SandboxSpec,
+    container: ContainerSpec,
+) -> int:
+    """Annotation, label, $PORT, the image's EXPOSE, the pod's first port, 8080."""
+    exposed = [name.partition("/")[0] for name in image.config.get("ExposedPorts") or {}]
+    candidates = (
+        (HTTP_PORT, annotations.get(HTTP_PORT, labels.get(HTTP_PORT, ""))),
+        ("PORT", container.env.get("PORT", "")),
+        ("ExposedPorts", exposed[0] if exposed else ""),
+        ("ports", str(pod.ports[0].container_port) if pod.ports else ""),
+    )
+    for name, text in candidates:
+        if text:
+            if not text.isdigit() or not 0 < int(text) < 65536:
+                raise CannotStart(f'{name}: "{text}" is not a port number')
+            return int(text)
+    return DEFAULT_PORT
+
+
+def _seconds(text: str) -> float:
+    if not text:
+        return DEFAULT_TIMEOUT
+    for suffix, factor in _SECONDS.items():  # "ms" comes before "s" and "m"
+        if text.endswith(suffix) and _decimal(text[: -len(suffix)]):
+            return max(0.001, float(text[: -len(suffix)]) * factor)
+    if _decimal(text):
+        return max(0.001, float(text))
+    raise CannotStart(f'{HTTP_TIMEOUT}: "{text}" is not a duration such as 500ms, 30s or 2m')
+
+
+def _bytes(text: str) -> int:
+    if not text:
+        return DEFAULT_MAX_BODY
+    digits = text.rstrip("kMGi")
+    if digits.isdigit() and text[len(digits) :] in _UNITS:
+        return min(int(digits) * _UNITS[text[len(digits) :]], MAX_BODY)
+    raise CannotStart(
+        f'{HTTP_MAX_BODY}: "{text}" is not a number of bytes such as 65536, 64Ki or 8Mi'
+    )
+
+
+def _decimal(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()

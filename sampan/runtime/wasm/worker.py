@@ -1,0 +1,334 @@
+"""One container: the child of a zygote's fork, from its launch to its exit record.
+
+It opens what it needs while it still may, locks itself in, reports on the status socket and runs the guest. A command
+runs in a thread of its own; the main thread is an epoll loop that copies the guest's output to the log and to attached
+clients and takes signals, so a guest that spins for ever is ended as easily as one that waits. A WASI guest cannot handle
+signals: one that asks for the end (SIGTERM and its like) ends it at once, with 128 + the number.
+
+Nothing may be imported here after `isolate`: the files are out of reach.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import select
+import signal
+import socket
+import time
+
+from sampan.runtime.wasm import exits, isolation, linux, seccomp
+from sampan.runtime.wasm.console import Console
+from sampan.runtime.wasm.engine import (
+    TRAPPED,
+    Engine,
+    EngineError,
+    Interrupted,
+    Program,
+    Trap,
+    Wasi,
+)
+from sampan.runtime.wasm.http import Server
+from sampan.runtime.wasm.launch import EXEC, HTTP
+from sampan.runtime.wasm.log import Log
+
+STOP_SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+CANNOT_RUN = "ContainerCannotRun"
+_CHUNK = 65536
+
+
+class Worker:
+    """A launch, and what was opened for it. `main` never returns."""
+
+    def __init__(
+        self, engine: Engine, launch: dict, status: socket.socket, stdio: list[int]
+    ) -> None:
+        self.engine = engine
+        self.launch = launch
+        self.status = status
+        self.stdio = stdio  # of an exec: stdin, stdout, stderr
+        self.exit_fd = -1
+        self.poll = select.epoll()
+        self.wake_read, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.listener: socket.socket | None = None
+
+    def main(self) -> None:
+        os.setsid()
+        try:
+            self.prepare()
+            program = self.engine.load(self.launch["program"], component=self.launch["component"])
+            self.isolate()
+            wasi = self.world()
+            self.engine.c.wasi_config_delete(wasi.configure())  # are the directories there?
+        except (EngineError, OSError) as error:
+            self.refuse(str(error))
+        self.take_signals()
+        self.seal()
+        self.report()
+        if self.launch["mode"] == HTTP:
+            assert self.listener is not None
+            self.finish(*Server(self, self.listener, program, wasi).run())
+        self.finish(*Command(self, program, wasi).run())
+
+    # -- before the guest runs ------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Open files, sockets and records while the host's paths are in sight."""
+        launch = self.launch
+        self.pidfd = os.pidfd_open(os.getpid())
+        log, control = -1, None
+        if launch["mode"] != EXEC:
+            self.exit_fd = exits.create(launch["directory"])
+            self.write_identity(launch["directory"])
+            control = listen(launch["control"])
+            if launch["log"]:
+                log = os.open(
+                    launch["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640
+                )
+        isolation.join_cgroups(launch["cgroups"])
+        if launch["namespace"]:
+            linux.setns(launch["namespace"], linux.CLONE_NEWNET)
+        if launch["mode"] == HTTP:
+            self.listener = bind(launch["http"]["address"], launch["http"]["port"])
+        self.console = Console(Log(log), control, self.poll)
+        os.umask(0o022)
+
+    def write_identity(self, directory: str) -> None:
+        """`pid` and its start time, by which a restarted runtime knows that the process is still this one."""
+        pid = os.getpid()
+        line = f"{pid} {start_ticks(pid)} {time.time_ns()}\n".encode()
+        fd = os.open(
+            f"{directory}/pid", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
+        )
+        os.write(fd, line)
+        os.close(fd)
+
+    def isolate(self) -> None:
+        """Everything of isolation.py, as far as this launch has the privilege."""
+        launch = self.launch
+        isolation.limit()
+        self.tree = bool(launch["root"])
+        if self.tree:
+            isolation.enter_root(launch["root"], launch["layers"], launch["mounts"])
+        isolation.no_new_privileges()
+        if launch["uid"]:
+            isolation.become(launch["uid"], launch["gid"], launch["groups"])
+        self.preopens = self.visible()
+        paths = (
+            [("/", False)]
+            if self.tree
+            else [(source, readonly) for source, _, readonly in self.preopens]
+        )
+        isolation.landlock(paths, network=launch["network"])
+
+    def visible(self) -> list[tuple[str, str, bool]]:
+        """What the guest may open: (path, name in the guest, readonly)."""
+        if self.tree:
+            return [("/", "/", False)]
+        launch = self.launch
+        found = [(source, target, readonly) for source, target, readonly in launch["mounts"]]
+        if len(launch["layers"]) == 1:
+            found.append((launch["layers"][0], "/", True))
+        return [entry for entry in found if os.path.isdir(entry[0])]
+
+    def world(self) -> Wasi:
+        launch = self.launch
+        return Wasi(
+            self.engine, launch["args"], launch["env"], self.preopens, network=launch["network"]
+        )
+
+    def take_signals(self) -> None:
+        signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
+        for number in STOP_SIGNALS:
+            signal.signal(number, lambda *_: None)
+        self.poll.register(self.wake_read, select.EPOLLIN)
+
+    def seal(self) -> None:
+        program = seccomp.build(
+            os.uname().machine, files=bool(self.preopens), network=self.launch["network"]
+        )
+        seccomp.install(program)
+
+    def report(self) -> None:
+        """Tell the runtime that the guest is about to run. Nobody there: the start was given up, so end."""
+        try:
+            socket.send_fds(self.status, [b"ready%d" % os.getpid()], [self.pidfd])
+            os.close(self.pidfd)
+        except OSError:
+            self.finish(137, "Error", "the start was given up")
+
+    def refuse(self, message: str) -> None:
+        try:
+            self.status.send(b"error" + message.encode("utf-8", "replace")[:4096])
+        except OSError:
+            pass
+        self.finish(128, CANNOT_RUN, message)
+
+    def finish(self, code: int, reason: str, message: str = "") -> None:
+        """Write the exit record and end the process, threads and all."""
+        if self.exit_fd >= 0:
+            exits.fill(self.exit_fd, code, reason, message)
+        if self.launch["mode"] == EXEC:
+            try:
+                self.status.send(b"exit%d" % code)
+            except OSError:
+                pass
+        os._exit(code & 0xFF)
+
+    def signalled(self) -> int:
+        """The signal that woke the loop, 0 for another wake-up."""
+        try:
+            data = os.read(self.wake_read, 64)
+        except BlockingIOError:
+            return 0
+        return max((byte for byte in data if byte in STOP_SIGNALS), default=0)
+
+
+class Command:
+    """Run a command module once."""
+
+    def __init__(self, worker: Worker, program: Program, wasi: Wasi) -> None:
+        self.worker = worker
+        self.program = program
+        self.wasi = wasi
+        self.outcome: tuple[int, str, str] | None = None
+        self.pipes: dict[int, bytes] = {}
+
+    def run(self) -> tuple[int, str, str]:
+        worker = self.worker
+        if worker.launch["mode"] == EXEC:
+            for target, fd in enumerate(worker.stdio):
+                os.dup2(fd, target, inheritable=False)
+                os.close(fd)
+            worker.poll.register(worker.status.fileno(), select.EPOLLHUP)
+        else:
+            self.connect_stdio()
+        _thread.start_new_thread(self.guest, ())
+        while self.outcome is None:
+            for fd, events in worker.poll.poll():
+                number = self.event(fd, events)
+                if number:
+                    self.drain()
+                    worker.console.close()
+                    return 128 + number, "Error", ""
+        self.drain()
+        if self.outcome[2] and worker.launch["mode"] != EXEC:
+            worker.console.write(b"stderr", self.outcome[2].encode("utf-8", "replace") + b"\n")
+        elif self.outcome[2]:
+            os.write(2, self.outcome[2].encode("utf-8", "replace") + b"\n")
+        worker.console.close()
+        return self.outcome
+
+    def connect_stdio(self) -> None:
+        worker = self.worker
+        for target, name in ((1, b"stdout"), (2, b"stderr")):
+            read, write = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(read, False)
+            os.dup2(write, target, inheritable=False)
+            os.close(write)
+            worker.poll.register(read, select.EPOLLIN)
+            self.pipes[read] = name
+        if worker.launch["stdin"]:
+            read, write = os.pipe2(os.O_CLOEXEC)
+            os.dup2(read, 0, inheritable=False)
+            os.close(read)
+            worker.console.stdin = write
+            worker.console.stdin_once = worker.launch["stdin_once"]
+
+    def event(self, fd: int, events: int) -> int:
+        """Serve one event; the number of the signal that ends the guest, else 0."""
+        worker = self.worker
+        if fd == worker.wake_read:
+            return worker.signalled()
+        if fd in self.pipes:
+            self.copy(fd)
+        elif fd == worker.status.fileno():
+            return signal.SIGKILL  # the client of this exec has gone
+        else:
+            worker.console.handle(fd, events)
+        return 0
+
+    def copy(self, fd: int) -> bool:
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return False
+        if data:
+            self.worker.console.write(self.pipes[fd], data)
+        return bool(data)
+
+    def drain(self) -> None:
+        """What the guest wrote before its end is in the pipes by now."""
+        for fd in self.pipes:
+            for _ in range(64):  # a guest that is being stopped may still write
+                if not self.copy(fd):
+                    break
+
+    def guest(self) -> None:
+        """The guest's thread."""
+        c, launch = self.worker.engine.c, self.worker.launch
+        try:
+            config = self.wasi.configure()
+            if launch["stdin"] or launch["mode"] == EXEC:
+                c.wasi_config_inherit_stdin(config)
+            c.wasi_config_inherit_stdout(config)
+            c.wasi_config_inherit_stderr(config)
+            code = self.program.run(config, memory=launch["memory"])
+            self.outcome = (code, "Completed" if code == 0 else "Error", "")
+        except (Trap, Interrupted) as trap:
+            self.outcome = (TRAPPED, "Error", f"the module trapped: {trap}")
+        except EngineError as error:
+            self.outcome = (128, CANNOT_RUN, str(error))
+        finally:
+            if self.outcome is None:
+                self.outcome = (128, "Error", "the worker failed")
+            os.write(self.worker.wake_write, b"\0")
+
+
+def listen(path: str) -> socket.socket:
+    """A control socket at `path`, which may be longer than a socket's name: bound through its directory."""
+    directory, name = os.path.split(path)
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        short = f"/proc/self/fd/{fd}/{name}"
+        try:
+            os.unlink(short)
+        except FileNotFoundError:
+            pass
+        listener.bind(short)
+        listener.listen(16)
+        return listener
+    finally:
+        os.close(fd)
+
+
+def bind(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(
+        family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    )
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if address == "::":
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    try:
+        listener.bind((address, port))
+        listener.listen(1024)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"cannot listen on {address} port {port}: {error.strerror}"
+        ) from error
+    return listener
+
+
+def start_ticks(pid: int) -> int:
+    """Start time of a process in clock ticks since boot; with the pid it names the process for good."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[19])
