@@ -6,9 +6,10 @@ a new session; what is under way ends on the old one. Every failure without an a
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
+import os
 import socket
+import ssl
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -150,15 +151,17 @@ def _keep_alive(answer: aiohttp.ClientResponse) -> None:
 
 
 def _why(error: BaseException) -> str:
-    """The cause in words: aiohttp wraps it once or twice."""
-    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+    """The cause in words: aiohttp wraps it once or twice, asyncio words it as its own call."""
+    if isinstance(error, TimeoutError):
         return "no answer in time"
-    cause = getattr(error, "os_error", None) or error
-    if isinstance(cause, OSError) and cause.strerror and not getattr(cause, "verify_message", ""):
-        return cause.strerror
-    verify = getattr(getattr(error, "certificate_error", cause), "verify_message", "")
+    verify = getattr(getattr(error, "certificate_error", error), "verify_message", "")
     if verify:
         return f"its certificate is not trusted: {verify}"
+    cause = getattr(error, "os_error", None) or error
+    if isinstance(cause, socket.gaierror):
+        return f"no such host: {cause.strerror}"
+    if isinstance(cause, OSError) and cause.errno and not isinstance(cause, ssl.SSLError):
+        return os.strerror(cause.errno)
     return str(error) or type(error).__name__
 
 
