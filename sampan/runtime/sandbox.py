@@ -79,7 +79,9 @@ class SandboxSpec:
     share_processes: bool = False  # one PID namespace for the pod
     overhead: Resources = field(default_factory=Resources)
     resources: Resources = field(default_factory=Resources)
-    security: dict[str, Any] = field(default_factory=dict)  # CRI LinuxSandboxSecurityContext as a dict
+    security: dict[str, Any] = field(
+        default_factory=dict
+    )  # CRI LinuxSandboxSecurityContext as a dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,10 @@ class SecurityContext:
     user: int = 0
     group: int = 0
     groups: tuple[int, ...] = ()
-    username: str = ""  # resolved in the image's /etc/passwd when `user` is not given
+    username: str = (
+        ""  # "user[:group]", names or numbers, resolved in the image; wins over `user` and `group`
+    )
+    strict_groups: bool = False  # `groups` only, none from the image's /etc/group
     privileged: bool = False
     readonly_root: bool = False
     no_new_privileges: bool = False

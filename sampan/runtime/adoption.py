@@ -1,0 +1,88 @@
+"""After a restart: records are read, kinds asked what still runs, ends recorded, and leftovers removed.
+
+A sandbox of which nothing is left (the machine was rebooted) becomes NOTREADY and its containers exited: kubelet then
+makes a new one. What has no record was left by a crash in the middle of a creation, before it was answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+from sampan.network.pods import PodRef
+from sampan.runtime.records import ContainerEntry, SandboxEntry, load_all
+from sampan.runtime.sandbox import Exit, SandboxRecord
+
+if TYPE_CHECKING:
+    from sampan.runtime.service import RuntimeService
+
+LOG = logging.getLogger(__name__)
+
+
+async def adopt(service: RuntimeService) -> None:
+    directory = service.config.directory
+    inventory = service.inventory
+    sandboxes, broken = load_all(directory / "sandboxes", SandboxEntry.load)
+    inventory.sandboxes.update((entry.id, entry) for entry in sandboxes)
+    containers, also_broken = load_all(directory / "containers", ContainerEntry.load)
+    for entry in containers:
+        if entry.sandbox_id in inventory.sandboxes:
+            inventory.containers[entry.id] = entry
+        else:
+            also_broken.append(entry.directory)
+    for sandbox in sandboxes:
+        if sandbox.ready:
+            await adopt_sandbox(service, sandbox)
+    await collect(service)
+    for path in (*broken, *also_broken):
+        await asyncio.to_thread(shutil.rmtree, path, True)
+
+
+async def adopt_sandbox(service: RuntimeService, entry: SandboxEntry) -> None:
+    inventory = service.inventory
+    containers = inventory.containers_of(entry)
+    started = {item.id: service.container_spec(item) for item in containers if item.started_at}
+    # One that was killed in the middle of a start may run all the same: the kind knows.
+    created = {item.id: service.container_spec(item) for item in containers if not item.started_at}
+    record = SandboxRecord(service._sandbox_spec(entry), entry.kind, {**started, **created})
+    try:
+        entry.sandbox = await inventory.kind(entry.kind).adopt(record)
+    except Exception:
+        LOG.exception("adopting sandbox %s", entry.id)
+    for container in containers:
+        process = await entry.sandbox.process(container.id) if entry.sandbox else None
+        if process is not None and container.exit is None:
+            service.watch(container, process)
+        elif process is not None:
+            container.process = process
+        elif container.started_at and container.exit is None:
+            container.exit = Exit(
+                255, time.time_ns(), "Unknown", "the container is no longer there"
+            )
+            container.save()
+    if entry.sandbox is None:
+        entry.ready = False
+        entry.save()
+
+
+async def collect(service: RuntimeService) -> None:
+    """Networks and whatever else belongs to no sandbox that is known and ready."""
+    inventory = service.inventory
+    living = {entry.id for entry in inventory.sandboxes.values() if entry.ready}
+    for identifier in set(await service.config.network.existing()) - living:
+        known = inventory.sandboxes.get(identifier)
+        metadata = known.config.metadata if known else None
+        reference = PodRef(
+            identifier,
+            metadata.namespace if metadata else "",
+            metadata.name if metadata else "",
+            metadata.uid if metadata else "",
+        )
+        LOG.info("removing the network of sandbox %s, which does not run", identifier)
+        await service.config.network.detach(reference)
+    for kind in inventory.loaded_kinds():
+        if sweep := getattr(kind, "collect", None):
+            await sweep(living, set(inventory.containers))

@@ -1,0 +1,22 @@
+"""What the runtime is told by the one who starts it. It reads no environment and computes no paths of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sampan.image.store import ImageStore
+from sampan.network.pods import PodNetwork
+from sampan.runtime.kinds import KINDS
+
+
+@dataclass(slots=True)
+class RuntimeConfig:
+    directory: Path  # records and writable layers, survives a reboot
+    run_directory: Path  # sockets, namespaces, shm: gone after one
+    socket: Path  # CRI
+    instance: str  # names kernel objects, so that two clusters can share a host
+    network: PodNetwork
+    images: ImageStore
+    kinds: tuple[str, ...] = tuple(KINDS)
+    default_kind: str = ""  # "": container where it works, else wasm

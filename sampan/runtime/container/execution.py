@@ -1,0 +1,255 @@
+"""Another process in a running container: `crun exec` or `runc exec`, as a child of the runtime.
+
+An exec session ends with the runtime, as its client's connection does. The engine's own process joins the container's
+cgroup first, so that what it starts is counted there. With a terminal, the engine gets our pty and makes one inside the
+container: that is how both engines do it in the foreground, where they report the exit code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import pty
+import signal
+import struct
+import subprocess
+import tempfile
+import termios
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from sampan.cri.streams import Streams, Writer
+from sampan.runtime.container.engine import ENVIRONMENT, Engine
+from sampan.runtime.processes import ended, spawn
+from sampan.runtime.sandbox import ExecRequest
+
+Work = list[Coroutine[Any, Any, None]]
+
+CHUNK = 32768
+# After the process has ended, what a child that it left behind still writes is waited for only so long.
+DRAIN = 1.0
+
+
+async def execute(
+    engine: Engine,
+    container_id: str,
+    joined: tuple[Path, ...],
+    request: ExecRequest,
+    streams: Streams,
+) -> int:
+    """The exit code. Raises TimeoutError after `request.timeout`; then, and when cancelled, the process is killed."""
+    with tempfile.TemporaryDirectory(prefix="exec-", dir=engine.root) as directory:
+        pid_file = Path(directory, "pid")
+        async with engine.view() as view:
+            verb = ["exec", "--pid-file", str(pid_file), *(["--tty"] if request.tty else [])]
+            script = engine.script(view, joined, [*verb, container_id])
+            argv = ["/bin/sh", "-c", script, "exec", *request.args]
+            session = Terminal(argv) if request.tty else Pipes(argv, streams)
+            try:
+                async with asyncio.timeout(request.timeout or None):
+                    return await session.run(streams)
+            finally:
+                session.close()
+                if session.child.returncode is None or session.abandoned:
+                    kill(pid_file)
+
+
+def kill(pid_file: Path) -> None:
+    try:
+        os.kill(int(pid_file.read_text()), signal.SIGKILL)
+    except (OSError, ValueError):
+        return
+
+
+class Session:
+    child: subprocess.Popen[bytes]
+    abandoned = True
+
+    async def run(self, streams: Streams) -> int:
+        async with asyncio.TaskGroup() as group:
+            helpers = [group.create_task(work) for work in self.inputs(streams)]
+            outputs = [group.create_task(work) for work in self.outputs(streams)]
+            code = await ended(self.child)
+            self.abandoned = False
+            if outputs:
+                _, late = await asyncio.wait(outputs, timeout=DRAIN)
+                for task in late:
+                    task.cancel()
+            for task in helpers:
+                task.cancel()
+        return code if code >= 0 else 128 - code
+
+    def inputs(self, streams: Streams) -> Work:
+        raise NotImplementedError
+
+    def outputs(self, streams: Streams) -> Work:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+class Pipes(Session):
+    def __init__(self, argv: list[str], streams: Streams) -> None:
+        self._stdin = -1
+        self._readers: list[tuple[int, Writer]] = []
+        child_ends = []
+        try:
+            if streams.stdin is not None:
+                stdin, self._stdin = os.pipe2(os.O_CLOEXEC)
+                child_ends.append(stdin)
+            else:
+                stdin = subprocess.DEVNULL
+            ends = []
+            for writer in (streams.stdout, streams.stderr):
+                if writer is None:
+                    ends.append(subprocess.DEVNULL)
+                    continue
+                reading, writing = os.pipe2(os.O_CLOEXEC)
+                self._readers.append((reading, writer))
+                child_ends.append(writing)
+                ends.append(writing)
+            self.child = spawn(
+                argv,
+                env=ENVIRONMENT,
+                stdin=stdin,
+                stdout=ends[0],
+                stderr=ends[1],
+                start_new_session=True,
+            )
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            for descriptor in child_ends:
+                os.close(descriptor)
+
+    def inputs(self, streams: Streams) -> Work:
+        return [feed(self._take_stdin(), streams.stdin)] if streams.stdin is not None else []
+
+    def _take_stdin(self) -> int:
+        descriptor, self._stdin = self._stdin, -1
+        return descriptor
+
+    def outputs(self, streams: Streams) -> Work:
+        readers, self._readers = self._readers, []
+        return [copy(descriptor, writer) for descriptor, writer in readers]
+
+    def close(self) -> None:
+        for descriptor in (self._stdin, *(reader for reader, _ in self._readers)):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._stdin, self._readers = -1, []
+
+
+class Terminal(Session):
+    def __init__(self, argv: list[str]) -> None:
+        self._master, slave = pty.openpty()
+        os.set_inheritable(self._master, False)
+        try:
+            self.child = spawn(
+                argv,
+                env={**ENVIRONMENT, "TERM": "xterm"},
+                stdin=slave,
+                stdout=slave,
+                stderr=slave,
+                start_new_session=True,
+            )
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            os.close(slave)
+
+    def inputs(self, streams: Streams) -> Work:
+        work: Work = []
+        if streams.stdin is not None:
+            work.append(feed(os.dup(self._master), streams.stdin, hang_up=False))
+        if streams.resize is not None:
+            work.append(self._resize(streams.resize))
+        return work
+
+    def outputs(self, streams: Streams) -> Work:
+        return [copy(os.dup(self._master), streams.stdout)] if streams.stdout is not None else []
+
+    async def _resize(self, sizes: asyncio.Queue[tuple[int, int]]) -> None:
+        while True:
+            columns, rows = await sizes.get()
+            fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+            # The engine has no controlling terminal, so the kernel does not tell it.
+            self.child.send_signal(signal.SIGWINCH)
+
+    def close(self) -> None:
+        if self._master >= 0:
+            os.close(self._master)
+            self._master = -1
+
+
+async def feed(descriptor: int, stdin: asyncio.StreamReader, *, hang_up: bool = True) -> None:
+    """Copy `stdin` into the descriptor, which is closed at the end. A terminal is not hung up but told ^D."""
+    loop = asyncio.get_running_loop()
+    os.set_blocking(descriptor, False)
+    try:
+        while data := await stdin.read(CHUNK):
+            view = memoryview(data)
+            while view:
+                try:
+                    view = view[os.write(descriptor, view) :]
+                except BlockingIOError:
+                    await writable(loop, descriptor)
+        if not hang_up:
+            os.write(descriptor, b"\x04")
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO, errno.EAGAIN):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+async def writable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(descriptor, settle, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(descriptor)
+
+
+def settle(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
+async def copy(descriptor: int, writer: Writer) -> None:
+    """Copy the descriptor, which is closed at the end, to the writer; reads only as fast as the client takes it."""
+    loop = asyncio.get_running_loop()
+    os.set_blocking(descriptor, False)
+    try:
+        while True:
+            try:
+                data = os.read(descriptor, CHUNK)
+            except BlockingIOError:
+                await readable(loop, descriptor)
+                continue
+            except OSError as error:
+                if error.errno == errno.EIO:  # the far end of a pty is closed
+                    return
+                raise
+            if not data:
+                return
+            writer.write(data)
+            await writer.drain()
+    finally:
+        os.close(descriptor)
+
+
+async def readable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(descriptor, settle, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(descriptor)

@@ -1,0 +1,140 @@
+"""One container under conmon, which is its parent, writes its log and keeps its exit code while the runtime is away.
+
+conmon ends when the container has ended, after it has written the exit file: so one pidfd, conmon's, tells everything.
+What is needed to find all this again after a restart of the runtime is in `process.json` of the container's directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sampan.cri.streams import Streams
+from sampan.runtime import kernel
+from sampan.runtime.container import rootfs
+from sampan.runtime.container.attach import attach, send_control
+from sampan.runtime.container.cgroups import Cgroup
+from sampan.runtime.container.engine import Engine
+from sampan.runtime.processes import Watched
+from sampan.runtime.sandbox import ContainerSpec, Exit, Gone
+
+RECORD = "process.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is on disk of a started container."""
+
+    pid: int
+    pid_ticks: int  # with the pid, names the process beyond reuse of its number
+    conmon: int
+    conmon_ticks: int
+    started_at: int
+    cgroup: str
+    own_pids: bool  # has a PID namespace of its own: killing the first process ends all
+
+    def save(self, directory: Path) -> None:
+        temporary = directory / f".{RECORD}"
+        temporary.write_text(json.dumps(asdict(self)))
+        temporary.replace(directory / RECORD)
+
+    @classmethod
+    def load(cls, directory: Path) -> Facts | None:
+        try:
+            return cls(**json.loads((directory / RECORD).read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+class ContainerProcess:
+    def __init__(self, spec: ContainerSpec, facts: Facts, engine: Engine) -> None:
+        self.spec = spec
+        self.pid = facts.pid
+        self.started_at = facts.started_at
+        self.cgroup = Cgroup(facts.cgroup)
+        self._facts = facts
+        self._engine = engine
+        self._exit: Exit | None = None
+        self._conmon: Watched | None = None
+        if kernel.start_ticks(facts.conmon) == facts.conmon_ticks:
+            try:
+                self._conmon = Watched(facts.conmon)
+            except ProcessLookupError:
+                pass
+
+    @property
+    def running(self) -> bool:
+        return self._conmon is not None and not self._conmon.ended
+
+    @property
+    def alive(self) -> bool:
+        """Whether the first process itself still runs."""
+        return kernel.start_ticks(self.pid) == self._facts.pid_ticks
+
+    async def wait(self) -> Exit:
+        if self._conmon is not None:
+            await self._conmon.wait()
+        if self._exit is None:
+            self._exit = self._collect()
+        return self._exit
+
+    def _collect(self) -> Exit:
+        if not self._facts.own_pids or self.alive:
+            self.cgroup.kill()
+        path = self.spec.directory / "exit" / self.spec.id
+        try:
+            code, finished = int(path.read_text()), path.stat().st_mtime_ns
+        except (OSError, ValueError):
+            # conmon itself was killed, or the machine went down with the container.
+            return Exit(
+                137, time.time_ns(), "Error", "the container's monitor ended without an exit code"
+            )
+        if code != 0 and self.cgroup.out_of_memory():
+            return Exit(code, finished, "OOMKilled")
+        return Exit(code, finished, "Completed" if code == 0 else "Error")
+
+    async def signal(self, number: int) -> None:
+        if self.running and self.alive:
+            try:
+                os.kill(self.pid, number)
+            except ProcessLookupError:
+                pass
+
+    async def kill(self) -> None:
+        if not self.running:
+            return
+        if self.alive:
+            await self.signal(signal.SIGKILL)
+        self.cgroup.kill()
+
+    async def remove(self) -> None:
+        await self.kill()
+        await self.wait()
+        self.release()
+
+    def release(self) -> None:
+        """Mount, cgroup and engine's state of the ended container. Idempotent."""
+        if self._conmon is not None:
+            self._conmon.close()
+        rootfs.unmount(self.spec.directory)
+        self._engine.forget(self.spec.id)
+        self.cgroup.remove()
+
+    async def attach(self, streams: Streams) -> None:
+        if not self.running:
+            raise Gone(f"container {self.spec.id} is not running")
+        await attach(self.spec, streams)
+
+    async def reopen_log(self) -> None:
+        """conmon opens it on its own time; on return the new file is there."""
+        if not self.running or self.spec.log_path is None:
+            return
+        send_control(self.spec.directory, 2, 0, 0)
+        deadline = time.monotonic() + 5
+        while not self.spec.log_path.exists() and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)

@@ -1,0 +1,67 @@
+"""A container's root: the image's layers as overlayfs, with a writable layer of its own.
+
+mount(2) takes one page of options. Layer paths are long (a digest each), so with many of them the mount is made from the
+directory that holds the layers, by names relative to it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from sampan.runtime import kernel
+from sampan.runtime.sandbox import CannotStart
+
+PAGE = 4095
+
+
+def mount(directory: Path, layers: tuple[Path, ...]) -> Path:
+    """Mount at `directory`/rootfs; runs in a thread of its own (it may change the working directory).
+
+    Raises CannotStart. Layers are lowest first.
+    """
+    root, upper, work = directory / "rootfs", directory / "upper", directory / "work"
+    for path in (root, upper, work):
+        path.mkdir(mode=0o755, exist_ok=True)
+    if not layers:
+        (directory / "empty").mkdir(exist_ok=True)
+        layers = (directory / "empty",)
+    tail = f",upperdir={upper},workdir={work}"
+    options = "lowerdir=" + ":".join(str(layer) for layer in reversed(layers)) + tail
+    try:
+        if len(options) > PAGE:
+            base = os.path.commonpath(layers) if len(layers) > 1 else str(layers[0].parent)
+            names = ":".join(os.path.relpath(layer, base) for layer in reversed(layers))
+            options = f"lowerdir={names}{tail}"
+            if len(options) > PAGE:
+                raise CannotStart(f"the image has too many layers for overlayfs: {len(layers)}")
+            kernel.unshare(kernel.CLONE_FS)
+            os.chdir(base)
+        kernel.mount("overlay", str(root), "overlay", 0, options)
+    except OSError as error:
+        raise CannotStart(f"cannot mount the image's layers: {error.strerror}") from error
+    return root
+
+
+def unmount(directory: Path) -> None:
+    """Unmount what `mount` mounted. Idempotent."""
+    while kernel.unmount(directory / "rootfs"):
+        pass
+
+
+def written(directory: Path) -> int:
+    """Bytes in the writable layer."""
+    total = 0
+    for root, _, files in os.walk(directory / "upper"):
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(root, name)).st_blocks * 512
+            except OSError:
+                continue
+    return total
+
+
+def discard(directory: Path) -> None:
+    unmount(directory)
+    shutil.rmtree(directory, ignore_errors=True)

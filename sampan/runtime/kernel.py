@@ -1,0 +1,109 @@
+"""Kernel calls that Python 3.11 has no name for: mounts and namespaces, through ctypes.
+
+Namespaces are entered by a thread made for the purpose, which then ends: the kernel keeps them per thread, so the rest
+of the process never leaves its own, and nothing has to be forked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+CLONE_FS = 0x00000200
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWNET = 0x40000000
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_REMOUNT = 32
+MS_BIND = 4096
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+
+MNT_DETACH = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
+    _check(
+        _libc.mount(
+            os.fsencode(source),
+            os.fsencode(target),
+            kind.encode() or None,
+            ctypes.c_ulong(flags),
+            os.fsencode(options) or None,
+        ),
+        f"mount {kind or 'bind'} at {target}",
+    )
+
+
+def unmount(target: str | Path) -> bool:
+    """Detach what is mounted at `target`; False when nothing was, or it does not exist."""
+    return _libc.umount2(os.fsencode(target), MNT_DETACH) == 0
+
+
+def unshare(flags: int) -> None:
+    _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def enter(path: str | Path, flags: int) -> None:
+    """Join the namespace at `path` with the calling thread."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(_libc.setns(descriptor, ctypes.c_int(flags)), f"setns {path}")
+    finally:
+        os.close(descriptor)
+
+
+async def in_thread(function: Callable[[], T]) -> T:
+    """Run `function` in a thread of its own, which ends with it: it may change its namespaces at will."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        try:
+            result = function()
+        except BaseException as error:  # handed over to the waiting task as it is
+            loop.call_soon_threadsafe(settle, None, error)
+        else:
+            loop.call_soon_threadsafe(settle, result, None)
+
+    threading.Thread(target=run, daemon=True, name="namespace").start()
+    return await future
+
+
+def start_ticks(pid: int) -> int:
+    """When the process began, in clock ticks since boot: with the pid it names a process for good. 0: it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    fields = text.rpartition(")")[2].split()
+    return 0 if fields[0] in "ZX" else int(fields[19])

@@ -1,0 +1,170 @@
+"""What the runtime says of itself, and its figures: Version, Status, RuntimeConfig, statistics."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from sampan.cri import api_pb2 as pb
+from sampan.cri.errors import NotFound, Unimplemented
+from sampan.runtime import views
+from sampan.runtime.inventory import Inventory
+from sampan.runtime.records import ContainerEntry, SandboxEntry
+from sampan.runtime.sandbox import ContainerStats, SandboxStats
+
+VERSION = "0.1.0"
+API_VERSION = "v1"
+NO_CHECKPOINTS = "checkpoints are not supported by this runtime"
+
+
+class ReportingService:
+    def __init__(self, inventory: Inventory) -> None:
+        self.inventory = inventory
+
+    async def version(self, request: Any) -> Any:
+        return pb.VersionResponse(
+            version=request.version or "0.1.0",
+            runtime_name="sampan",
+            runtime_version=VERSION,
+            runtime_api_version=API_VERSION,
+        )
+
+    async def status(self, request: Any) -> Any:
+        kinds = {name: await self.inventory.support(name) for name in self.inventory.config.kinds}
+        usable = [name for name, support in kinds.items() if support.usable]
+        why = "; ".join(f"{name}: {support.why}" for name, support in kinds.items() if support.why)
+        response = pb.StatusResponse(
+            runtime_handlers=[
+                pb.RuntimeHandler(name=name, features=pb.RuntimeHandlerFeatures())
+                for name in ("", *usable)
+            ],
+            features=pb.RuntimeFeatures(supplemental_groups_policy="container" in usable),
+        )
+        response.status.conditions.add(
+            type="RuntimeReady",
+            status=bool(usable),
+            reason="" if usable else "NoSandboxKindUsable",
+            message="" if usable else why,
+        )
+        response.status.conditions.add(type="NetworkReady", status=True)
+        if request.verbose:
+            response.info["config"] = json.dumps(
+                {
+                    "directory": str(self.inventory.config.directory),
+                    "network": self.inventory.config.network.name,
+                    "kinds": {
+                        name: {"usable": item.usable, "detail": item.detail, "why": item.why}
+                        for name, item in kinds.items()
+                    },
+                }
+            )
+        return response
+
+    async def runtime_config(self, _: Any) -> Any:
+        return pb.RuntimeConfigResponse(
+            linux=pb.LinuxRuntimeConfiguration(cgroup_driver=pb.CGROUPFS)
+        )
+
+    async def update_runtime_config(self, _: Any) -> Any:
+        """kubelet tells the pod CIDR; our network has its own from the node's configuration."""
+        return pb.UpdateRuntimeConfigResponse()
+
+    async def checkpoint_container(self, _: Any) -> Any:
+        raise Unimplemented(NO_CHECKPOINTS)
+
+    async def update_pod_sandbox_resources(self, request: Any) -> Any:
+        """Information for runtimes with a machine per pod; the pod's cgroup is kubelet's own. Raises NotFound."""
+        entry = self.inventory.sandbox(request.pod_sandbox_id)
+        entry.config.linux.overhead.CopyFrom(request.overhead)
+        entry.config.linux.resources.CopyFrom(request.resources)
+        entry.save()
+        return pb.UpdatePodSandboxResourcesResponse()
+
+    # statistics
+
+    async def container_stats(self, request: Any) -> Any:
+        entry = self.inventory.container(request.container_id)
+        sandbox = self.inventory.sandboxes[entry.sandbox_id]
+        figures = await self._figures(sandbox)
+        if entry.id not in figures.containers:
+            raise NotFound(f"container {entry.id} is not running")
+        return pb.ContainerStatsResponse(stats=self._container(entry, figures.containers[entry.id]))
+
+    async def list_container_stats(self, request: Any) -> Any:
+        return pb.ListContainerStatsResponse(
+            stats=[item async for item in self._containers(request.filter)]
+        )
+
+    async def stream_container_stats(self, request: Any) -> AsyncIterator[Any]:
+        async for item in self._containers(request.filter):
+            yield pb.StreamContainerStatsResponse(container_stats=[item])
+
+    async def _containers(self, wanted: Any) -> AsyncIterator[Any]:
+        for sandbox in list(self.inventory.sandboxes.values()):
+            if wanted.pod_sandbox_id and sandbox.id != wanted.pod_sandbox_id:
+                continue
+            entries = [
+                entry
+                for entry in self.inventory.containers_of(sandbox)
+                if (not wanted.id or entry.id.startswith(wanted.id))
+                and views.has_labels(entry.config.labels, wanted.label_selector)
+            ]
+            if not entries:
+                continue
+            figures = await self._figures(sandbox)
+            for entry in entries:
+                if entry.id in figures.containers:
+                    yield self._container(entry, figures.containers[entry.id])
+
+    async def pod_sandbox_stats(self, request: Any) -> Any:
+        entry = self.inventory.sandbox(request.pod_sandbox_id)
+        return pb.PodSandboxStatsResponse(stats=await self._pod(entry))
+
+    async def list_pod_sandbox_stats(self, request: Any) -> Any:
+        return pb.ListPodSandboxStatsResponse(
+            stats=[item async for item in self._pods(request.filter)]
+        )
+
+    async def stream_pod_sandbox_stats(self, request: Any) -> AsyncIterator[Any]:
+        async for item in self._pods(request.filter):
+            yield pb.StreamPodSandboxStatsResponse(pod_sandbox_stats=[item])
+
+    async def _pods(self, wanted: Any) -> AsyncIterator[Any]:
+        for entry in list(self.inventory.sandboxes.values()):
+            if (
+                entry.ready
+                and (not wanted.id or entry.id.startswith(wanted.id))
+                and views.has_labels(entry.config.labels, wanted.label_selector)
+            ):
+                yield await self._pod(entry)
+
+    async def _pod(self, entry: SandboxEntry) -> Any:
+        return views.sandbox_stats(
+            entry,
+            await self._figures(entry),
+            self.inventory.containers,
+            time.time_ns(),
+            str(self.inventory.config.directory),
+        )
+
+    async def _figures(self, entry: SandboxEntry) -> SandboxStats:
+        return await entry.sandbox.stats() if entry.sandbox is not None else SandboxStats()
+
+    def _container(self, entry: ContainerEntry, figures: ContainerStats) -> Any:
+        mountpoint = str(self.inventory.config.directory)
+        return views.container_stats(entry, figures, time.time_ns(), mountpoint)
+
+    # cAdvisor's metrics over CRI are kubelet's alpha; an empty list of descriptors says that there are none.
+
+    async def list_metric_descriptors(self, _: Any) -> Any:
+        return pb.ListMetricDescriptorsResponse()
+
+    async def list_pod_sandbox_metrics(self, _: Any) -> Any:
+        return pb.ListPodSandboxMetricsResponse()
+
+    async def stream_pod_sandbox_metrics(self, _: Any) -> AsyncIterator[Any]:
+        nothing: tuple[Any, ...] = ()
+        for response in nothing:
+            yield response
