@@ -24,7 +24,9 @@ class PodRef:
 class Attachment:
     """A pod's place on the network, made by `PodNetwork.attach`."""
 
-    namespace: str | None  # path of the network namespace; None: the host's (rootless, or hostNetwork)
+    namespace: (
+        str | None
+    )  # path of the network namespace; None: the host's (rootless, or hostNetwork)
     addresses: tuple[str, ...]  # first is the pod IP
     interface: str = ""  # name inside the namespace
 

@@ -1,0 +1,110 @@
+"""Host-local addresses: which pod holds which address, kept so that a crash at any moment loses or doubles none.
+
+One file for each address, named by it and created exclusively, holding the sandbox id: the file system is the lock, also
+between processes. An address that was given back is used again last, so that late packets and cached answers find no one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+
+from sampan.network.errors import AddressesExhausted
+
+_LAST = "last"
+
+
+class AddressPool:
+    """Addresses of `cidr` without the network's own, its broadcast, and `reserved`."""
+
+    def __init__(self, directory: Path, cidr: str, reserved: Iterable[str] = ()) -> None:
+        self.directory = directory
+        self.network = ipaddress.IPv4Network(cidr)
+        self._reserved = {int(ipaddress.IPv4Address(address)) for address in reserved}
+        self._first = int(self.network.network_address) + 1
+        self._count = max(self.network.num_addresses - 2, 0)
+        self._released: OrderedDict[int, None] = OrderedDict()  # oldest first
+        self._held: dict[str, str] | None = None  # sandbox id → address
+
+    def _owners(self) -> dict[str, str]:
+        if self._held is None:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._held = {}
+            for path in self.directory.iterdir():
+                if path.name == _LAST or path.name.startswith("."):
+                    continue
+                owner = path.read_text().strip()
+                if owner:
+                    self._held[owner] = path.name
+                else:
+                    path.unlink(missing_ok=True)  # a crash between creation and writing
+        return self._held
+
+    def owners(self) -> dict[str, str]:
+        """Address by sandbox id."""
+        return dict(self._owners())
+
+    def take(self, sandbox_id: str) -> str:
+        """The pod's address; the same one when it has one. On disk on return. Raises AddressesExhausted."""
+        owners = self._owners()
+        if sandbox_id in owners:
+            return owners[sandbox_id]
+        for number in self._candidates():
+            address = str(ipaddress.IPv4Address(number))
+            if self._claim(address, sandbox_id):
+                owners[sandbox_id] = address
+                self._released.pop(number, None)
+                self._remember(number)
+                return address
+        raise AddressesExhausted(
+            f"no free address in {self.network}: {len(owners)} pods have one each"
+        )
+
+    def _candidates(self) -> Iterable[int]:
+        """From behind the last one given out, once around; those given back lately come at the very end."""
+        try:
+            last = int(ipaddress.IPv4Address((self.directory / _LAST).read_text()))
+        except (FileNotFoundError, ValueError):
+            last = self._first - 1
+        start = last + 1 - self._first
+        held = set(self._owners().values())
+        for step in range(self._count):
+            number = self._first + (start + step) % self._count
+            if number in self._reserved or number in self._released:
+                continue
+            if str(ipaddress.IPv4Address(number)) not in held:
+                yield number
+        yield from list(self._released)
+
+    def _claim(self, address: str, sandbox_id: str) -> bool:
+        beside = self.directory / f".{sandbox_id[:32]}.{os.getpid()}"
+        beside.write_text(sandbox_id)
+        try:
+            os.link(beside, self.directory / address)  # exclusive, and never seen half-written
+        except FileExistsError:
+            return False
+        finally:
+            beside.unlink()
+        return True
+
+    def _remember(self, number: int) -> None:
+        beside = self.directory / f".{_LAST}.{os.getpid()}"
+        beside.write_text(str(ipaddress.IPv4Address(number)))
+        os.replace(beside, self.directory / _LAST)
+
+    def release(self, sandbox_id: str) -> str | None:
+        """The address that was given back, None when the pod had none. Idempotent."""
+        address = self._owners().pop(sandbox_id, None)
+        if address is None:
+            return None
+        path = self.directory / address
+        try:
+            if path.read_text().strip() == sandbox_id:
+                path.unlink()
+        except FileNotFoundError:
+            pass
+        self._released[int(ipaddress.IPv4Address(address))] = None
+        return address

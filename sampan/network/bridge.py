@@ -1,0 +1,222 @@
+"""Bridge pod network: a network namespace for each pod, a veth pair, and the bridge `<instance>0` as its gateway.
+
+    pod: eth0 10.42.0.7/24, default via 10.42.0.1 ── veth ── bridge <instance>0 10.42.0.1 ── routed, masqueraded ── outside
+
+Addresses are kept on disk (addresses.py), all else is in the kernel under names made from the instance and the sandbox id, so
+any process can find, repeat or undo what another one did. Masquerading is one nft table `inet <instance>-pods`.
+
+One worker thread does the blocking calls, in order: attaching is 1–2 ms, and the event loop never waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import hashlib
+import ipaddress
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from sampan.network import netns, nftables
+from sampan.network.addresses import AddressPool
+from sampan.network.errors import NetlinkError
+from sampan.network.pods import Attachment, PodRef
+from sampan.network.rtnetlink import Netlink, sysctl
+
+INTERFACE = "eth0"
+DEFAULT_MTU = 1500
+Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
+
+
+class BridgeNetwork:
+    name = "bridge"
+
+    def __init__(self, directory: Path, cidr: str, instance: str) -> None:
+        self.instance = instance
+        self.network = ipaddress.IPv4Network(cidr)
+        self.gateway = str(self.network.network_address + 1)
+        self.bridge = f"{instance}0"
+        self._pool = AddressPool(Path(directory) / "bridge", cidr, reserved=[self.gateway])
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="pod-network")
+        self._bridge_index = 0
+        self._mtu = DEFAULT_MTU
+
+    async def attach(self, pod: PodRef) -> Attachment:
+        return await self._run(self._attach, pod.sandbox_id)
+
+    async def detach(self, pod: PodRef) -> None:
+        await self._run(self._detach, pod.sandbox_id)
+
+    async def existing(self) -> dict[str, Attachment]:
+        """Pods whose namespace is there. An address whose namespace is gone (reboot) is not named: attach makes it anew."""
+        return {
+            owner: self._attachment(owner, address)
+            for owner, address in self._pool.owners().items()
+            if netns.is_namespace(netns.DIRECTORY / self._namespace(owner))
+        }
+
+    async def orphans(self) -> list[str]:
+        """Sandbox ids with an address on disk, whether or not the namespace is there: for garbage collection."""
+        return sorted(self._pool.owners())
+
+    async def close(self) -> None:
+        """End the worker. The network itself stays for the pods that run. Idempotent."""
+        self._worker.shutdown(wait=False)
+
+    async def remove(self) -> None:
+        """Take down everything of this instance: namespaces, bridge, table, addresses. Idempotent."""
+        await self._run(self._remove)
+
+    async def _run(
+        self,
+        function: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **_: Arguments.kwargs,
+    ) -> Result:
+        call = functools.partial(function, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._worker, call)
+
+    # Names
+
+    def _namespace(self, sandbox_id: str) -> str:
+        return f"{self.instance}-{sandbox_id[:12]}"
+
+    def _veth(self, sandbox_id: str) -> str:
+        """15 characters are all that the kernel allows; two instances must differ."""
+        digest = hashlib.sha256(f"{self.instance}/{sandbox_id}".encode()).hexdigest()
+        return f"veth{digest[:10]}"
+
+    def _attachment(self, sandbox_id: str, address: str) -> Attachment:
+        path = netns.DIRECTORY / self._namespace(sandbox_id)
+        return Attachment(str(path), (address,), INTERFACE)
+
+    # Work, in the worker thread
+
+    def _attach(self, sandbox_id: str) -> Attachment:
+        with Netlink() as netlink:
+            self._ensure_bridge(netlink)
+            address = self._pool.take(sandbox_id)
+            try:
+                self._ensure_pod(netlink, sandbox_id, address)
+            except BaseException:
+                self._detach(sandbox_id)
+                raise
+        return self._attachment(sandbox_id, address)
+
+    def _ensure_pod(self, netlink: Netlink, sandbox_id: str, address: str) -> None:
+        veth, name = self._veth(sandbox_id), self._namespace(sandbox_id)
+        path = netns.DIRECTORY / name
+        if netns.is_namespace(path) and netlink.link(veth) is not None:
+            if netns.in_thread(lambda: self._has_address(path, address)):
+                return
+        netlink.delete_link(veth)  # half-made by a process that was killed
+        netns.delete(name)
+        host = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+
+            def configure() -> None:
+                """Inside the new namespace; the pair is made from there, with its other end sent to the host."""
+                sysctl("net/ipv6/conf/default/accept_dad", "0")
+                sysctl("net/ipv6/conf/default/dad_transmits", "0")
+                sysctl("net/ipv4/ip_unprivileged_port_start", "0")
+                with Netlink() as inside:
+                    inside.add_veth(INTERFACE, veth, self._mtu, 0, host)
+                    inside.set_up(1)  # lo is always the first link
+                    index = inside.index(INTERFACE)
+                    inside.add_address(index, address, self.network.prefixlen)
+                    inside.add_route("0.0.0.0/0", index, self.gateway)
+
+            netns.create(name, configure)
+        finally:
+            os.close(host)
+        netlink.enslave(netlink.index(veth), self._bridge_index)
+
+    def _has_address(self, path: Path, address: str) -> bool:
+        netns.enter(path)
+        with Netlink() as netlink:
+            return any(found == address for _, found, _ in netlink.addresses())
+
+    def _ensure_bridge(self, netlink: Netlink) -> None:
+        link = netlink.link(self.bridge)
+        if link is not None and link.up and link.index == self._bridge_index:
+            return
+        route = netlink.default_route()
+        if route is not None:
+            outside = next(
+                (each for each in netlink.links() if each.index == route.interface), None
+            )
+            self._mtu = outside.mtu if outside is not None and outside.mtu else DEFAULT_MTU
+        if link is None:
+            # a fixed hardware address: else the bridge takes its lowest port's, and changes it as pods come and go
+            digest = hashlib.sha256(self.bridge.encode()).digest()
+            try:
+                netlink.add_bridge(self.bridge, self._mtu, b"\x02" + digest[:5])
+            except NetlinkError as error:
+                if error.errno != errno.EEXIST:  # another process was first
+                    raise
+        index = netlink.index(self.bridge)
+        netlink.add_address(index, self.gateway, self.network.prefixlen)
+        netlink.set_up(index)
+        sysctl("net/ipv4/ip_forward", "1")
+        sysctl(f"net/ipv4/conf/{self.bridge}/proxy_arp", "1")
+        sysctl(f"net/ipv4/conf/{self.bridge}/route_localnet", "1")
+        sysctl(f"net/ipv6/conf/{self.bridge}/accept_dad", "0")
+        nftables.run(self._table())
+        self._bridge_index = index
+
+    async def serve_address(self, address: str) -> None:
+        """Put an address of the node's own (the cluster DNS) on the bridge, so that pods reach it. Idempotent."""
+        await self._run(self._serve_address, address)
+
+    def _serve_address(self, address: str) -> None:
+        with Netlink() as netlink:
+            self._ensure_bridge(netlink)
+            netlink.add_address(self._bridge_index, address, 32)
+
+    def _table(self) -> str:
+        """Masquerade what pods send outside; and as route_localnet is on, keep 127/8 unreachable from outside
+        the node (CVE-2020-8558).
+        """
+        table = f"inet {self.instance}-pods"
+        return (
+            f"table {table}\ndelete table {table}\n"
+            f"table {table} {{\n"
+            "  chain outside {\n"
+            "    type nat hook postrouting priority srcnat; policy accept;\n"
+            f"    ip saddr {self.network} ip daddr != {self.network} ip daddr != 224.0.0.0/4 "
+            f'oifname != "{self.bridge}" masquerade\n'
+            "  }\n"
+            "  chain localnet {\n"
+            "    type filter hook prerouting priority raw; policy accept;\n"
+            f'    iifname "{self.bridge}" ip daddr 127.0.0.0/8 drop\n'
+            "  }\n"
+            "}\n"
+        )
+
+    def _detach(self, sandbox_id: str) -> None:
+        """The address is given back last: until then a restart finds the pod and repeats this.
+
+        The kernel takes the pair down with the namespace, many at once and in its own time; deleting a link by request
+        would wait 20–40 ms for each.
+        """
+        netns.delete(self._namespace(sandbox_id))
+        self._pool.release(sandbox_id)
+
+    def _remove(self) -> None:
+        for sandbox_id in self._pool.owners():
+            self._detach(sandbox_id)
+        for name in netns.names(f"{self.instance}-"):
+            netns.delete(name)
+        with Netlink() as netlink:
+            bridge = netlink.link(self.bridge)
+            for link in netlink.links() if bridge is not None else ():
+                if link.master == bridge.index and link.kind == "veth":
+                    netlink.delete_link(link.name)  # a process still holds its namespace
+            netlink.delete_link(self.bridge)
+        nftables.run(f"table inet {self.instance}-pods\ndelete table inet {self.instance}-pods\n")
+        self._bridge_index = 0

@@ -1,0 +1,126 @@
+"""Named network namespaces, as `ip netns` keeps them: a bind mount of the namespace's file in /run/netns.
+
+unshare(2) and setns(2) act on the calling thread. Each function that needs another namespace runs in a thread of its own that
+ends with it, so no other thread is ever found in the wrong namespace.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from sampan.network.errors import NamespaceError
+
+DIRECTORY = Path("/run/netns")
+CLONE_NEWNET = 0x40000000
+MS_BIND, MS_REC, MS_SHARED, MS_PRIVATE = 0x1000, 0x4000, 1 << 20, 1 << 18
+MNT_DETACH = 2
+NSFS_MAGIC = 0x6E736673
+_libc = ctypes.CDLL(None, use_errno=True)
+T = TypeVar("T")
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise NamespaceError(f"{what}: {os.strerror(number)}")
+
+
+def _mount(source: str, target: str, flags: int) -> int:
+    return int(_libc.mount(source.encode(), target.encode(), b"none", ctypes.c_ulong(flags), None))
+
+
+def in_thread(function: Callable[[], T]) -> T:
+    """Run `function` in a thread that ends with it; its result or its exception."""
+    result: list[T] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            result.append(function())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="netns")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return result[0]
+
+
+def enter(path: Path | str) -> None:
+    """Move the calling thread into a namespace, for good."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(_libc.setns(fd, CLONE_NEWNET), f"enter {path}")
+    finally:
+        os.close(fd)
+
+
+def create(name: str, prepare: Callable[[], None] | None = None) -> Path:
+    """A new namespace under /run/netns; `prepare` runs inside it. One that is there already is kept as it is."""
+    path = DIRECTORY / name
+    if is_namespace(path):
+        return path
+    DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        path.touch(mode=0o600)
+    except OSError as error:
+        raise NamespaceError(f"create {path}: {error.strerror}") from None
+
+    def make() -> None:
+        _check(_libc.unshare(CLONE_NEWNET), "unshare network namespace")
+        if prepare is not None:
+            prepare()
+        source = f"/proc/self/task/{threading.get_native_id()}/ns/net"
+        _check(_mount(source, str(path), MS_BIND), f"mount {path}")
+
+    try:
+        in_thread(make)
+    except BaseException:
+        delete(name)
+        raise
+    return path
+
+
+def is_namespace(path: Path) -> bool:
+    """Is `path` a mounted namespace, not the plain file that a crash or a reboot left?"""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    try:
+        own = os.stat("/proc/self/ns/net")
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_dev == own.st_dev  # nsfs has one device
+
+
+def delete(name: str) -> None:
+    """Unmount and remove. The kernel takes the namespace down when its last process ends. Idempotent."""
+    path = DIRECTORY / name
+    while _libc.umount2(str(path).encode(), MNT_DETACH) == 0:
+        pass
+    number = ctypes.get_errno()
+    if number not in (errno.EINVAL, errno.ENOENT, errno.EPERM):
+        raise NamespaceError(f"unmount {path}: {os.strerror(number)}")
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise NamespaceError(f"remove {path}: {error.strerror}") from None
+
+
+def names(prefix: str) -> list[str]:
+    try:
+        return sorted(entry for entry in os.listdir(DIRECTORY) if entry.startswith(prefix))
+    except FileNotFoundError:
+        return []
