@@ -214,8 +214,8 @@ class BridgeNetwork:
             netns.delete(name)
         with Netlink() as netlink:
             bridge = netlink.link(self.bridge)
-            for link in netlink.links() if bridge is not None else ():
-                if link.master == bridge.index and link.kind == "veth":
+            for link in netlink.links():
+                if bridge is not None and link.master == bridge.index and link.kind == "veth":
                     netlink.delete_link(link.name)  # a process still holds its namespace
             netlink.delete_link(self.bridge)
         nftables.run(f"table inet {self.instance}-pods\ndelete table inet {self.instance}-pods\n")

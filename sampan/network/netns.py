@@ -64,6 +64,11 @@ def enter(path: Path | str) -> None:
         os.close(fd)
 
 
+def unshare() -> None:
+    """Move the calling thread into a new namespace, which ends with it unless it is mounted."""
+    _check(_libc.unshare(CLONE_NEWNET), "unshare network namespace")
+
+
 def create(name: str, prepare: Callable[[], None] | None = None) -> Path:
     """A new namespace under /run/netns; `prepare` runs inside it. One that is there already is kept as it is."""
     path = DIRECTORY / name
@@ -76,7 +81,7 @@ def create(name: str, prepare: Callable[[], None] | None = None) -> Path:
         raise NamespaceError(f"create {path}: {error.strerror}") from None
 
     def make() -> None:
-        _check(_libc.unshare(CLONE_NEWNET), "unshare network namespace")
+        unshare()
         if prepare is not None:
             prepare()
         source = f"/proc/self/task/{threading.get_native_id()}/ns/net"
