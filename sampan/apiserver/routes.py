@@ -21,7 +21,6 @@ _VERBS = {
 _NON_RESOURCE_VERBS = {method: method.lower() for method in (*_VERBS, "OPTIONS")}
 # `namespaces/x/<this>` belongs to the namespace object, everything else below it is a resource in it.
 _NAMESPACE_SUBRESOURCES = frozenset({"status", "finalize"})
-_TRUE = frozenset({"1", "true", "True", "TRUE", "t", "T"})
 
 
 @dataclass(slots=True)
@@ -50,7 +49,7 @@ def parse(method: str, path: str, query: list[tuple[str, str]]) -> RequestInfo:
     if info.verb in ("get", "list"):
         if info.verb == "list" or not info.subresource:
             for key, value in query:
-                if key == "watch" and info.verb == "list" and (value in _TRUE or value == ""):
+                if key == "watch" and info.verb == "list" and value.lower() not in ("false", "0"):
                     info.verb = "watch"
                 elif key == "fieldSelector" and info.verb in ("list", "watch") and not info.name:
                     # An authorizer may allow a list of one named object.

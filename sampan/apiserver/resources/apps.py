@@ -16,7 +16,6 @@ RESOURCES: tuple[Resource, ...] = (
         short_names=("ds",),
         categories=ALL,
         subresources=(status("DaemonSet"),),
-        strategy="workload",
         generation=True,
     ),
     resource(
@@ -27,7 +26,6 @@ RESOURCES: tuple[Resource, ...] = (
         short_names=("deploy",),
         categories=ALL,
         subresources=(SCALE, status("Deployment")),
-        strategy="deployment",
         generation=True,
     ),
     resource(
@@ -38,7 +36,6 @@ RESOURCES: tuple[Resource, ...] = (
         short_names=("rs",),
         categories=ALL,
         subresources=(SCALE, status("ReplicaSet")),
-        strategy="workload",
         generation=True,
         selectable=("status.replicas",),
     ),
@@ -50,7 +47,6 @@ RESOURCES: tuple[Resource, ...] = (
         short_names=("sts",),
         categories=ALL,
         subresources=(SCALE, status("StatefulSet")),
-        strategy="workload",
         generation=True,
     ),
 )

@@ -24,7 +24,7 @@ RESOURCES: tuple[Resource, ...] = (
         "Job",
         categories=ALL,
         subresources=(status("Job"),),
-        strategy="job",
+        strategy="orphaning",
         generation=True,
         selectable=("status.successful",),
     ),

@@ -74,7 +74,6 @@ RESOURCES: tuple[Resource, ...] = (
         namespaced=False,
         short_names=("pc",),
         generation=True,
-        strategy="priorityclass",
     ),
     resource(
         "coordination.k8s.io",

@@ -28,7 +28,7 @@ RESOURCES: tuple[Resource, ...] = (
         verbs=READ_ONLY,
         strategy="componentstatus",
     ),
-    resource("", "v1", "configmaps", "ConfigMap", short_names=("cm",), strategy="configmap"),
+    resource("", "v1", "configmaps", "ConfigMap", short_names=("cm",)),
     resource(
         "",
         "v1",
@@ -44,7 +44,6 @@ RESOURCES: tuple[Resource, ...] = (
         "events",
         "Event",
         short_names=("ev",),
-        strategy="event",
         create_on_update=True,
         selectable=(
             "involvedObject.kind",
@@ -91,7 +90,7 @@ RESOURCES: tuple[Resource, ...] = (
         "PersistentVolumeClaim",
         short_names=("pvc",),
         subresources=(status("PersistentVolumeClaim"),),
-        strategy="persistentvolumeclaim",
+        strategy="returning",
         selectable=("name",),
     ),
     resource(
@@ -102,7 +101,7 @@ RESOURCES: tuple[Resource, ...] = (
         namespaced=False,
         short_names=("pv",),
         subresources=(status("PersistentVolume"),),
-        strategy="persistentvolume",
+        strategy="returning",
         selectable=("name",),
     ),
     resource(
@@ -139,7 +138,15 @@ RESOURCES: tuple[Resource, ...] = (
             "status.nominatedNodeName",
         ),
     ),
-    resource("", "v1", "podtemplates", "PodTemplate", generation=True, create_on_update=True),
+    resource(
+        "",
+        "v1",
+        "podtemplates",
+        "PodTemplate",
+        strategy="returning",
+        generation=True,
+        create_on_update=True,
+    ),
     resource(
         "",
         "v1",
@@ -149,6 +156,7 @@ RESOURCES: tuple[Resource, ...] = (
         categories=ALL,
         subresources=(SCALE, status("ReplicationController")),
         generation=True,
+        strategy="orphaning",
         selectable=("status.replicas",),
     ),
     resource(
@@ -157,6 +165,7 @@ RESOURCES: tuple[Resource, ...] = (
         "resourcequotas",
         "ResourceQuota",
         short_names=("quota",),
+        strategy="returning",
         subresources=(status("ResourceQuota"),),
     ),
     resource("", "v1", "secrets", "Secret", strategy="secret", selectable=("type",)),
@@ -166,6 +175,7 @@ RESOURCES: tuple[Resource, ...] = (
         "serviceaccounts",
         "ServiceAccount",
         short_names=("sa",),
+        strategy="returning",
         subresources=(
             Subresource("token", "TokenRequest", CREATE_ONLY, "authentication.k8s.io", "v1"),
         ),

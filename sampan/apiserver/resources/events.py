@@ -13,7 +13,6 @@ RESOURCES: tuple[Resource, ...] = (
         short_names=("ev",),
         storage="core/events",
         storage_version="v1",
-        strategy="event",
         create_on_update=True,
         selectable=(
             "regarding.kind",

@@ -14,7 +14,6 @@ RESOURCES: tuple[Resource, ...] = (
         "ClusterRoleBinding",
         namespaced=False,
         create_on_update=True,
-        strategy="rbac",
     ),
     resource(
         GROUP,
@@ -23,10 +22,9 @@ RESOURCES: tuple[Resource, ...] = (
         "ClusterRole",
         namespaced=False,
         create_on_update=True,
-        strategy="rbac",
     ),
-    resource(GROUP, "v1", "rolebindings", "RoleBinding", create_on_update=True, strategy="rbac"),
-    resource(GROUP, "v1", "roles", "Role", create_on_update=True, strategy="rbac"),
+    resource(GROUP, "v1", "rolebindings", "RoleBinding", create_on_update=True),
+    resource(GROUP, "v1", "roles", "Role", create_on_update=True),
     *(
         resource(
             "authentication.k8s.io",

@@ -1,0 +1,184 @@
+"""Bodies into objects: what POST and PUT carry, what a PATCH makes of the present object, and DeleteOptions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from sampan.apiserver.call import Call, boolean, integer
+from sampan.apiserver.negotiate import media_type, readable
+from sampan.apiserver.registry import DeleteOptions, Object
+from sampan.kube import decode, defaulting, errors, schema
+from sampan.kube.types import GVK
+
+JSON_PATCH = "application/json-patch+json"
+MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_PATCH = "application/strategic-merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+POLICIES = ("Foreground", "Background", "Orphan")
+
+
+def decode_object(call: Call, gvk: GVK) -> Object:
+    """The body as a defaulted object of `gvk`; warnings go to the call."""
+    request = call.request
+    content_type = readable(request.headers.get("content-type", ""))
+    mode: Any = call.field_validation
+    obj, warnings = decode.decode(request.body, content_type, gvk, strict=mode)
+    if warnings:
+        call.warnings += warnings
+    if not isinstance(obj.get("metadata"), dict):
+        obj["metadata"] = {}
+    defaulting.default(gvk, obj)
+    return obj
+
+
+def patched(call: Call, gvk: GVK) -> Callable[[Object], Object]:
+    """The function that applies the request's patch to an object of `gvk`. Raises ApiError 400 or 415 at once."""
+    from sampan.kube import patch
+
+    kind = media_type(call.request.headers.get("content-type", ""))
+    name = schema.for_gvk(gvk)
+    if kind not in (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH) or (
+        kind == STRATEGIC_PATCH and not name
+    ):
+        accepted = (JSON_PATCH, MERGE_PATCH, *((STRATEGIC_PATCH,) if name else ()))
+        raise errors.unsupported_media_type(
+            "the body of the request was in an unknown format - accepted media types include: "
+            + ", ".join(accepted)
+        )
+    try:
+        body = orjson.loads(call.request.body)
+    except orjson.JSONDecodeError as error:
+        raise errors.bad_request(f"error decoding patch: {error}") from None
+
+    def apply(old: Object) -> Object:
+        if kind == JSON_PATCH:
+            new = patch.json_patch(old, body)
+        elif kind == MERGE_PATCH:
+            new = patch.merge_patch(old, body)
+        else:
+            assert name is not None
+            new = patch.strategic_merge_patch(old, body, name)
+        return conforming(call, gvk, new)
+
+    return apply
+
+
+def conforming(call: Call, gvk: GVK, new: Any) -> Object:
+    """What a patch made, fitted to the schema and defaulted."""
+    if not isinstance(new, dict) or not isinstance(new.get("metadata"), dict):
+        raise errors.bad_request("the patch must leave an object with metadata")
+    if new.get("kind") != gvk.kind or new.get("apiVersion") != gvk.api_version:
+        raise errors.bad_request(
+            f"the patch must not change kind or apiVersion: {new.get('apiVersion')}/{new.get('kind')}"
+        )
+    name = schema.for_gvk(gvk)
+    if name is not None:
+        found = decode.check_types(new, name)
+        if found and call.field_validation == "Strict":
+            raise errors.bad_request(f"strict decoding error: {', '.join(found)}")
+        if found and call.field_validation == "Warn":
+            call.warnings += [each for each in found if each not in call.warnings]
+    if not isinstance(new.get("metadata"), dict):
+        new["metadata"] = {}
+    defaulting.default(gvk, new)
+    return new
+
+
+def delete_options(call: Call) -> DeleteOptions:
+    """DeleteOptions out of the body, or of the query when there is no body. Raises ApiError 400 or 422."""
+    request = call.request
+    options: Object = {}
+    if request.body.strip():
+        content_type = readable(request.headers.get("content-type", ""))
+        options = _decoded_options(request.body, content_type)
+    else:
+        grace = integer(request, "gracePeriodSeconds")
+        if grace is not None:
+            options["gracePeriodSeconds"] = grace
+        if request.param("propagationPolicy"):
+            options["propagationPolicy"] = request.param("propagationPolicy")
+        orphan = boolean(request, "orphanDependents")
+        if orphan is not None:
+            options["orphanDependents"] = orphan
+    dry_run = [
+        *(options.get("dryRun") or ()),
+        *(value for value in request.params("dryRun") if value),
+    ]
+    policy, orphan = options.get("propagationPolicy"), options.get("orphanDependents")
+    causes = []
+    if policy is not None and orphan is not None:
+        causes.append(
+            errors.invalid_value(
+                "propagationPolicy",
+                policy,
+                "orphanDependents and deletionPropagation cannot be both set",
+            )
+        )
+    if policy is not None and policy not in POLICIES:
+        causes.append(errors.not_supported("propagationPolicy", policy, [*POLICIES, "nil"]))
+    if any(value != "All" for value in dry_run):
+        causes.append(errors.not_supported("dryRun", dry_run, ["All"]))
+    if causes:
+        raise errors.invalid("DeleteOptions", "", causes, "meta.k8s.io")
+    call.dry_run = bool(dry_run)
+    if orphan is not None:
+        policy = "Orphan" if orphan else "Background"
+    conditions = options.get("preconditions") or {}
+    return DeleteOptions(
+        options.get("gracePeriodSeconds"),
+        policy or "",
+        conditions.get("uid"),
+        conditions.get("resourceVersion"),
+    )
+
+
+_OPTION_TYPES: dict[str, type | tuple[type, ...]] = {
+    "gracePeriodSeconds": int,
+    "propagationPolicy": str,
+    "orphanDependents": bool,
+    "dryRun": list,
+    "preconditions": dict,
+    "kind": str,
+    "apiVersion": str,
+}
+
+
+def _decoded_options(body: bytes, content_type: str) -> Object:
+    value: Any
+    if content_type == "application/json":
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise errors.bad_request(
+                f"couldn't get version/kind; json parse error: {error}"
+            ) from None
+    else:
+        from sampan.kube import yaml_body
+
+        try:
+            value, _ = yaml_body.parse(body)
+        except yaml_body.YAMLError as error:
+            raise errors.bad_request(f"error converting YAML to JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise errors.bad_request("DeleteOptions must be an object")
+    if value.get("kind") not in (None, "", "DeleteOptions"):
+        raise errors.bad_request(f"expected DeleteOptions, got {value.get('kind')}")
+    found = {key: each for key, each in value.items() if each is not None}
+    for key, wanted in _OPTION_TYPES.items():
+        if key in found and (
+            not isinstance(found[key], wanted) or (wanted is int and found[key] is True)
+        ):
+            raise errors.bad_request(
+                f'DeleteOptions in version "v1" cannot be handled as a DeleteOptions: '
+                f"json: cannot unmarshal into Go struct field DeleteOptions.{key}"
+            )
+    conditions = found.get("preconditions") or {}
+    if any(not isinstance(conditions.get(key), str | None) for key in ("uid", "resourceVersion")):
+        raise errors.bad_request(
+            'DeleteOptions in version "v1" cannot be handled as a DeleteOptions: '
+            "json: cannot unmarshal into Go struct field Preconditions"
+        )
+    return found

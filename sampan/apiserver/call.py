@@ -1,0 +1,122 @@
+"""`Call`: one request on a resource, after it was authenticated and routed; what every later stage is given.
+
+Also reads the options that Kubernetes takes from the query (CreateOptions, PatchOptions, ListOptions …) with the errors
+that it gives for bad ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sampan.apiserver.negotiate import PLAIN, Form
+from sampan.apiserver.resources import Resource, Subresource
+from sampan.apiserver.routes import RequestInfo
+from sampan.client.transport import Request, User
+from sampan.kube import errors
+from sampan.kube.errors import ApiError
+from sampan.kube.types import GVK
+
+VALIDATION_MODES = ("Ignore", "Warn", "Strict")
+
+
+@dataclass(slots=True)
+class Call:
+    request: Request
+    info: RequestInfo
+    resource: Resource
+    user: User
+    form: Form = PLAIN
+    subresource: Subresource | None = None
+    dry_run: bool = False
+    field_validation: str = "Warn"
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def gvk(self) -> GVK:
+        """What the body is, unless the subresource has a kind of its own."""
+        return GVK(self.resource.group, self.resource.version, self.resource.kind)
+
+    @property
+    def storage_gvk(self) -> GVK:
+        group, _, version = self.resource.storage_version.rpartition("/")
+        return GVK(group, version, self.resource.kind)
+
+    @property
+    def key(self) -> str:
+        return self.resource.key(self.info.namespace, self.info.name)
+
+    def not_found(self, name: str = "") -> ApiError:
+        return errors.not_found(self.resource.name, name or self.info.name, self.resource.group)
+
+    def conflict(self, message: str, name: str = "") -> ApiError:
+        row = self.resource
+        return errors.conflict(row.name, name or self.info.name, message, row.group)
+
+    def invalid(self, causes: list[errors.Cause], name: str = "") -> ApiError:
+        row = self.resource
+        return errors.invalid(row.kind, name or self.info.name, causes, row.group)
+
+    def forbidden(self, message: str, name: str = "") -> ApiError:
+        row = self.resource
+        return errors.forbidden(row.name, name or self.info.name, message, row.group)
+
+    def read_write_options(self, kind: str) -> None:
+        """dryRun, fieldValidation. `kind` is the options' name in error messages."""
+        query = self.request
+        if not query.query:
+            return
+        causes = []
+        dry_run = [value for value in query.params("dryRun") if value]
+        if dry_run:
+            if any(value != "All" for value in dry_run):
+                causes.append(errors.not_supported("dryRun", dry_run, ["All"]))
+            self.dry_run = True
+        mode = query.param("fieldValidation")
+        if mode:
+            if mode not in VALIDATION_MODES:
+                causes.append(
+                    errors.not_supported("fieldValidation", mode, ["Ignore", "Strict", "Warn"])
+                )
+            self.field_validation = mode
+        manager = query.param("fieldManager")
+        if len(manager) > 128:
+            causes.append(errors.too_long("fieldManager", manager, 128))
+        if causes:
+            raise errors.invalid(kind, "", causes, "meta.k8s.io")
+
+
+def boolean(request: Request, name: str) -> bool | None:
+    """A query parameter as the API server reads booleans: present and not false or 0; None when it is not there."""
+    values = request.params(name)
+    return values[0].lower() not in ("false", "0") if values else None
+
+
+def integer(request: Request, name: str) -> int | None:
+    """A query parameter as an int64; None when absent or empty."""
+    value = request.param(name)
+    if not value:
+        return None
+    try:
+        number = int(value)
+    except ValueError:
+        number = 1 << 64
+    if not -(1 << 63) <= number < 1 << 63:
+        raise errors.bad_request(f'strconv.ParseInt: parsing "{value}": invalid syntax')
+    return number
+
+
+def revision_of(text: str, what: str = "resourceVersion") -> int:
+    """A resourceVersion as a number; "" is 0. Raises ApiError 400 as Kubernetes' versioner does."""
+    if not text:
+        return 0
+    if not text.isascii() or not text.isdigit() or len(text) > 20:
+        raise errors.bad_request(
+            f'Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax'
+        )
+    return int(text)
+
+
+def object_revision(obj: dict[str, Any]) -> str:
+    """metadata.resourceVersion, "" when unset."""
+    return obj["metadata"].get("resourceVersion") or ""

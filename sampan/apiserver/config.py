@@ -1,0 +1,35 @@
+"""What an API server is told when it is made. Plain values: the environment is never read in this room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(slots=True)
+class ServerConfig:
+    pki: Path  # <data>/pki: ca, apiserver, admin, kubelet-client, service-account
+    kubeconfig: Path  # admin kubeconfig, written at start
+    address: str = "127.0.0.1"
+    port: int = 6443  # 0: any free port; `APIServer.port` says which
+    names: tuple[str, ...] = ()  # further names and addresses in the serving certificate
+    advertise: str = ""  # address in the `kubernetes` endpoints; "": `address`
+    service_cidr: str = "10.43.0.0/16"
+    node_ports: tuple[int, int] = (30000, 32767)
+    cluster_domain: str = "cluster.local"
+    issuer: str = "https://kubernetes.default.svc.cluster.local"  # of service-account tokens
+    audiences: tuple[str, ...] = field(default=())  # accepted beside the issuer
+    event_ttl: float = 3600.0  # seconds that Events live
+    authorization: bool = True  # False: whoever is authenticated may do anything
+    body_limit: int = 3 * 1024 * 1024
+    request_timeout: float = 60.0  # seconds; watches and upgrades are not bound by it
+    watch_timeout: tuple[float, float] = (
+        1800.0,
+        3600.0,
+    )  # a watch without timeoutSeconds ends in between
+    bookmark_interval: float = 60.0
+
+    @property
+    def audience(self) -> tuple[str, ...]:
+        """Audiences of our own tokens."""
+        return self.audiences or (self.issuer,)

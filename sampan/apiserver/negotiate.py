@@ -1,0 +1,75 @@
+"""Content negotiation: which form of an answer a client asked for, and whether a body's type can be read.
+
+Kubernetes clients list several types in Accept, best first (`application/json;as=Table;v=v1;g=meta.k8s.io,application/json`);
+the first that we speak wins. We speak JSON, YAML for single answers, and the two meta.k8s.io forms Table and
+PartialObjectMetadata(List). Protobuf is passed over: clients that offer it offer JSON as well.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from sampan.kube import errors
+
+JSON = "application/json"
+YAML = "application/yaml"
+
+
+class Form(NamedTuple):
+    """`kind`: "" for the object itself, "Table", "PartialObjectMetadata" or "PartialObjectMetadataList"."""
+
+    kind: str = ""
+    version: str = "v1"
+    media_type: str = JSON
+
+    @property
+    def partial(self) -> bool:
+        return self.kind.startswith("PartialObjectMetadata")
+
+
+PLAIN = Form()
+_FORMS = ("Table", "PartialObjectMetadata", "PartialObjectMetadataList")
+
+
+@lru_cache(maxsize=512)
+def accepted(header: str) -> Form:
+    """The form that the Accept header asks for. Raises ApiError 406 when we speak none of its types."""
+    if not header or header in (JSON, "*/*"):
+        return PLAIN
+    for clause in header.split(","):
+        media_type, *parameters = (part.strip() for part in clause.split(";"))
+        if media_type in ("application/yaml", "text/yaml"):
+            found = Form(media_type=YAML)
+        elif media_type in (JSON, "*/*", "application/*"):
+            found = PLAIN
+        else:
+            continue
+        values = dict(part.split("=", 1) for part in parameters if "=" in part)
+        kind = values.get("as", "")
+        if not kind:
+            if values.get("g"):
+                continue
+            return found
+        if kind in _FORMS and values.get("g", "meta.k8s.io") == "meta.k8s.io":
+            version = values.get("v", "v1")
+            if version in ("v1", "v1beta1"):
+                return Form(kind, version, found.media_type)
+    raise errors.not_acceptable(
+        "only the following media types are accepted: application/json, application/yaml"
+    )
+
+
+def media_type(content_type: str) -> str:
+    """The bare media type, in lower case."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def readable(content_type: str) -> str:
+    """The body's media type when we can decode it. Raises ApiError 415."""
+    found = media_type(content_type) or JSON
+    if found in (JSON, YAML, "text/yaml", "application/x-yaml"):
+        return found
+    raise errors.unsupported_media_type(
+        f"the body of the request was in an unknown format - accepted media types include: {JSON}, {YAML}"
+    )

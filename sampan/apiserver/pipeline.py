@@ -1,0 +1,358 @@
+"""The path of one request, top to bottom: authenticate → route → authorize → look up → decode → mutate → validate → commit.
+
+`handle` is the whole door: HTTP and in-process callers use it alike. `immediate` is the same path for a plain read that
+needs no waiting (known user, filled and fresh cache): it answers without a task and without parsing an object, because GET
+and LIST are most of what an API server does. Both give the same bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from sampan.apiserver import conversion, lists, routes
+from sampan.apiserver.body import decode_object, delete_options, patched
+from sampan.apiserver.call import Call
+from sampan.apiserver.negotiate import PLAIN, accepted
+from sampan.apiserver.present import (
+    JSON_HEADERS,
+    WatchFramer,
+    is_plain,
+    object_bytes,
+    respond_bytes,
+    respond_entry,
+    respond_error,
+    respond_list,
+    respond_object,
+    success,
+)
+from sampan.apiserver.registry import Object
+from sampan.apiserver.routes import RequestInfo
+from sampan.apiserver.selection import select
+from sampan.apiserver.subresources import SUBRESOURCES
+from sampan.apiserver.watches import Stream, error_frame
+from sampan.client.transport import Request, Response
+from sampan.kube import errors
+from sampan.kube.errors import ApiError
+from sampan.store import Closed, StoreError
+
+if TYPE_CHECKING:
+    from sampan.apiserver.server import APIServer
+
+log = logging.getLogger(__name__)
+
+_PATCH_VERBS = ("create", "update", "patch", "delete", "deletecollection")
+_IMMEDIATE_QUERY = ("limit", "timeout", "pretty")
+_METHOD_NOT_ALLOWED = "the server does not allow this method on the requested resource"
+
+
+class Pipeline:
+    def __init__(self, server: APIServer) -> None:
+        self.server = server
+        self.caches = server.caches
+        self.registry = server.registry
+        self.verbs: dict[str, Callable[[Call], Awaitable[Response]]] = {
+            "get": self._get,
+            "list": self._list,
+            "watch": self._watch,
+            "create": self._create,
+            "update": self._update,
+            "patch": self._patch,
+            "delete": self._delete,
+            "deletecollection": self._delete_collection,
+        }
+
+    # The short way
+
+    def immediate(self, request: Request) -> Response | None:
+        """The answer to a plain GET of objects that the cache can give now, else None. Never raises, never waits."""
+        user = request.user
+        if user is None or request.method != "GET" or "system:masters" not in user.groups:
+            return None
+        query = request.query
+        if query and any(key not in _IMMEDIATE_QUERY for key, _ in request.pairs()):
+            return None
+        headers = request.headers
+        if "impersonate-user" in headers or "authorization" in headers or "upgrade" in headers:
+            return None
+        started = time.perf_counter()
+        try:
+            if accepted(headers.get("accept", "")) is not PLAIN:
+                return None
+            info = routes.parse("GET", request.path, [])
+        except (ApiError, ValueError):
+            return None
+        if not info.is_resource or info.subresource:
+            return None
+        row = self.server.table.rows.get((info.group, info.version, info.resource))
+        if row is None or row.storage_version != row.api_version or info.verb not in row.verbs:
+            return None
+        cache = self.caches.ready(row)
+        if cache is None or (row.namespaced and not info.namespace and info.name):
+            return None
+        if info.verb == "get":
+            entry = cache.entries.get(row.key(info.namespace, info.name))
+            if entry is None:
+                return None
+            response = Response(200, JSON_HEADERS, entry.data)
+        else:
+            if query:
+                try:
+                    call = Call(request, info, row, user)
+                    listed = lists.from_cache(self.caches, cache, select(call), "")
+                except ApiError:
+                    return None
+            else:
+                prefix = f"{row.prefix}{info.namespace}/" if info.namespace else row.prefix
+                entries = cache.entries
+                found = [entries[key] for key in cache.keys(prefix)]
+                listed = lists.Listed(found, self.caches.current(cache))
+            items = [entry.data for entry in listed.entries]
+            body = lists.encode_list(row.list_kind, row.api_version, listed, items)
+            response = Response(200, JSON_HEADERS, body)
+        self.server.metrics.observe(info, 200, time.perf_counter() - started)
+        return response
+
+    # The whole way
+
+    async def handle(self, request: Request) -> Response:
+        """The answer to any request. Never raises but for cancellation."""
+        started = time.perf_counter()
+        info: RequestInfo | None = None
+        try:
+            info = routes.parse(request.method, request.path, list(request.pairs()))
+            response = await self._run(request, info)
+        except ApiError as error:
+            response = respond_error(error)
+        except Closed:
+            response = respond_error(errors.service_unavailable("the server is shutting down"))
+        except StoreError as error:
+            log.error("%s %s: %s", request.method, request.path, error)
+            response = respond_error(errors.internal(str(error)))
+        except Exception as error:
+            log.exception("%s %s", request.method, request.path)
+            response = respond_error(errors.internal(f"{type(error).__name__}: {error}"))
+        elapsed = time.perf_counter() - started
+        self.server.metrics.observe(info or RequestInfo("", request.path), response.status, elapsed)
+        return response
+
+    async def _run(self, request: Request, info: RequestInfo) -> Response:
+        access = self.server.access
+        user = await access.user(request)
+        await access.check(user, info)
+        if not info.is_resource:
+            return await self.server.pages.respond(request, info, user)
+        row = self.server.table.lookup(info.group, info.version, info.resource)
+        if row is None:
+            raise errors.path_not_found()
+        call = Call(request, info, row, user)
+        if info.subresource:
+            return await self._subresource(call)
+        if info.verb not in row.verbs or row.strategy == "componentstatus":
+            return await self._unusual(call)
+        if (
+            row.namespaced
+            and not info.namespace
+            and (info.name or info.verb in ("create", "deletecollection"))
+        ):
+            if info.verb not in ("list", "watch"):
+                raise ApiError(405, "MethodNotAllowed", _METHOD_NOT_ALLOWED)
+        if not row.namespaced and info.namespace and row.storage != "core/namespaces":
+            raise errors.path_not_found()
+        if row.strategy == "review":
+            return await self._review(call)
+        if row.strategy == "binding":
+            return await SUBRESOURCES["pods", "binding"](self.server, call)
+        call.form = accepted(request.headers.get("accept", ""))
+        return await self.verbs[info.verb](call)
+
+    async def _subresource(self, call: Call) -> Response:
+        info, row = call.info, call.resource
+        call.subresource = row.subresource(info.subresource)
+        if call.subresource is None:
+            raise errors.path_not_found()
+        if info.verb not in call.subresource.verbs:
+            raise ApiError(405, "MethodNotAllowed", _METHOD_NOT_ALLOWED)
+        handler = (
+            SUBRESOURCES.get((row.name, info.subresource)) or SUBRESOURCES["*", info.subresource]
+        )
+        return await handler(self.server, call)
+
+    async def _unusual(self, call: Call) -> Response:
+        if call.request.method == "OPTIONS":
+            return Response(200, {"Allow": "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"})
+        if call.resource.strategy == "componentstatus" and call.info.verb in ("get", "list"):
+            return respond_object(call, self.server.pages.component_statuses(call))
+        raise ApiError(405, "MethodNotAllowed", _METHOD_NOT_ALLOWED)
+
+    async def _review(self, call: Call) -> Response:
+        await self.server.access.load()
+        call.form = accepted(call.request.headers.get("accept", ""))
+        obj = decode_object(call, call.gvk)
+        answer = await self.server.access.reviews.create(
+            call.resource.kind, obj, call.user, call.info.namespace
+        )
+        return respond_object(call, answer, 201)
+
+    # Verbs
+
+    async def _get(self, call: Call) -> Response:
+        version = call.request.param("resourceVersion")
+        if version:
+            await lists.fresh(self.caches, version)
+        return respond_entry(call, await self.registry.get(call))
+
+    async def _list(self, call: Call) -> Response:
+        return respond_list(call, await lists.list_entries(self.caches, call, select(call)))
+
+    async def _watch(self, call: Call) -> Response:
+        selection = select(call, watch=True)
+        framer = None if is_plain(call) else WatchFramer(call)
+        config = self.server.config
+        stream = Stream(
+            self.caches,
+            call,
+            selection,
+            framer=framer,
+            framer_key=framer.key if framer else None,
+            bookmark_interval=config.bookmark_interval,
+            timeout_range=config.watch_timeout,
+        )
+        try:
+            await stream.open()
+        except ApiError as error:
+            if error.code != 410:
+                raise
+            return Response(200, JSON_HEADERS, error_frame(error))
+        return Response(200, JSON_HEADERS, stream.body())
+
+    async def _create(self, call: Call) -> Response:
+        if call.info.name:
+            raise ApiError(405, "MethodNotAllowed", _METHOD_NOT_ALLOWED)
+        call.read_write_options("CreateOptions")
+        obj = decode_object(call, call.gvk)
+        name_namespace(call, obj)
+        entry = await self.registry.create(call, conversion.to_storage(call.resource, obj))
+        return respond_entry(call, entry, 201)
+
+    async def _update(self, call: Call) -> Response:
+        return await self.update(call)
+
+    async def update(
+        self,
+        call: Call,
+        *,
+        status: bool = False,
+        prepare: Callable[[Call, Object, Object], None] | None = None,
+    ) -> Response:
+        """PUT of the object or of a subresource that shares its kind."""
+        call.read_write_options("UpdateOptions")
+        sent = decode_object(call, call.gvk)
+        name_namespace(call, sent)
+        check_name(call, sent)
+        row = call.resource
+
+        def change(old: Object) -> Object:
+            return copied(conversion.to_storage(row, sent))
+
+        def made() -> Object:
+            return copied(conversion.to_storage(row, sent))
+
+        allowed = row.create_on_update and not status and prepare is None
+        pinned = bool(sent["metadata"].get("resourceVersion"))
+        entry, created = await self.registry.update(
+            call,
+            change,
+            status=status,
+            retry=not pinned,
+            create=made if allowed and not pinned else None,
+            prepare=prepare,
+        )
+        return respond_entry(call, entry, 201 if created else 200)
+
+    async def _patch(self, call: Call) -> Response:
+        return await self.patch(call)
+
+    async def patch(
+        self,
+        call: Call,
+        *,
+        status: bool = False,
+        prepare: Callable[[Call, Object, Object], None] | None = None,
+    ) -> Response:
+        """PATCH of the object or of a subresource that shares its kind."""
+        call.read_write_options("PatchOptions")
+        row = call.resource
+        apply = patched(call, call.gvk)
+
+        def change(stored: Object) -> Object:
+            old = conversion.from_storage(row, stored)
+            new = apply(old)
+            name_namespace(call, new)
+            check_name(call, new)
+            return conversion.to_storage(row, new)
+
+        entry, _ = await self.registry.update(call, change, status=status, prepare=prepare)
+        return respond_entry(call, entry)
+
+    async def _delete(self, call: Call) -> Response:
+        options = delete_options(call)
+        deleted = await self.registry.delete(call, options)
+        return self.respond_deleted(call, deleted.entry, deleted.gone)
+
+    def respond_deleted(self, call: Call, entry: Any, gone: bool) -> Response:
+        strategy = self.server.strategies.of(call.resource)
+        if not gone or strategy.returns_deleted:
+            return respond_entry(call, entry)
+        details = {"name": call.info.name}
+        if call.resource.group:
+            details["group"] = call.resource.group
+        details["kind"] = call.resource.name
+        details["uid"] = entry.object()["metadata"]["uid"]
+        return respond_object(call, success(details))
+
+    async def _delete_collection(self, call: Call) -> Response:
+        options = delete_options(call)
+        selection = select(call)
+        listed = await lists.list_entries(self.caches, call, selection)
+        deleted = await self.registry.delete_collection(call, listed.entries, options)
+        items = [object_bytes(call, entry) for entry in deleted]
+        row = call.resource
+        shown = lists.Listed(deleted, listed.revision)
+        return respond_bytes(call, lists.encode_list(row.list_kind, row.api_version, shown, items))
+
+
+def name_namespace(call: Call, obj: Object) -> None:
+    """The object lives in the request's namespace; another one in the body is an error."""
+    metadata = obj["metadata"]
+    wanted = call.info.namespace if call.resource.namespaced else ""
+    given = metadata.get("namespace") or ""
+    if given and given != wanted:
+        raise errors.bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request"
+        )
+    if wanted:
+        metadata["namespace"] = wanted
+    else:
+        metadata.pop("namespace", None)
+
+
+def check_name(call: Call, obj: Object) -> None:
+    name = obj["metadata"].get("name")
+    if not name:
+        raise errors.bad_request(
+            f"the name of the object ({call.info.name} based on URL) was undeterminable: name must be provided"
+        )
+    if name != call.info.name:
+        raise errors.bad_request(
+            f"the name of the object ({name}) does not match the name on the URL ({call.info.name})"
+        )
+
+
+def copied(obj: Object) -> Object:
+    """A copy deep enough for the write path, which changes metadata and first-level fields in place."""
+    from copy import deepcopy
+
+    return deepcopy(obj)

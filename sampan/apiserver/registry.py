@@ -1,0 +1,464 @@
+"""The generic verbs that write: create, update, delete. Every kind goes through these, steered by its row and its strategy.
+
+An update is a function from the present object to the new one, run again when somebody else wrote in between, unless
+the caller pinned a resourceVersion: then it is a Conflict. The store's compare-and-swap is the only lock.
+Objects come and go as dicts in the version in which they are stored; `Entry` holds the bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+
+from sampan.apiserver.admission import Admission
+from sampan.apiserver.call import Call
+from sampan.apiserver.resources import Resource
+from sampan.apiserver.strategies import Strategies, Strategy
+from sampan.apiserver.watchcache import Entry, ResourceCache, WatchCache, encode, respliced
+from sampan.kube import errors, objects, validation
+from sampan.kube.errors import ApiError
+from sampan.store import Conflict, Record, Store
+
+Object = dict[str, Any]
+Change = Callable[[Object], Object]
+
+SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+SUFFIX_LENGTH = 5
+NAME_LIMIT = 63
+NAME_TRIES = 8
+RETRIES = 5  # of a patch or an unconditional update that lost a race
+STALE = (
+    "the object has been modified; please apply your changes to the latest version and try again"
+)
+# Subresources that have rules of their own; the others are checked as the whole object.
+VALIDATED = {name: name for name in ("status", "ephemeralcontainers", "resize")}
+FOREGROUND = "foregroundDeletion"
+ORPHAN = "orphan"
+
+
+@dataclass(slots=True)
+class DeleteOptions:
+    grace: int | None = None
+    policy: str = ""  # Foreground | Background | Orphan
+    uid: str | None = None
+    resource_version: str | None = None
+
+
+@dataclass(slots=True)
+class Deleted:
+    entry: Entry  # the last state, or the present one when it is not gone yet
+    gone: bool
+
+
+class Registry:
+    def __init__(
+        self, store: Store, caches: WatchCache, strategies: Strategies, admission: Admission
+    ) -> None:
+        self.store = store
+        self.caches = caches
+        self.strategies = strategies
+        self.admission = admission
+        # Called after a durable write of a kind that expires, with its key.
+        self.on_event_written: Callable[[str], None] | None = None
+
+    # Reading one
+
+    async def find(self, resource: Resource, namespace: str, name: str) -> Entry | None:
+        cache = await self.caches.get(resource)
+        return cache.entries.get(resource.key(namespace, name))
+
+    async def get(self, call: Call) -> Entry:
+        entry = await self.find(call.resource, call.info.namespace, call.info.name)
+        if entry is None:
+            raise call.not_found()
+        return entry
+
+    # Create
+
+    async def create(self, call: Call, obj: Object) -> Entry:
+        """Write a decoded, defaulted object. Raises ApiError: AlreadyExists, Invalid, Forbidden …"""
+        metadata = obj["metadata"]
+        generated = metadata.get("generateName") if not metadata.get("name") else None
+        if metadata.get("resourceVersion"):
+            raise errors.bad_request("resourceVersion should not be set on objects to be created")
+        pristine = deepcopy(obj) if generated else obj
+        for attempt in range(NAME_TRIES if generated else 1):
+            obj = deepcopy(pristine) if generated else obj
+            if generated:
+                obj["metadata"]["name"] = generated_name(generated)
+            try:
+                return await self._create(call, obj)
+            except ApiError as error:
+                if error.reason != "AlreadyExists" or not generated or attempt == NAME_TRIES - 1:
+                    raise
+                pristine.pop("status", None)
+        raise AssertionError("unreachable")
+
+    async def _create(self, call: Call, obj: Object) -> Entry:
+        resource = call.resource
+        metadata = obj["metadata"]
+        name = metadata.get("name") or ""
+        strategy = self.strategies.of(resource)
+        for key in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields"):
+            metadata.pop(key, None)
+        metadata["uid"] = new_uid()
+        metadata["creationTimestamp"] = objects.now()
+        if resource.generation:
+            metadata["generation"] = 1
+        else:
+            metadata.pop("generation", None)
+        strategy.prepare_create(call, obj)
+        await self.admission.admit_create(call, obj)
+        if not name:
+            required = errors.required("metadata.name", "name or generateName is required")
+            raise call.invalid([required], "")
+        rollback = await strategy.reserve(self, call, obj, None)
+        try:
+            causes = validation.validate_create(call.storage_gvk, obj)
+            if causes:
+                raise call.invalid(causes, name)
+            cache = await self.caches.get(resource)
+            key = resource.key(metadata.get("namespace", ""), name)
+            if call.dry_run:
+                if key in cache.entries:
+                    raise errors.already_exists(resource.name, name, resource.group)
+                if rollback:
+                    rollback()
+                return Entry(key, orjson.dumps(ordered(obj)), 0)
+            value = encode(obj)
+            try:
+                revision = await self.store.put(key, value, expect=0)
+            except Conflict as conflict:
+                current = conflict.current
+                if current is not None and b'"deletionTimestamp":' in current.value:
+                    error = errors.already_exists(resource.name, name, resource.group)
+                    error.message = f"object is being deleted: {error.message}"
+                    raise error from None
+                raise errors.already_exists(resource.name, name, resource.group) from None
+        except BaseException:
+            if rollback:
+                rollback()
+            raise
+        strategy.committed(obj, None)
+        if resource.storage == "core/events" and self.on_event_written:
+            self.on_event_written(key)
+        return Entry(key, cache.splice(value, revision), revision)
+
+    async def place(self, resource: Resource, obj: Object, expect: int = 0) -> None:
+        """Write an object of the server's own as it is. Whoever was quicker wins."""
+        metadata = obj["metadata"]
+        metadata.setdefault("uid", new_uid())
+        metadata.setdefault("creationTimestamp", objects.now())
+        key = resource.key(metadata.get("namespace", ""), metadata["name"])
+        try:
+            await self.store.put(key, encode(obj), expect=expect)
+        except Conflict:
+            return
+
+    # Update
+
+    async def update(
+        self,
+        call: Call,
+        change: Change,
+        *,
+        status: bool = False,
+        retry: bool = True,
+        create: Callable[[], Object] | None = None,
+        prepare: Callable[[Call, Object, Object], None] | None = None,
+        validate: bool = True,
+    ) -> tuple[Entry, bool]:
+        """Replace the object by `change(object)`; (what is stored now, whether it was created).
+
+        `change` gets a dict of its own that carries resourceVersion and returns the new object. `create` gives the
+        object for kinds that a PUT may create. `prepare` replaces the strategy's (a subresource's own rule).
+        """
+        resource = call.resource
+        key = call.key
+        cache = await self.caches.get(resource)
+        entry = cache.entries.get(key)
+        for attempt in range(RETRIES + 1):
+            if entry is None:
+                if create is None:
+                    raise call.not_found()
+                return await self.create(call, create()), True
+            old = entry.object()
+            new = change(entry.object())
+            try:
+                return await self._replace(
+                    call, cache, entry, old, new, status, prepare, validate
+                ), False
+            except Conflict as conflict:
+                pinned = new["metadata"].get("resourceVersion")
+                if (pinned and not retry) or attempt == RETRIES:
+                    raise call.conflict(STALE) from None
+                entry = from_record(cache, conflict.current)
+        raise AssertionError("unreachable")
+
+    async def _replace(
+        self,
+        call: Call,
+        cache: ResourceCache,
+        entry: Entry,
+        old: Object,
+        new: Object,
+        status: bool,
+        prepare: Callable[[Call, Object, Object], None] | None,
+        validate: bool,
+    ) -> Entry:
+        resource = call.resource
+        strategy = self.strategies.of(resource)
+        before, after = old["metadata"], new["metadata"]
+        self._check_identity(call, before, after)
+        for name in ("uid", "creationTimestamp", "name", "namespace", "generateName", "generation"):
+            if before.get(name) is not None:
+                after[name] = before[name]
+            else:
+                after.pop(name, None)
+        for name in ("deletionTimestamp", "deletionGracePeriodSeconds"):
+            if name not in after and name in before:
+                after[name] = before[name]
+        for name in ("selfLink", "managedFields"):
+            after.pop(name, None)
+        new["apiVersion"], new["kind"] = old["apiVersion"], old["kind"]
+        if prepare is not None:
+            prepare(call, new, old)
+        elif status:
+            strategy.prepare_status(call, new, old)
+        else:
+            strategy.prepare_update(call, new, old)
+        if not status:
+            await self.admission.admit_update(call, new, old)
+            if resource.generation and wants_differ(resource, new, old):
+                after["generation"] = before.get("generation", 0) + 1
+        rollback = None if status else await strategy.reserve(self, call, new, old)
+        try:
+            after["resourceVersion"] = before["resourceVersion"]
+            if validate:
+                causes = validation.validate_update(
+                    call.storage_gvk, new, old, VALIDATED.get(call.info.subresource, "")
+                )
+                if causes:
+                    raise call.invalid(causes)
+            if same(new, old):
+                return entry
+            if "deletionTimestamp" in before and self._may_go(strategy, new, before):
+                return (await self._remove(call, entry, new, old)).entry
+            if call.dry_run:
+                if rollback:
+                    rollback()
+                return Entry(entry.key, orjson.dumps(ordered(new)), entry.revision)
+            value = encode(new)
+            revision = await self.store.put(entry.key, value, expect=entry.revision)
+        except BaseException:
+            if rollback:
+                rollback()
+            raise
+        strategy.committed(new, old)
+        if resource.storage == "core/events" and self.on_event_written:
+            self.on_event_written(entry.key)
+        return Entry(entry.key, cache.splice(value, revision), revision)
+
+    def _check_identity(self, call: Call, before: Object, after: Object) -> None:
+        revision = after.get("resourceVersion") or ""
+        if revision and revision not in (before["resourceVersion"], "0"):
+            raise call.conflict(STALE)
+        if (not revision or revision == "0") and not call.resource.unconditional_update:
+            cause = errors.invalid_value(
+                "metadata.resourceVersion", 0, "must be specified for an update"
+            )
+            raise call.invalid([cause._replace(message=cause.message.replace(" 0:", " 0x0:"))])
+        uid = after.get("uid")
+        if uid and uid != before.get("uid"):
+            raise call.conflict(
+                f"Precondition failed: UID in precondition: {uid}, UID in object meta: {before.get('uid')}"
+            )
+
+    @staticmethod
+    def _may_go(strategy: Strategy, new: Object, before: Object) -> bool:
+        return (
+            not new["metadata"].get("finalizers")
+            and not before.get("deletionGracePeriodSeconds")
+            and strategy.may_remove(new)
+        )
+
+    # Delete
+
+    async def delete(self, call: Call, options: DeleteOptions) -> Deleted:
+        """Delete, or mark as being deleted when finalizers or a grace period ask for it."""
+        cache = await self.caches.get(call.resource)
+        entry = cache.entries.get(call.key)
+        for _ in range(RETRIES * 4):
+            if entry is None:
+                raise call.not_found()
+            old = entry.object()
+            self._check_preconditions(call, options, old["metadata"])
+            await self.admission.admit_delete(call, old)
+            try:
+                return await self._delete(call, cache, entry, old, options)
+            except Conflict as conflict:
+                entry = from_record(cache, conflict.current)
+        raise call.conflict(STALE)
+
+    def _check_preconditions(self, call: Call, options: DeleteOptions, metadata: Object) -> None:
+        if options.uid is not None and options.uid != metadata.get("uid"):
+            raise call.conflict(
+                f"Precondition failed: UID in precondition: {options.uid}, UID in object meta: {metadata.get('uid')}"
+            )
+        wanted = options.resource_version
+        if wanted is not None and wanted != metadata["resourceVersion"]:
+            raise call.conflict(
+                f"Precondition failed: ResourceVersion in precondition: {wanted}, "
+                f"ResourceVersion in object meta: {metadata['resourceVersion']}"
+            )
+
+    async def _delete(
+        self, call: Call, cache: ResourceCache, entry: Entry, old: Object, options: DeleteOptions
+    ) -> Deleted:
+        strategy = self.strategies.of(call.resource)
+        new = entry.object()
+        metadata = new["metadata"]
+        grace = strategy.grace_period(new, options.grace)
+        deleting = "deletionTimestamp" in metadata
+        set_deletion_finalizers(metadata, options.policy, strategy.orphan_by_default)
+        if deleting and grace is not None:
+            # A second delete may shorten the wait, never lengthen it.
+            left = metadata.get("deletionGracePeriodSeconds") or 0
+            grace = left if grace >= left else grace
+        held = bool(metadata.get("finalizers")) or not strategy.may_remove(new)
+        if not held and not grace:
+            return await self._remove(call, entry, new, old)
+        period = grace or 0
+        if not deleting or (
+            grace is not None and period < (metadata.get("deletionGracePeriodSeconds") or 0)
+        ):
+            moment = datetime.now(UTC)
+            if deleting:
+                moment = objects.parse_time(metadata["deletionTimestamp"]) - timedelta(
+                    seconds=metadata.get("deletionGracePeriodSeconds") or 0
+                )
+            metadata["deletionTimestamp"] = (moment + timedelta(seconds=period)).strftime(
+                "%Y-%m-%dT%H:%M:%SZ"
+            )
+            metadata["deletionGracePeriodSeconds"] = period
+            if metadata.get("generation"):
+                metadata["generation"] += 1
+            strategy.begin_delete(new)
+        if same(new, old):
+            return Deleted(entry, gone=False)
+        if call.dry_run:
+            return Deleted(Entry(entry.key, orjson.dumps(ordered(new)), entry.revision), gone=False)
+        value = encode(new)
+        revision = await self.store.put(entry.key, value, expect=entry.revision)
+        return Deleted(Entry(entry.key, cache.splice(value, revision), revision), gone=False)
+
+    async def _remove(self, call: Call, entry: Entry, new: Object, old: Object) -> Deleted:
+        """Take the object out of the store."""
+        data = orjson.dumps(ordered(new))
+        if call.dry_run:
+            return Deleted(Entry(entry.key, data, entry.revision), gone=True)
+        revision = await self.store.delete(entry.key, expect=entry.revision)
+        self.strategies.of(call.resource).committed(None, old)
+        return Deleted(Entry(entry.key, respliced(data, revision), revision), gone=True)
+
+    async def delete_collection(
+        self, call: Call, entries: list[Entry], options: DeleteOptions
+    ) -> list[Entry]:
+        """Delete each; those that vanish meanwhile are no error."""
+        limit = asyncio.Semaphore(64)
+
+        async def one(entry: Entry) -> Entry | None:
+            async with limit:
+                parts = entry.key.split("/")
+                info = call.info.__class__(
+                    "delete",
+                    call.info.path,
+                    True,
+                    call.info.group,
+                    call.info.version,
+                    call.info.resource,
+                )
+                info.namespace = parts[4] if call.resource.namespaced else ""
+                info.name = parts[-1]
+                single = Call(call.request, info, call.resource, call.user, dry_run=call.dry_run)
+                try:
+                    return (await self.delete(single, options)).entry
+                except ApiError as error:
+                    if error.reason == "NotFound":
+                        return None
+                    raise
+
+        results = await asyncio.gather(*(one(entry) for entry in entries))
+        return [entry for entry in results if entry is not None]
+
+
+def from_record(cache: ResourceCache, record: Record | None) -> Entry | None:
+    if record is None:
+        return None
+    return Entry(record.key, cache.splice(record.value, record.revision), record.revision)
+
+
+def ordered(obj: Object) -> Object:
+    """resourceVersion first in metadata, where `respliced` finds it first."""
+    metadata = obj["metadata"]
+    if "resourceVersion" in metadata:
+        metadata = {"resourceVersion": metadata["resourceVersion"], **metadata}
+    return {"apiVersion": obj["apiVersion"], "kind": obj["kind"], **obj, "metadata": metadata}
+
+
+def same(new: Object, old: Object) -> bool:
+    """Equal as JSON: Python alone takes 1, 1.0 and true for the same."""
+    if new != old:
+        return False
+    return orjson.dumps(new, option=orjson.OPT_SORT_KEYS) == orjson.dumps(
+        old, option=orjson.OPT_SORT_KEYS
+    )
+
+
+def wants_differ(resource: Resource, new: Object, old: Object) -> bool:
+    """Did what the user wants change? That is all but metadata and status; a Deployment's annotations count too."""
+    for key in {*new, *old}:
+        if key not in ("metadata", "status") and new.get(key) != old.get(key):
+            return True
+    return resource.kind == "Deployment" and objects.annotations(new) != objects.annotations(old)
+
+
+def set_deletion_finalizers(metadata: Object, policy: str, orphan_by_default: bool) -> None:
+    """The garbage collector's finalizers for this policy, in place of those of an earlier one."""
+    present = metadata.get("finalizers") or []
+    if not policy:
+        if any(each in (ORPHAN, FOREGROUND) for each in present):
+            return
+        policy = "Orphan" if orphan_by_default else "Background"
+    kept = [each for each in present if each not in (ORPHAN, FOREGROUND)]
+    if policy == "Orphan":
+        kept.append(ORPHAN)
+    elif policy == "Foreground":
+        kept.append(FOREGROUND)
+    if kept:
+        metadata["finalizers"] = kept
+    else:
+        metadata.pop("finalizers", None)
+
+
+def generated_name(base: str) -> str:
+    """generateName with five random letters, never above 63."""
+    suffix = "".join(random.choices(SUFFIX_ALPHABET, k=SUFFIX_LENGTH))
+    return base[: NAME_LIMIT - SUFFIX_LENGTH] + suffix
+
+
+def new_uid() -> str:
+    """A version 4 UUID (RFC 9562)."""
+    raw = bytearray(os.urandom(16))
+    raw[6] = raw[6] & 0x0F | 0x40
+    raw[8] = raw[8] & 0x3F | 0x80
+    text = raw.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

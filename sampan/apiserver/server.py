@@ -1,0 +1,154 @@
+"""APIServer: the parts put together. `handle` is the one door for HTTP and for callers in the same process.
+
+    server = APIServer(store, config)
+    await server.start()          # caches, bootstrap objects, HTTPS; returns when requests are answered
+    response = await server.handle(request)
+    await server.close()
+
+The store belongs to the caller, who closes it after the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from sampan.apiserver import resources
+from sampan.apiserver.access import Access
+from sampan.apiserver.admission import Admission
+from sampan.apiserver.bootstrap import bootstrap
+from sampan.apiserver.config import ServerConfig
+from sampan.apiserver.discovery import Discovery
+from sampan.apiserver.expiry import EventExpiry
+from sampan.apiserver.http import HTTPServer
+from sampan.apiserver.metrics import Metrics
+from sampan.apiserver.openapi import OpenAPI
+from sampan.apiserver.pages import Pages
+from sampan.apiserver.pipeline import Pipeline
+from sampan.apiserver.pki import PKIPaths, ensure_pki, write_admin_kubeconfig
+from sampan.apiserver.registry import Registry
+from sampan.apiserver.strategies import Strategies
+from sampan.apiserver.tokens import TokenSigner
+from sampan.apiserver.watchcache import WatchCache
+from sampan.client.transport import Request, Response
+from sampan.store import Store
+
+log = logging.getLogger(__name__)
+
+COMPACT_EVERY = 300.0  # seconds of history that are kept
+
+
+class APIServer:
+    def __init__(self, store: Store, config: ServerConfig) -> None:
+        self.store = store
+        self.config = config
+        self.table = resources.builtin()
+        self.caches = WatchCache(store)
+        self.strategies = Strategies(config.service_cidr, config.node_ports)
+        self.pki = PKIPaths.under(config.pki)
+        signer = TokenSigner(
+            self.pki.service_account_key, time.time, config.issuer, config.audiences
+        )
+        self.access = Access(self.caches, self.table, signer, enforce=config.authorization)
+        self.access.lookup.check_grant = self.access.check_grant
+        self.registry = Registry(store, self.caches, self.strategies, Admission(self.access.lookup))
+        self.expiry = EventExpiry(store, config.event_ttl)
+        self.registry.on_event_written = self.expiry.written
+        self.metrics = Metrics()
+        self.discovery = Discovery(self.table, config.advertise or config.address)
+        self.openapi = OpenAPI(self.table)
+        self.pages = Pages(self)
+        self.pipeline = Pipeline(self)
+        self.handle = self.pipeline.handle
+        self.immediate = self.pipeline.immediate
+        self.http = HTTPServer(self)
+        self.port = config.port
+        self.ready = False
+        self.closing = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, *, serve: bool = True) -> None:
+        """Ready on return. `serve` False leaves HTTP out: only `handle` answers."""
+        config = self.config
+        network = ipaddress.ip_network(config.service_cidr)
+        names = {config.address, *config.names, *([config.advertise] if config.advertise else [])}
+        ensure_pki(
+            config.pki,
+            service_ip=str(network.network_address + 1),
+            cluster_domain=config.cluster_domain,
+            extra_names=sorted(names - {"0.0.0.0", "::"}),
+        )
+        self._own("watch cache", self.caches.run())
+        self._own("event expiry", self.expiry.run())
+        self._own("compaction", self._compact())
+        if serve:
+            self.port = await self.http.bind(config.address, config.port)
+            write_admin_kubeconfig(config.kubeconfig, self.address, self.pki)
+        await bootstrap(self)
+        if serve:
+            await self.http.accept(self.pki)
+        self.ready = True
+
+    @property
+    def address(self) -> str:
+        """URL for clients on this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.config.address, self.config.address)
+        return f"https://[{host}]:{self.port}" if ":" in host else f"https://{host}:{self.port}"
+
+    def _own(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """A task of the server; `close` ends it, and one that fails makes the server not live."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None and not self.closing:
+            log.error("%s ended", task.get_name(), exc_info=task.exception())
+
+    async def _compact(self) -> None:
+        """Forget history that is older than a few minutes. Nothing is done while nothing is written."""
+        before = self.store.revision
+        while True:
+            await asyncio.sleep(COMPACT_EVERY)
+            if before:
+                await self.store.compact(before)
+            before = self.store.revision
+
+    def checks(self, kind: str) -> dict[str, str]:
+        """Health checks by name: "" or what is wrong."""
+        found = {"ping": "", "log": "", "store": ""}
+        for task in self._tasks:
+            failed = task.done() and not self.closing
+            found[f"poststarthook/{task.get_name().replace(' ', '-')}"] = (
+                "the task ended" if failed else ""
+            )
+        if kind == "readyz":
+            found["informer-sync"] = "" if self.ready else "not started"
+            found["shutdown"] = "the server is shutting down" if self.closing else ""
+        return found
+
+    async def close(self) -> None:
+        """Answer what was begun, end watches, release the port. Idempotent."""
+        if self.closing:
+            return
+        self.closing = True
+        self.caches.close()
+        await self.http.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def __aenter__(self) -> APIServer:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def send(self, request: Request) -> Response:
+        """`handle` under the name that transports use."""
+        return await self.handle(request)

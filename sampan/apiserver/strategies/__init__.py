@@ -1,0 +1,39 @@
+"""Strategies by the name that the resource table uses."""
+
+from __future__ import annotations
+
+from sampan.apiserver.resources import Resource
+from sampan.apiserver.strategies.base import Strategy
+from sampan.apiserver.strategies.cluster import (
+    NamespaceStrategy,
+    NodeStrategy,
+    OrphaningStrategy,
+    ReturningStrategy,
+    SecretStrategy,
+    SigningRequestStrategy,
+)
+from sampan.apiserver.strategies.pods import PodStrategy
+from sampan.apiserver.strategies.services import ServiceStrategy
+
+__all__ = ["Strategies", "Strategy"]
+
+
+class Strategies:
+    """One instance of each for one server: some hold state (the pools of service addresses)."""
+
+    def __init__(self, service_cidr: str, node_ports: tuple[int, int]) -> None:
+        self.services = ServiceStrategy(service_cidr, node_ports)
+        self._generic = Strategy()
+        self._named: dict[str, Strategy] = {
+            "pod": PodStrategy(),
+            "service": self.services,
+            "namespace": NamespaceStrategy(),
+            "node": NodeStrategy(),
+            "certificatesigningrequest": SigningRequestStrategy(),
+            "secret": SecretStrategy(),
+            "orphaning": OrphaningStrategy(),
+            "returning": ReturningStrategy(),
+        }
+
+    def of(self, resource: Resource) -> Strategy:
+        return self._named.get(resource.strategy, self._generic)

@@ -1,0 +1,116 @@
+"""Kinds of the cluster itself with rules of their own: namespaces, nodes, CSRs, priority classes, secrets, jobs."""
+
+from __future__ import annotations
+
+from sampan.apiserver.call import Call
+from sampan.apiserver.strategies.base import Object, Strategy, keep
+from sampan.kube import objects
+
+
+class NamespaceStrategy(Strategy):
+    """`spec.finalizers` holds the namespace until its controller has emptied it and asked `/finalize`."""
+
+    def prepare_create(self, call: Call, obj: Object) -> None:
+        finalizers = (obj.get("spec") or {}).get("finalizers") or []
+        if "kubernetes" not in finalizers:
+            finalizers = [*finalizers, "kubernetes"]
+        obj["spec"] = {**(obj.get("spec") or {}), "finalizers": finalizers}
+        obj["status"] = {"phase": "Active"}
+
+    def prepare_update(self, call: Call, new: Object, old: Object) -> None:
+        keep(new, old, "spec")
+        keep(new, old, "status")
+
+    def may_remove(self, obj: Object) -> bool:
+        return not (obj.get("spec") or {}).get("finalizers")
+
+    def begin_delete(self, obj: Object) -> None:
+        obj["status"] = {**(obj.get("status") or {}), "phase": "Terminating"}
+
+
+class NodeStrategy(Strategy):
+    def prepare_create(self, call: Call, obj: Object) -> None:
+        # A node registers itself together with its status.
+        obj.setdefault("status", {})
+
+
+class SigningRequestStrategy(Strategy):
+    """Who asks is written by the server, and nobody can ask in another's name."""
+
+    def prepare_create(self, call: Call, obj: Object) -> None:
+        spec = obj.setdefault("spec", {})
+        for key in ("username", "groups", "uid", "extra"):
+            spec.pop(key, None)
+        spec["username"] = call.user.name
+        if call.user.groups:
+            spec["groups"] = list(call.user.groups)
+        if call.user.uid:
+            spec["uid"] = call.user.uid
+        if call.user.extra:
+            spec["extra"] = call.user.extra_map()
+        obj["status"] = {}
+
+    def prepare_update(self, call: Call, new: Object, old: Object) -> None:
+        keep(new, old, "spec")
+        keep(new, old, "status")
+
+    def prepare_status(self, call: Call, new: Object, old: Object) -> None:
+        super().prepare_status(call, new, old)
+        keep_conditions(new, old, ("Approved", "Denied"))
+
+    def prepare_approval(self, new: Object, old: Object) -> None:
+        """`/approval` writes the conditions and nothing else."""
+        keep(new, old, "spec")
+        conditions = (new.get("status") or {}).get("conditions") or []
+        moment = objects.now()
+        for condition in conditions:
+            condition.setdefault("lastUpdateTime", moment)
+            condition.setdefault("lastTransitionTime", moment)
+        new["status"] = {**(old.get("status") or {}), "conditions": conditions}
+
+
+def keep_conditions(new: Object, old: Object, kinds: tuple[str, ...]) -> None:
+    """Conditions of these types stay as they were."""
+    status = new.setdefault("status", {})
+    mine = [each for each in status.get("conditions") or () if each.get("type") not in kinds]
+    theirs = [
+        each
+        for each in (old.get("status") or {}).get("conditions") or ()
+        if each.get("type") in kinds
+    ]
+    if theirs or mine:
+        status["conditions"] = theirs + mine
+    else:
+        status.pop("conditions", None)
+
+
+class SecretStrategy(Strategy):
+    def prepare_create(self, call: Call, obj: Object) -> None:
+        merge_string_data(obj)
+
+    def prepare_update(self, call: Call, new: Object, old: Object) -> None:
+        merge_string_data(new)
+        if not new.get("type"):
+            keep(new, old, "type")
+
+
+def merge_string_data(secret: Object) -> None:
+    """`stringData` is written over `data` and never stored."""
+    plain = secret.pop("stringData", None)
+    if isinstance(plain, dict) and plain:
+        import base64
+
+        data = dict(secret.get("data") or {})
+        for key, value in plain.items():
+            data[key] = base64.b64encode(str(value).encode()).decode()
+        secret["data"] = data
+
+
+class OrphaningStrategy(Strategy):
+    """Kinds old enough that DELETE without a policy leaves the dependents (batch/v1 Jobs, ReplicationControllers)."""
+
+    orphan_by_default = True
+
+
+class ReturningStrategy(Strategy):
+    returns_deleted = True

@@ -1,0 +1,45 @@
+"""The hook for connections that stop being HTTP: exec, attach, port-forward.
+
+A handler that answers with `Upgrade` gets the raw connection after the request: it writes everything from the status
+line on, and the HTTP server never speaks on it again. `Tunnel` is the connection as two plain byte directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
+
+from sampan.client.transport import Response
+
+
+class Tunnel(Protocol):
+    """What is left of a connection after its Upgrade request."""
+
+    async def read(self) -> bytes:
+        """Some bytes from the client; b"" when it has closed its side."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Send to the client. Bytes go out in order; nothing happens when it is gone."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait while the client reads too slowly. Raises ConnectionError when it is gone."""
+        ...
+
+    def close(self) -> None:
+        """Flush and close. Idempotent."""
+        ...
+
+
+class Upgrade(Response):
+    """An answer that is the raw connection: `run(tunnel)` owns it until it returns, then it is closed.
+
+    When `run` is cancelled, the client went away or the server stops. Callers in the same process have no connection to
+    give and see status 101 with an empty body.
+    """
+
+    def __init__(self, run: Callable[[Tunnel], Awaitable[None]]) -> None:
+        body: bytes | AsyncIterator[bytes] = b""
+        super().__init__(101, {}, body)
+        self.run = run
