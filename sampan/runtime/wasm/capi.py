@@ -69,8 +69,6 @@ class ComponentResult(Structure):
 
 EXTERN_FUNC = 0
 COMPONENT_RESULT = 20
-WRITE = ctypes.CFUNCTYPE(ctypes.c_ssize_t, c_size_t, c_void_p, c_size_t)
-FINALIZE = ctypes.CFUNCTYPE(None, c_size_t)
 
 _P = c_void_p
 _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
@@ -131,13 +129,12 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "wasi_config_set_argv": (c_bool, (_P, c_size_t, POINTER(c_char_p))),
     "wasi_config_set_env": (c_bool, (_P, c_size_t, POINTER(c_char_p), POINTER(c_char_p))),
     "wasi_config_set_stdin_bytes": (None, (_P, POINTER(ByteVec))),
+    "wasi_config_set_stdout_file": (c_bool, (_P, c_char_p)),
     "wasi_config_inherit_stdin": (None, (_P,)),
     "wasi_config_inherit_stdout": (None, (_P,)),
     "wasi_config_inherit_stderr": (None, (_P,)),
     "wasi_config_inherit_network": (None, (_P,)),
     "wasi_config_allow_ip_name_lookup": (None, (_P, c_bool)),
-    "wasi_config_set_stdout_custom": (None, (_P, WRITE, _P, FINALIZE)),
-    "wasi_config_set_stderr_custom": (None, (_P, WRITE, _P, FINALIZE)),
     "wasi_config_preopen_dir": (c_bool, (_P, c_char_p, c_char_p, c_bool)),
 }
 

@@ -32,16 +32,6 @@ class Trap(Exception):
     """The guest trapped; the text holds wasmtime's message with the wasm backtrace."""
 
 
-class Output:
-    """Where a guest's stdout or stderr goes: `write` gets bytes in the guest's thread and must not raise.
-
-    wasmtime aborts the process when a callback fails, so `write` errors are turned into EIO for the guest.
-    """
-
-    def __init__(self, write: object) -> None:
-        self.write = write
-
-
 class Engine:
     """One engine, one preview 1 linker and one preview 2 linker."""
 
@@ -132,16 +122,8 @@ def is_component(wasm: bytes) -> bool:
     raise EngineError(f"unknown WebAssembly version {wasm[4:8].hex(' ')}")
 
 
-class Vector:
-    """A C array of strings that stays alive as long as this object."""
-
-    def __init__(self, items: list[bytes]) -> None:
-        self.count = len(items)
-        self.items = (ctypes.c_char_p * len(items))(*items)
-
-
 class Wasi:
-    """What a guest sees of the world: argv, env, preopened directories, stdio. `configure` makes one for a run."""
+    """What a guest sees of the world: argv, environment, preopened directories. `configure` makes one for a run."""
 
     def __init__(
         self,
@@ -152,27 +134,26 @@ class Wasi:
         *,
         network: bool = False,
     ) -> None:
+        """`preopens`: (path, name in the guest, readonly)."""
         self._c = engine.c
-        self.args = Vector([item.encode("utf-8", "surrogateescape") for item in args])
-        self.env = [
-            (k.encode("utf-8", "surrogateescape"), v.encode("utf-8", "surrogateescape"))
-            for k, v in env
-        ]
-        self._names = Vector([name for name, _ in self.env])
-        self._values = Vector([value for _, value in self.env])
+        encoded = [_encode(item) for item in args]
+        self._argc = len(encoded)
+        self._argv = (ctypes.c_char_p * self._argc)(*encoded)
+        self._env = {_encode(name): _encode(value) for name, value in env}
         self._preopens = [
-            (os_path.encode(), guest.encode(), not readonly)
-            for os_path, guest, readonly in preopens
+            (_encode(path), _encode(guest), not readonly) for path, guest, readonly in preopens
         ]
         self._network = network
 
-    def configure(self) -> int:
-        """A fresh configuration without stdio. Raises EngineError when a directory cannot be opened."""
+    def configure(self, environment: list[tuple[bytes, bytes]] | None = None) -> int:
+        """A fresh configuration without stdio; `environment` comes on top. Raises EngineError for a lost directory."""
         c = self._c
         config: int = c.wasi_config_new()
-        c.wasi_config_set_argv(config, self.args.count, self.args.items)
-        if self._names.count:
-            c.wasi_config_set_env(config, self._names.count, self._names.items, self._values.items)
+        c.wasi_config_set_argv(config, self._argc, self._argv)
+        env = {**self._env, **dict(environment)} if environment else self._env
+        if env:
+            array = ctypes.c_char_p * len(env)
+            c.wasi_config_set_env(config, len(env), array(*env), array(*env.values()))
         for path, guest, writable in self._preopens:
             if not c.wasi_config_preopen_dir(config, path, guest, writable):
                 c.wasi_config_delete(config)
@@ -181,6 +162,10 @@ class Wasi:
             c.wasi_config_inherit_network(config)
             c.wasi_config_allow_ip_name_lookup(config, True)
         return config
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 class Program:

@@ -22,6 +22,7 @@ _FS_ALL = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 
 _NET_BIND_CONNECT = 0b11
 _SCOPE_SOCKETS_AND_SIGNALS = 0b11
 _RULE_PATH_BENEATH = 1
+SCRATCH_SIZE = "128m"
 
 
 def join_cgroups(directories: list[str]) -> None:
@@ -42,8 +43,12 @@ def limit() -> None:
         resource.setrlimit(what, (value, value))
 
 
-def enter_root(base: str, layers: list[str], mounts: list[tuple[str, str, bool]]) -> None:
+def enter_root(
+    base: str, layers: list[str], mounts: list[tuple[str, str, bool]], owner: int, scratch: bool
+) -> None:
     """Make the pod's file tree the root of a new mount namespace; the host's is gone on return.
+
+    With `scratch` the working directory is then a small tmpfs of `owner`, outside of that tree: no path leads to it.
 
     The image's layers are an overlay below a tmpfs that holds nothing but mount points; the root is read-only, volumes
     are mounted where the pod wants them. Targets are resolved after the pivot, so that a symbolic link in the image
@@ -52,6 +57,7 @@ def enter_root(base: str, layers: list[str], mounts: list[tuple[str, str, bool]]
     linux.unshare(linux.CLONE_NEWNS)
     linux.mount("", "/", "", linux.MS_REC | linux.MS_PRIVATE)
     safe = linux.MS_NOSUID | linux.MS_NODEV
+    place = _scratch(base, owner) if scratch else -1
     linux.mount("tmpfs", base, "tmpfs", safe | linux.MS_NOEXEC, "size=1m,mode=0755")
     root = f"{base}/root"
     for name in ("upper", "work", "root"):
@@ -71,6 +77,21 @@ def enter_root(base: str, layers: list[str], mounts: list[tuple[str, str, bool]]
     linux.detach(f"/{host}")
     os.rmdir(f"/{host}")
     linux.mount("", "/", "", linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | safe)
+    if place >= 0:
+        os.fchdir(place)
+        os.close(place)
+
+
+def _scratch(base: str, owner: int) -> int:
+    """A tmpfs that is mounted nowhere, held by the descriptor alone."""
+    flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
+    linux.mount(
+        "tmpfs", base, "tmpfs", flags, f"size={SCRATCH_SIZE},mode=0700,uid={owner},gid={owner}"
+    )
+    try:
+        return os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        linux.detach(base)
 
 
 def _overlay_path(path: str) -> str:

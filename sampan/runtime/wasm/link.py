@@ -214,8 +214,8 @@ def _give_up(status: socket.socket) -> None:
 async def readable(fd: int) -> None:
     """Return when `fd` can be read (for a pidfd: when the process has ended)."""
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(fd, lambda: ready.done() or ready.set_result(None))
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(fd, _resolve, ready)
     try:
         await ready
     finally:
@@ -224,9 +224,14 @@ async def readable(fd: int) -> None:
 
 async def writable(fd: int) -> None:
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_writer(fd, lambda: ready.done() or ready.set_result(None))
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(fd, _resolve, ready)
     try:
         await ready
     finally:
         loop.remove_writer(fd)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

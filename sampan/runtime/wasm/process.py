@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Iterator
@@ -94,6 +95,7 @@ class WasmProcess:
         await self.kill()
         await self.wait()
         self._control.unlink(missing_ok=True)
+        shutil.rmtree(f"{self._control}.d", ignore_errors=True)  # scratch of a service without root
         await remove_cgroup(self.cgroup)
 
     def release(self) -> None:

@@ -116,16 +116,24 @@ class Worker:
         isolation.limit()
         self.tree = bool(launch["root"])
         if self.tree:
-            isolation.enter_root(launch["root"], launch["layers"], launch["mounts"])
+            isolation.enter_root(
+                launch["root"],
+                launch["layers"],
+                launch["mounts"],
+                launch["uid"],
+                launch["mode"] == HTTP,
+            )
+        elif launch["mode"] == HTTP:
+            scratch = launch["control"] + ".d"
+            os.makedirs(scratch, 0o700, exist_ok=True)
+            os.chdir(scratch)
         isolation.no_new_privileges()
         if launch["uid"]:
             isolation.become(launch["uid"], launch["gid"], launch["groups"])
         self.preopens = self.visible()
-        paths = (
-            [("/", False)]
-            if self.tree
-            else [(source, readonly) for source, _, readonly in self.preopens]
-        )
+        paths = [(source, readonly) for source, _, readonly in self.preopens]
+        if launch["mode"] == HTTP:
+            paths.append((".", False))
         isolation.landlock(paths, network=launch["network"])
 
     def visible(self) -> list[tuple[str, str, bool]]:
@@ -152,7 +160,9 @@ class Worker:
 
     def seal(self) -> None:
         program = seccomp.build(
-            os.uname().machine, files=bool(self.preopens), network=self.launch["network"]
+            os.uname().machine,
+            files=bool(self.preopens) or self.launch["mode"] == HTTP,
+            network=self.launch["network"],
         )
         seccomp.install(program)
 
