@@ -10,6 +10,7 @@ log holds every version in revision order; `live` says which version of a key is
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import stat
@@ -60,10 +61,34 @@ def connect(path: Path, *, cache: int, readonly: bool = False) -> sqlite3.Connec
     return connection
 
 
+def lock_file(path: Path) -> int:
+    """Claim the store for this process: a descriptor to close at the end. Raises StoreError.
+
+    Revisions are counted in memory, so a second writer would break the count; SQLite's own locks last for one transaction
+    only. A file of its own, since closing any descriptor of the main file would drop SQLite's locks on it (POSIX).
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileExistsError as error:
+        raise StoreError(f"{path.parent}: not a directory; move that file away") from error
+    except OSError as error:
+        raise StoreError(f"{lock}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreError(
+            f"{path}: another process has this store open; stop it first "
+            "(is a second Sampan using this data directory?)"
+        ) from error
+    return descriptor
+
+
 def open_file(path: Path, *, cache: int) -> sqlite3.Connection:
     """Make or open the store file and return the writing connection. Raises StoreError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         # SQLite gives the -wal and -shm files the mode of the main file.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         if stat.S_IMODE(path.stat().st_mode) != 0o600:

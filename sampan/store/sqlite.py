@@ -14,6 +14,7 @@ durable). A long range is read in slices out of one snapshot, so that the loop s
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import threading
 from collections import deque
@@ -24,7 +25,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from sampan.store import Change, Closed, Compacted, Conflict, Page, Record, StoreError
-from sampan.store.files import connect, explain, open_file, upper_bound
+from sampan.store.files import connect, explain, lock_file, open_file, upper_bound
 from sampan.store.watches import Hub, Watch
 
 BATCH_WRITES = 256  # most writes in one transaction
@@ -92,8 +93,9 @@ class Batch:
 class SQLiteStore:
     """See `sampan.store.Store`, whose contract this keeps. Made by `open`."""
 
-    def __init__(self, path: Path, writer: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, writer: sqlite3.Connection, lock: int) -> None:
         self.path = path
+        self._lock = lock
         self._loop = asyncio.get_running_loop()
         self._writer = writer
         self._reader = connect(path, cache=READ_CACHE, readonly=True)
@@ -118,12 +120,18 @@ class SQLiteStore:
     async def open(cls, path: str | Path) -> SQLiteStore:
         """Open the store in `path` (made when missing; file 0600, directory 0700). Raises StoreError."""
         path = Path(path)
-        writer = open_file(path, cache=WRITE_CACHE)
+        lock = lock_file(path)
+        writer: sqlite3.Connection | None = None
         try:
-            return cls(path, writer)
-        except sqlite3.Error as error:
-            writer.close()
-            raise explain(path, error) from error
+            writer = open_file(path, cache=WRITE_CACHE)
+            return cls(path, writer, lock)
+        except BaseException as error:
+            if writer is not None:
+                writer.close()
+            os.close(lock)
+            if isinstance(error, sqlite3.Error):
+                raise explain(path, error) from error
+            raise
 
     @property
     def revision(self) -> int:
@@ -432,6 +440,7 @@ class SQLiteStore:
         for connection in (*self._snapshots, self._reader, self._writer):
             connection.close()
         self._snapshots.clear()
+        os.close(self._lock)
 
 
 def _sweep(connection: sqlite3.Connection, start: int, end: int) -> None:

@@ -42,6 +42,7 @@ async def test_never_twice_at_once_and_none_lost():
     seen = dict(wanted)
     handling = set()
     finished = asyncio.Event()
+    all_added = False
 
     async def worker():
         while True:
@@ -53,8 +54,11 @@ async def test_never_twice_at_once_and_none_lost():
                 await asyncio.sleep(0)
             handling.discard(key)
             queue.done(key)
-            if seen == wanted and len(queue) == 0:
-                finished.set()
+            settle()
+
+    def settle():
+        if all_added and seen == wanted:
+            finished.set()
 
     async with asyncio.TaskGroup() as group:
         workers = [group.create_task(worker()) for _ in range(5)]
@@ -64,6 +68,8 @@ async def test_never_twice_at_once_and_none_lost():
             queue.add(key)
             if chance.random() < 0.1:
                 await asyncio.sleep(0)
+        all_added = True
+        settle()
         async with asyncio.timeout(10):
             await finished.wait()
         for task in workers:
