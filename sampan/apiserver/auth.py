@@ -187,7 +187,7 @@ def take_bearer(request: Request) -> str:
         token = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
     except (binascii.Error, UnicodeDecodeError) as error:
         raise errors.unauthorized() from error
-    request.headers[PROTOCOLS] = ", ".join(kept)
+    request.headers = {**request.headers, PROTOCOLS: ", ".join(kept)}
     return token
 
 

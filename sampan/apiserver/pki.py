@@ -105,7 +105,7 @@ def ensure_pki(
     now: datetime | None = None,
 ) -> PKIPaths:
     """Make `directory` hold a complete, valid set; idempotent. `extra_names` are further DNS names and addresses of the
-    API server, `node_names` of the node. Raises PKIError when a CA certificate is there without its key."""
+    API server, `node_names` of the node; a node's name and names that are not given stay as they are. Raises PKIError when a CA certificate is there without its key."""
     now = now or datetime.now(UTC)
     paths = PKIPaths.under(directory)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -114,7 +114,7 @@ def ensure_pki(
         left_over.unlink(missing_ok=True)
     host = socket.gethostname()
     local = ("localhost", "127.0.0.1", "::1", host)
-    node_name = node_name or host.lower()
+    node_name = node_name or _present_node(paths.node) or host.lower()
     server_names = frozenset(
         canonical_name(name)
         for name in (
@@ -133,7 +133,8 @@ def ensure_pki(
             paths.node_serving,
             f"system:node:{node_name}",
             ("system:nodes",),
-            frozenset(canonical_name(name) for name in (*local, node_name, *node_names)),
+            frozenset(canonical_name(name) for name in (*local, node_name, *node_names))
+            | (frozenset() if node_names else _present_names(paths.node_serving)),
         ),
         Leaf(paths.kubelet_client, "kube-apiserver-kubelet-client", ("system:masters",)),
     )
@@ -143,6 +144,21 @@ def ensure_pki(
             issue(leaf, paths.ca, now)
     _ensure_signing_key(paths)
     return paths
+
+
+def _present_node(pair: Pair) -> str:
+    """The node that the certificate on disk names: who does not say another one keeps it."""
+    try:
+        return read_certificate(pair.crt.read_bytes()).common_name.removeprefix("system:node:")
+    except (OSError, ValueError):
+        return ""
+
+
+def _present_names(pair: Pair) -> frozenset[str]:
+    try:
+        return read_certificate(pair.crt.read_bytes()).names
+    except (OSError, ValueError):
+        return frozenset()
 
 
 def canonical_name(name: str) -> str:
