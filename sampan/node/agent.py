@@ -1,0 +1,346 @@
+"""NodeAgent: puts the parts of a node together and owns their tasks.
+
+    informer of pods (spec.nodeName=NAME) ─┐
+    on-disk cache, when the API is away ───┼→ one PodWorker per pod ──→ CRI
+    CRI listing and events ────────────────┘
+    registration, leases · endpoint on 10250 · service VIPs and DNS
+
+Nothing is started or stopped before both pictures are there: what the runtime holds, and what the API (or, without it,
+the cache) wants. What the runtime holds and nobody wants is ended like a deleted pod.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from sampan.client.client import Client
+from sampan.client.events import EventRecorder
+from sampan.client.informer import Informer
+from sampan.client.resources import (
+    PERSISTENTVOLUMECLAIMS,
+    PERSISTENTVOLUMES,
+    PODS,
+    RUNTIMECLASSES,
+    SERVICES,
+)
+from sampan.cri.client import CRIClient
+from sampan.cri.errors import CRIError
+from sampan.kube.errors import ApiError
+from sampan.node import machine, registration
+from sampan.node.cache import ObjectCache
+from sampan.node.config import NodeConfig
+from sampan.node.context import Context
+from sampan.node.environment import NodeFacts
+from sampan.node.errors import SandboxError, VolumeError
+from sampan.node.images import Images
+from sampan.node.observed import POD_NAME, POD_NAMESPACE, ContainerState, SandboxState
+from sampan.node.podspec import Object
+from sampan.node.references import References
+from sampan.node.registration import Registrar
+from sampan.node.runtimewatch import PodNews, RuntimeWatch
+from sampan.node.sandboxconfig import ResolvConf
+from sampan.node.status import Facts
+from sampan.node.statuswriter import StatusWriter
+from sampan.node.tokens import Tokens
+from sampan.node.volumes.pod import PodVolumes, prepare_volatile
+from sampan.node.worker import PodWorker
+
+log = logging.getLogger(__name__)
+
+API_PATIENCE = 3.0  # seconds that cached pods wait for the API server at start
+
+
+class NodeAgent:
+    """`client` None: no API server at all; the cached pods run."""
+
+    def __init__(self, client: Client | None, config: NodeConfig) -> None:
+        self.client = client
+        self.config = config
+        self.workers: dict[str, PodWorker] = {}
+        self.port = 0  # of the endpoint, once it listens
+        self.running = asyncio.Event()  # set when pods are being looked after
+        self._listed = asyncio.Event()
+        self._services: Informer | None = None
+        self._handlers: dict[str, str] = {}
+        self._early: list[tuple[str, list[SandboxState], list[ContainerState]]] = []
+        self._listing: dict[str, PodNews] = {}
+        self._labels: dict[str, Any] = {}
+
+    async def run(self) -> None:
+        """Look after this node's pods until cancelled. The pods stay when it ends."""
+        config = self.config
+        for directory in (config.pods_dir, config.pod_logs_dir):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        cri = CRIClient(config.cri_socket)
+        self.cache = ObjectCache(config.cache_path)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._build(cri, group)
+                group.create_task(self.cache.run(), name="node cache")
+                group.create_task(self.context.runtime.run(), name="runtime watch")
+                if config.certificate and config.key and config.client_ca:
+                    await self._listen(group)
+                if self.client is not None:
+                    self._connect(self.client, group)
+                group.create_task(self._open(), name="pods")
+        finally:
+            for worker in self.workers.values():
+                worker.close()
+            self.cache.close()
+            await cri.close()
+
+    def _build(self, cri: CRIClient, group: asyncio.TaskGroup) -> None:
+        config = self.config
+        facts = machine.read(config.data_dir)
+        recorder = EventRecorder(self.client, "kubelet", config.name) if self.client else None
+        runtime = RuntimeWatch(cri)
+        runtime.event, runtime.listing = self._on_event, self._on_listing
+        runtime.connected = self._on_connected
+        self._registrar = (
+            Registrar(config, facts, self.client, cri, recorder) if self.client else None
+        )
+        self.context = Context(
+            config=config,
+            client=self.client,
+            cri=cri,
+            group=group,
+            machine=facts,
+            volatile=prepare_volatile(config.run_dir, root=config.root),
+            references=References(self.client, self.cache, self._on_reference),
+            tokens=Tokens(self.client, self.cache),
+            images=Images(cri, config.parallel_pulls),
+            status=StatusWriter(self.client, group, self._on_answer),
+            runtime=runtime,
+            recorder=recorder,
+            facts=Facts((config.address,)),
+            node_facts=NodeFacts((config.address,), registration.allocatable(config, facts)),
+            resolv_conf=_resolv_conf(config),
+            services=self._known_services,
+            runtime_handler=self._runtime_handler,
+            claim=self._claim,
+            gone=self._on_gone,
+            sandbox_slots=asyncio.Semaphore(config.parallel_pods),
+        )
+
+    def _connect(self, client: Client, group: asyncio.TaskGroup) -> None:
+        assert self._registrar is not None
+        if self.context.recorder:
+            self.context.recorder.start(group)
+        group.create_task(self._registrar.run(), name="node registration")
+        self._services = Informer(client, SERVICES)
+        self._services.start(group)
+        self._services.add_handler(self._on_service)
+        self._pods = Informer(client, PODS, field_selector=f"spec.nodeName={self.config.name}")
+        self._pods.add_handler(self._on_pod)
+        self._pods.start(group)
+        if self.config.network is not None:
+            from sampan.node.network import NetworkFeed
+
+            feed = NetworkFeed(client, self.config.network, self._services)
+            group.create_task(feed.run(), name="services and dns")
+
+    async def _listen(self, group: asyncio.TaskGroup) -> None:
+        from sampan.node.server import Endpoint
+
+        endpoint = Endpoint(self.config, self.context, self.workers)
+        self.port = await endpoint.start(group)
+        if self._registrar:
+            self._registrar.listening(self.port)
+
+    async def _open(self) -> None:
+        """Wait for both pictures, then let the workers act."""
+        await self._listed.wait()
+        if self.client is not None:
+            cached = self.cache.load("pod")
+            try:
+                async with asyncio.timeout(API_PATIENCE if cached else None):
+                    await self._pods.synced()
+                    assert self._services is not None
+                    await self._services.synced()
+            except TimeoutError:
+                log.warning("the API server does not answer: %d cached pods start", len(cached))
+                self._adopt_cached(cached)
+        else:
+            self._adopt_cached(self.cache.load("pod"))
+        self._distribute()
+        self.context.open = True
+        for worker in list(self.workers.values()):
+            worker.wake()
+        self.running.set()
+        if self.client is not None:
+            await self._pods.synced()
+            wanted = {pod["metadata"]["uid"] for pod in self._pods.list()}
+            for uid in self.workers.keys() - wanted:
+                self.workers[uid].remove()
+        self._clean_directories()
+
+    def _adopt_cached(self, pods: Iterable[Object]) -> None:
+        for pod in pods:
+            uid = pod["metadata"]["uid"]
+            if uid not in self.workers:
+                self.workers[uid] = PodWorker(self.context, pod)
+
+    def _distribute(self) -> None:
+        """Give every pod what the runtime holds of it; what is nobody's gets a worker that ends it."""
+        for uid, news in self._listing.items():
+            worker = self.workers.get(uid)
+            if worker is None:
+                worker = self.workers[uid] = PodWorker(
+                    self.context, _stranger(self._labels[uid], uid)
+                )
+                worker.remove()
+            worker.observed.replace(*news)
+        self._listing.clear()
+        for early in self._early:
+            self._on_event(*early)
+        self._early.clear()
+
+    def _clean_directories(self) -> None:
+        """Volumes of pods that are neither wanted nor running any more."""
+        for directory in self.config.pods_dir.iterdir():
+            if directory.name not in self.workers:
+                volumes = PodVolumes(
+                    directory, self.context.volatile / directory.name, root=self.config.root
+                )
+                try:
+                    volumes.remove()
+                except (VolumeError, OSError) as error:
+                    log.warning("left-over volumes of pod %s: %s", directory.name, error)
+
+    # News
+
+    def _on_pod(self, _type: str, old: Object | None, new: Object | None) -> None:
+        if old is not None and (new is None or new["metadata"]["uid"] != old["metadata"]["uid"]):
+            if worker := self.workers.get(old["metadata"]["uid"]):
+                worker.remove()
+        if new is None:
+            return
+        uid = new["metadata"]["uid"]
+        worker = self.workers.get(uid)
+        if worker is None:
+            worker = self.workers[uid] = PodWorker(self.context, new)
+            worker.wake()
+        else:
+            worker.update(new)
+        self.cache.put("pod", new["metadata"]["namespace"], uid, new)
+
+    def _on_answer(self, pod: Object) -> None:
+        if worker := self.workers.get(pod["metadata"]["uid"]):
+            worker.update(pod)
+
+    def _on_reference(self, uid: str) -> None:
+        if worker := self.workers.get(uid):
+            worker.objects_changed()
+
+    def _on_service(self, _type: str, _old: Object | None, new: Object | None) -> None:
+        if new is not None and new["metadata"]["name"] == "kubernetes":
+            meta = new["metadata"]
+            self.cache.put("service", meta["namespace"], meta["name"], new)
+
+    def _on_event(
+        self, uid: str, sandboxes: list[SandboxState], containers: list[ContainerState]
+    ) -> None:
+        if not self.context.open and self._listing:
+            self._early.append((uid, sandboxes, containers))
+        elif worker := self.workers.get(uid):
+            worker.observe(sandboxes, containers)
+
+    def _on_listing(self, pods: dict[str, PodNews], labels: dict[str, Any]) -> None:
+        self._listing, self._labels = pods, labels
+        if self.context.open:
+            for uid, worker in self.workers.items():
+                if uid not in pods:
+                    worker.observed.replace((), ())
+            self._distribute()
+            for worker in list(self.workers.values()):
+                worker.wake()
+        self._listed.set()
+
+    def _on_connected(self, up: bool) -> None:
+        if up:
+            self.context.group.create_task(self._ask_runtime(), name="runtime facts")
+        if self._registrar:
+            self._registrar.look_again()
+
+    async def _ask_runtime(self) -> None:
+        try:
+            facts = await registration.ask_runtime(self.context.cri)
+        except CRIError as error:
+            log.info("the runtime is away: %s", error)
+            return
+        self.context.handlers = frozenset(facts.handlers)
+
+    def _on_gone(self, worker: PodWorker) -> None:
+        if self.workers.get(worker.uid) is worker:
+            del self.workers[worker.uid]
+        self.cache.put("pod", worker.pod["metadata"]["namespace"], worker.uid, None)
+
+    # What workers ask
+
+    def _known_services(self) -> Iterable[Object]:
+        if self._services is not None and self._services.has_synced:
+            return self._services.list()
+        return self.cache.load("service")
+
+    async def _runtime_handler(self, name: str) -> str:
+        known = self._handlers.get(name)
+        if known is not None:
+            return known
+        try:
+            if self.client is None:
+                raise ConnectionError("this node has no API server")
+            found = await self.client.get(RUNTIMECLASSES, name)
+            self.cache.put("runtimeclass", "", name, found)
+        except ApiError as error:
+            if error.code == 404:
+                text = f'failed to get sandbox runtime: runtimeclass.node.k8s.io "{name}" not found'
+                raise SandboxError(text) from error
+            raise SandboxError(f"runtimeclass {name}: {error.message}") from error
+        except (OSError, TimeoutError) as error:
+            cached = self.cache.get("runtimeclass", "", name)
+            if cached is None:
+                raise SandboxError(f"runtimeclass {name}: {error}") from error
+            found = cached
+        # The handler of a RuntimeClass cannot change.
+        handler = self._handlers[name] = found["handler"]
+        return handler
+
+    async def _claim(self, namespace: str, name: str) -> Object:
+        if self.client is None:
+            raise VolumeError(f"claim {name}: this node has no API server")
+        try:
+            claim = await self.client.get(PERSISTENTVOLUMECLAIMS, name, namespace)
+            volume = claim["spec"].get("volumeName")
+            if (claim.get("status") or {}).get("phase") != "Bound" or not volume:
+                raise VolumeError(f'persistentvolumeclaim "{name}" is not bound')
+            return await self.client.get(PERSISTENTVOLUMES, volume)
+        except ApiError as error:
+            raise VolumeError(error.message) from error
+        except (OSError, TimeoutError) as error:
+            raise VolumeError(f"claim {name}: {error}") from error
+
+
+def _stranger(sandbox: Any, uid: str) -> Object:
+    """As much of a pod as ending it needs, from its sandbox's labels."""
+    meta = sandbox.metadata
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": meta.name or sandbox.labels.get(POD_NAME, ""),
+            "namespace": meta.namespace or sandbox.labels.get(POD_NAMESPACE, ""),
+            "uid": uid,
+        },
+        "spec": {"containers": [], "terminationGracePeriodSeconds": 1},
+    }
+
+
+def _resolv_conf(config: NodeConfig) -> ResolvConf:
+    try:
+        return ResolvConf.parse(config.resolv_conf.read_text(encoding="utf-8", errors="replace"))
+    except OSError as error:
+        log.warning("%s: %s; pods get no upstream name server", config.resolv_conf, error)
+        return ResolvConf()

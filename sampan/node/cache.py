@@ -1,0 +1,115 @@
+"""The node's own copy of what its pods need, in SQLite: a reboot without the API server starts them again.
+
+Pods, ConfigMaps, Secrets, RuntimeClasses, Services and tokens are kept as they were last seen. It is a cache: what the
+API says replaces it, and losing the last moments of it loses nothing. Writes are gathered and made in a thread, so
+nobody waits for the disk. The file is 0600, because Secrets are in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+Key = tuple[str, str, str]  # kind, namespace, name
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS objects (
+    kind TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL,
+    PRIMARY KEY (kind, namespace, name)
+) WITHOUT ROWID;
+"""
+
+
+class ObjectCache:
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch(mode=0o600)
+        self._path = path
+        self._pending: dict[Key, str | None] = {}
+        self._wake = asyncio.Event()
+        self._written = asyncio.Event()
+        self._written.set()
+        try:
+            self._database = self._open()
+        except sqlite3.DatabaseError:
+            # Torn by a power loss: it is only a cache.
+            log.warning("%s is damaged and is made anew", path)
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{path}{suffix}").unlink(missing_ok=True)
+            path.touch(mode=0o600)
+            self._database = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=NORMAL")
+        database.executescript(SCHEMA)
+        return database
+
+    def load(self, kind: str) -> list[Object]:
+        """What was kept of that kind when the cache was opened, and written since."""
+        rows = self._database.execute("SELECT body FROM objects WHERE kind = ?", (kind,))
+        return [json.loads(body) for (body,) in rows]
+
+    def get(self, kind: str, namespace: str, name: str) -> Object | None:
+        key = (kind, namespace, name)
+        if key in self._pending:
+            text = self._pending[key]
+            return None if text is None else json.loads(text)
+        row = self._database.execute(
+            "SELECT body FROM objects WHERE kind = ? AND namespace = ? AND name = ?", key
+        ).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def put(self, kind: str, namespace: str, name: str, obj: Object | None) -> None:
+        """Keep (None: forget) an object. Written soon."""
+        self._pending[(kind, namespace, name)] = None if obj is None else json.dumps(obj)
+        self._written.clear()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write what is put, for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            batch = dict(self._pending)
+            await asyncio.to_thread(self._write, batch)
+            for key, text in batch.items():
+                # What was put meanwhile stays for the next round.
+                if key in self._pending and self._pending[key] == text:
+                    del self._pending[key]
+            if not self._pending:
+                self._written.set()
+
+    async def flush(self) -> None:
+        """Return when all that was put is written. Needs `run` to be running."""
+        await self._written.wait()
+
+    def _write(self, batch: dict[Key, str | None]) -> None:
+        database = self._database
+        database.execute("BEGIN")
+        try:
+            for key, text in batch.items():
+                if text is None:
+                    database.execute(
+                        "DELETE FROM objects WHERE kind = ? AND namespace = ? AND name = ?", key
+                    )
+                else:
+                    database.execute("REPLACE INTO objects VALUES (?, ?, ?, ?)", (*key, text))
+            database.execute("COMMIT")
+        except BaseException:
+            database.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Write what is left and release the file."""
+        if self._pending:
+            self._write(self._pending)
+        self._database.close()

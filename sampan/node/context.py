@@ -1,0 +1,55 @@
+"""What all workers of a node share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sampan.client.client import Client
+from sampan.client.events import EventRecorder
+from sampan.cri.client import CRIClient
+from sampan.node.config import NodeConfig
+from sampan.node.environment import NodeFacts
+from sampan.node.images import Images
+from sampan.node.machine import Machine
+from sampan.node.podspec import Object
+from sampan.node.references import References
+from sampan.node.runtimewatch import RuntimeWatch
+from sampan.node.sandboxconfig import ResolvConf
+from sampan.node.status import Facts
+from sampan.node.statuswriter import StatusWriter
+from sampan.node.tokens import Tokens
+
+if TYPE_CHECKING:
+    from sampan.node.worker import PodWorker
+
+
+@dataclass(slots=True)
+class Context:
+    config: NodeConfig
+    client: Client | None
+    cri: CRIClient
+    group: asyncio.TaskGroup
+    machine: Machine
+    volatile: Path
+    references: References
+    tokens: Tokens
+    images: Images
+    status: StatusWriter
+    runtime: RuntimeWatch
+    recorder: EventRecorder | None
+    facts: Facts
+    node_facts: NodeFacts
+    resolv_conf: ResolvConf
+    services: Callable[[], Iterable[Object]]
+    runtime_handler: Callable[[str], Awaitable[str]]  # RuntimeClass name → handler; SandboxError
+    claim: Callable[
+        [str, str], Awaitable[Object]
+    ]  # namespace, claim → PersistentVolume; VolumeError
+    gone: Callable[[PodWorker], None]
+    sandbox_slots: asyncio.Semaphore
+    handlers: frozenset[str] = field(default_factory=frozenset)
+    open: bool = False  # workers may act: the runtime was listed, services are known

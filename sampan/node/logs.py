@@ -1,0 +1,242 @@
+"""Container logs in CRI format, read and followed: `kubectl logs` with all its options.
+
+    2026-01-31T09:30:00.123456789Z stdout F a whole line
+    2026-01-31T09:30:00.123456790Z stdout P the beginning of a long
+
+A partial line (P) goes on in the next entry of the same stream. Rotated files (`0.log.20260131-093000`) come before the
+current one. Following waits for inotify, on the directory, so that a rotation is seen; nothing is polled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sampan.node import linux
+
+CHUNK = 64 * 1024
+WATCHED = linux.IN_MODIFY | linux.IN_CREATE | linux.IN_MOVED_TO | linux.IN_ATTRIB
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    follow: bool = False
+    timestamps: bool = False
+    tail: int | None = None  # lines; None: all
+    since: str = ""  # RFC 3339 with nanoseconds, compared as text; "" from the beginning
+    limit: int | None = None  # bytes
+    stream: str = "All"  # Stdout, Stderr (KEP-3288)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    time: bytes
+    stream: bytes
+    partial: bool
+    text: bytes
+
+
+def parse(line: bytes) -> Entry | None:
+    """One line of the file, without its newline; None for what is no entry."""
+    parts = line.split(b" ", 3)
+    if len(parts) < 3 or parts[1] not in (b"stdout", b"stderr"):
+        return None
+    tags = parts[2].split(b":")
+    return Entry(parts[0], parts[1], b"P" in tags, parts[3] if len(parts) == 4 else b"")
+
+
+def since_text(moment: datetime) -> str:
+    """A moment as entries write it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "000Z"
+
+
+def files(path: Path) -> list[Path]:
+    """The log's files in the order they were written: rotated ones, then the current one."""
+    rotated = sorted(p for p in path.parent.glob(f"{path.name}.*") if p.suffix != ".gz")
+    return [*rotated, *([path] if path.exists() else [])]
+
+
+class Renderer:
+    """Turns entries into what is sent; keeps count of bytes and knows when there is enough."""
+
+    def __init__(self, options: LogOptions) -> None:
+        self._options = options
+        self._left = options.limit
+        self._middle: set[bytes] = set()  # streams whose line is not ended
+        self._since = options.since.encode()
+        self.full = False
+
+    def render(self, line: bytes) -> bytes:
+        entry = parse(line)
+        if entry is None or (self._since and entry.time < self._since):
+            return b""
+        wanted = self._options.stream
+        if wanted != "All" and entry.stream.decode().title() != wanted:
+            return b""
+        text = entry.text
+        if self._options.timestamps and entry.stream not in self._middle:
+            text = entry.time + b" " + text
+        if entry.partial:
+            self._middle.add(entry.stream)
+        else:
+            self._middle.discard(entry.stream)
+            text += b"\n"
+        if self._left is not None:
+            text = text[: self._left]
+            self._left -= len(text)
+            self.full = self._left <= 0
+        return text
+
+
+def begin_of_tail(path: Path, lines: int) -> int:
+    """Where the last `lines` whole log lines of a file begin: read backwards, in blocks."""
+    with open(path, "rb") as file:
+        position = file.seek(0, os.SEEK_END)
+        block, found, begin = b"", 0, position
+        if lines == 0:
+            return position
+        while position > 0:
+            size = min(CHUNK, position)
+            position -= size
+            file.seek(position)
+            block = file.read(size) + block
+            offset = len(block)
+            found, begin = 0, 0
+            rows = block.split(b"\n")
+            # The first row may be cut off unless the block begins the file.
+            for row in reversed(rows[1:] if position else rows):
+                offset -= len(row) + 1
+                entry = parse(row)
+                if entry is None or entry.partial:
+                    continue
+                found += 1
+                if found > lines:
+                    return position + offset + len(row) + 1
+        return begin
+
+
+def stored(paths: list[Path], options: LogOptions) -> Iterator[tuple[Path, int]]:
+    """(file, offset to begin at) for what is already written."""
+    if options.tail is None:
+        yield from ((path, 0) for path in paths)
+        return
+    left, chosen = options.tail, []
+    for path in reversed(paths):
+        whole = _count(path)
+        chosen.append((path, begin_of_tail(path, left) if whole >= left else 0))
+        left -= min(whole, left)
+        if left <= 0:
+            break
+    yield from reversed(chosen)
+
+
+def _count(path: Path) -> int:
+    with open(path, "rb") as file:
+        return sum(1 for line in file if (entry := parse(line.rstrip(b"\n"))) and not entry.partial)
+
+
+async def read(
+    path: Path, options: LogOptions, running: Callable[[], bool], ended: Callable[[], asyncio.Event]
+) -> AsyncIterator[bytes]:
+    """The log as the user sees it. With `follow`, until the container has ended and all was sent.
+
+    `running()` tells whether more may come; `ended()` is an event that is set when that may have changed.
+    """
+    render = Renderer(options)
+    watch = _Watch(path.parent) if options.follow else None
+    try:
+        inode = 0
+        rest = b""
+        offset = 0
+        for file, begin in stored(files(path), options):
+            offset = begin
+            async for piece, offset, rest in _pump(file, begin, render):
+                yield piece
+            if render.full:
+                return
+            inode = file.stat().st_ino
+        if watch is None:
+            return
+        offset -= len(rest)
+        while True:
+            alive = running()
+            news = watch.armed()
+            ending = ended()
+            current = path.stat() if path.exists() else None
+            if current is not None and current.st_ino != inode:
+                old = next((p for p in files(path) if p.stat().st_ino == inode), None)
+                if old is not None:
+                    async for piece, offset, rest in _pump(old, offset, render):
+                        yield piece
+                inode, offset = current.st_ino, 0
+            if current is not None and current.st_size > offset:
+                async for piece, offset, rest in _pump(path, offset, render):
+                    yield piece
+                offset -= len(rest)
+                if render.full:
+                    return
+                continue
+            if not alive:
+                return
+            await _either(news, ending)
+    finally:
+        if watch is not None:
+            watch.close()
+
+
+async def _pump(
+    path: Path, begin: int, render: Renderer
+) -> AsyncIterator[tuple[bytes, int, bytes]]:
+    """(text, offset reached, bytes of a line that is not whole yet) until the file's present end."""
+    rest = b""
+    with open(path, "rb") as file:
+        file.seek(begin)
+        while block := file.read(CHUNK):
+            *lines, rest = (rest + block).split(b"\n")
+            out = []
+            for line in lines:
+                out.append(render.render(line))
+                if render.full:
+                    break
+            yield b"".join(out), file.tell(), rest
+            if render.full:
+                return
+
+
+async def _either(*events: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+class _Watch:
+    """Changes in a directory, as an event."""
+
+    def __init__(self, directory: Path) -> None:
+        self._descriptor = linux.inotify()
+        linux.inotify_watch(self._descriptor, directory, WATCHED)
+        self._event = asyncio.Event()
+        asyncio.get_running_loop().add_reader(self._descriptor, self._on_readable)
+
+    def armed(self) -> asyncio.Event:
+        """An event for changes from now on."""
+        self._event.clear()
+        return self._event
+
+    def _on_readable(self) -> None:
+        try:
+            while os.read(self._descriptor, CHUNK):
+                self._event.set()
+        except BlockingIOError:
+            return
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        os.close(self._descriptor)

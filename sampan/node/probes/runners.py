@@ -1,0 +1,211 @@
+"""One question to a container: HTTP GET, TCP connect, a command, or gRPC health; used by probes and by lifecycle hooks.
+
+Answers are worded as kubelet's, because people search for them. HTTP is spoken here on plain streams: a probe is one
+request on one connection, and a client library would cost more than the question. Certificates are not verified, as
+the API documents. Nothing here raises for an unwell container; a broken runtime raises CRIError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+from sampan.cri.client import CRIClient
+from sampan.cri.errors import CRIError, DeadlineExceeded
+from sampan.node.podspec import Object
+
+BODY_LIMIT = 10 * 1024
+HEAD_LIMIT = 64 * 1024
+REDIRECTS = 10
+AGENT = "kube-probe/1.36"
+
+
+class Answer(NamedTuple):
+    ok: bool
+    text: str = ""
+
+
+def port_number(value: Any, container: Object) -> int:
+    """A number, or the name of one of the container's ports. Raises ValueError."""
+    if isinstance(value, int):
+        return value
+    if str(value).isdigit():
+        return int(value)
+    for port in container.get("ports") or ():
+        if port.get("name") == value:
+            return int(port["containerPort"])
+    raise ValueError(f"couldn't find port: {value} in container {container['name']}")
+
+
+async def ask(
+    handler: Object,
+    container: Object,
+    container_id: str,
+    address: str,
+    timeout: float,
+    cri: CRIClient,
+) -> Answer:
+    """Run whichever of exec, httpGet, tcpSocket, grpc the handler has."""
+    try:
+        if spec := handler.get("exec"):
+            return await execute(cri, container_id, spec.get("command") or [], timeout)
+        if spec := handler.get("httpGet"):
+            port = port_number(spec["port"], container)
+            headers = {h["name"]: h.get("value", "") for h in spec.get("httpHeaders") or ()}
+            scheme = (spec.get("scheme") or "HTTP").lower()
+            host = spec.get("host") or address
+            shown = f"[{host}]" if ":" in host else host
+            path = spec.get("path") or "/"
+            url = f"{scheme}://{shown}:{port}{path if path.startswith('/') else '/' + path}"
+            return await http_get(url, headers, timeout)
+        if spec := handler.get("tcpSocket"):
+            port = port_number(spec["port"], container)
+            return await tcp_connect(spec.get("host") or address, port, timeout)
+        if (spec := handler.get("grpc")) is not None:
+            return await grpc_health(address, spec["port"], spec.get("service") or "", timeout)
+    except ValueError as error:
+        return Answer(False, str(error))
+    return Answer(False, "missing probe handler")
+
+
+async def execute(cri: CRIClient, container_id: str, command: list[str], timeout: float) -> Answer:
+    try:
+        answer = await cri.exec_sync(
+            container_id=container_id,
+            cmd=command,
+            timeout=max(1, int(timeout)) if timeout else 0,
+            rpc_timeout=timeout + 5 if timeout else None,
+        )
+    except DeadlineExceeded:
+        return Answer(
+            False, f"command timed out: {json.dumps(command)} timed out after {timeout:g}s"
+        )
+    except CRIError as error:
+        return Answer(False, str(error))
+    output = (answer.stdout + answer.stderr)[:BODY_LIMIT].decode("utf-8", "replace")
+    return Answer(answer.exit_code == 0, output)
+
+
+async def tcp_connect(host: str, port: int, timeout: float) -> Answer:
+    try:
+        async with asyncio.timeout(timeout or None):
+            _, writer = await asyncio.open_connection(host, port)
+    except TimeoutError:
+        return Answer(False, f"dial tcp {host}:{port}: i/o timeout")
+    except OSError as error:
+        return Answer(False, f"dial tcp {host}:{port}: connect: {_words(error)}")
+    writer.close()
+    return Answer(True)
+
+
+async def http_get(url: str, headers: Mapping[str, str], timeout: float) -> Answer:
+    """2xx and 3xx are good. A redirect on the same host is followed; one to another host counts as good."""
+    first = url
+    try:
+        async with asyncio.timeout(timeout or None):
+            for _ in range(REDIRECTS):
+                status, location = await _fetch(url, headers)
+                if status not in (301, 302, 303, 307, 308) or not location:
+                    break
+                target = urljoin(url, location)
+                if urlsplit(target).hostname != urlsplit(url).hostname:
+                    return Answer(True, "Probe terminated redirects")
+                url = target
+            else:
+                return Answer(False, f'Get "{first}": stopped after {REDIRECTS} redirects')
+    except TimeoutError:
+        text = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
+        return Answer(False, f'Get "{first}": {text}')
+    except asyncio.IncompleteReadError:
+        return Answer(False, f'Get "{first}": EOF')
+    except (OSError, ValueError) as error:
+        parts = urlsplit(url)
+        if isinstance(error, ConnectionRefusedError):
+            text = f"dial tcp {parts.hostname}:{parts.port}: connect: connection refused"
+        else:
+            text = _words(error)
+        return Answer(False, f'Get "{first}": {text}')
+    if 200 <= status < 400:
+        return Answer(True)
+    return Answer(False, f"HTTP probe failed with statuscode: {status}")
+
+
+async def _fetch(url: str, headers: Mapping[str, str]) -> tuple[int, str]:
+    """(status, Location) of one GET. The body is for nobody, and a server may hold it open."""
+    parts = urlsplit(url)
+    context = None
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    port = parts.port or (443 if context else 80)
+    reader, writer = await asyncio.open_connection(
+        parts.hostname, port, ssl=context, limit=HEAD_LIMIT
+    )
+    try:
+        sent = {"Host": parts.netloc, "User-Agent": AGENT, "Accept": "*/*", "Connection": "close"}
+        for name, value in headers.items():
+            known = next((key for key in sent if key.lower() == name.lower()), name)
+            sent[known] = value
+        target = parts.path or "/"
+        if parts.query:
+            target += f"?{parts.query}"
+        lines = [f"GET {target} HTTP/1.1", *(f"{k}: {v}" for k, v in sent.items() if v), "", ""]
+        writer.write("\r\n".join(lines).encode("latin-1", "replace"))
+        head = await reader.readuntil(b"\r\n\r\n")
+        status_line, *rest = head.decode("latin-1").split("\r\n")
+        version, _, tail = status_line.partition(" ")
+        if not version.startswith("HTTP/"):
+            raise ValueError(f"malformed HTTP response {status_line[:64]!r}")
+        location = ""
+        for line in rest:
+            name, _, value = line.partition(":")
+            if name.lower() == "location":
+                location = value.strip()
+        return int(tail[:3]), location
+    finally:
+        writer.transport.abort()
+
+
+def _words(error: BaseException) -> str:
+    strerror = getattr(error, "strerror", None)
+    return (strerror or str(error) or type(error).__name__).lower()
+
+
+async def grpc_health(host: str, port: int, service: str, timeout: float) -> Answer:
+    """grpc.health.v1.Health/Check. Its two messages are one field each, and are written by hand."""
+    import grpc
+    import grpc.aio
+
+    address = f"{host}:{port}"
+    name = service.encode()
+    request = b"\x0a" + bytes([len(name)]) + name if name else b""
+    async with grpc.aio.insecure_channel(address) as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check", None, None)
+        try:
+            answer = await check(
+                request, timeout=timeout or None, metadata=(("user-agent", AGENT),)
+            )
+        except grpc.aio.AioRpcError as error:
+            code = error.code().name
+            if code == "UNIMPLEMENTED":
+                return Answer(
+                    False,
+                    f"error: this server does not implement the grpc health protocol: {error.details()}",
+                )
+            if code in ("DEADLINE_EXCEEDED", "UNAVAILABLE"):
+                return Answer(
+                    False,
+                    f'timeout: failed to connect service "{address}" within {timeout:g}s: '
+                    f"{error.details()}",
+                )
+            return Answer(False, f"error: health rpc failed: {error.details()}")
+    status = answer[1] if len(answer) >= 2 and answer[0] == 0x08 else 0
+    if status == 1:
+        return Answer(True, "service is healthy")
+    names = {0: "UNKNOWN", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
+    return Answer(False, f'service unhealthy (responded with "{names.get(status, status)}")')

@@ -1,0 +1,394 @@
+"""The Node object: made when the runtime is ready, kept true afterwards; and the Lease that says the node is alive.
+
+The first write comes as soon as CRI reports RuntimeReady and NetworkReady, with the Ready condition in it. Afterwards
+the status is written when it changes and every five minutes; the Lease every ten seconds, which is what the node
+lifecycle controller looks at (KEP-589). What others put on the Node (labels, taints, annotations) stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sampan import __version__
+from sampan.client.client import Client
+from sampan.client.events import EventRecorder
+from sampan.client.resources import LEASES, NODES
+from sampan.cri.client import CRIClient
+from sampan.cri.errors import CRIError
+from sampan.kube import objects
+from sampan.kube.errors import ApiError
+from sampan.node import machine as machines
+from sampan.node.config import NodeConfig
+from sampan.node.machine import Machine, Pressure
+from sampan.node.podspec import Object
+
+log = logging.getLogger(__name__)
+
+LEASE_NAMESPACE = "kube-node-lease"
+KUBELET_VERSION = "v1.36.0+sampan"
+IMAGES_SHOWN = 50
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeFacts:
+    """What CRI says of itself."""
+
+    name: str
+    version: str
+    ready: bool
+    problem: str = ""
+    handlers: tuple[str, ...] = ()
+    recursive_read_only: bool = False
+
+
+def allocatable(config: NodeConfig, machine: Machine) -> dict[str, str]:
+    return {
+        "cpu": str(machine.cpus),
+        "memory": f"{machine.memory // 1024}Ki",
+        "ephemeral-storage": str(machine.disk),
+        "pods": str(config.max_pods),
+    }
+
+
+def build(
+    config: NodeConfig,
+    machine: Machine,
+    runtime: RuntimeFacts,
+    pressure: Pressure,
+    images: Iterable[Any],
+    port: int,
+    now: str,
+    old: Object | None = None,
+) -> Object:
+    """The Node as it shall be; `old` gives transition times."""
+    hostname = config.hostname or config.name
+    labels = {
+        "kubernetes.io/hostname": hostname,
+        "kubernetes.io/os": "linux",
+        "kubernetes.io/arch": machine.architecture,
+        "beta.kubernetes.io/os": "linux",
+        "beta.kubernetes.io/arch": machine.architecture,
+        **config.labels,
+    }
+    spec: Object = {}
+    if config.pod_cidr:
+        spec = {"podCIDR": config.pod_cidr, "podCIDRs": [config.pod_cidr]}
+    if config.taints:
+        spec["taints"] = [dict(taint) for taint in config.taints]
+    amounts = allocatable(config, machine)
+    status: Object = {
+        "capacity": amounts,
+        "allocatable": amounts,
+        "addresses": [
+            {"type": "InternalIP", "address": config.address},
+            {"type": "Hostname", "address": hostname},
+        ],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+        "nodeInfo": {
+            "machineID": machine.machine_id,
+            "systemUUID": machine.system_uuid,
+            "bootID": machine.boot_id,
+            "kernelVersion": machine.kernel,
+            "osImage": machine.system,
+            "containerRuntimeVersion": f"{runtime.name}://{runtime.version}",
+            "kubeletVersion": KUBELET_VERSION,
+            "kubeProxyVersion": "",
+            "operatingSystem": "linux",
+            "architecture": machine.architecture,
+        },
+        "images": [
+            {"names": [*image.repo_digests, *image.repo_tags], "sizeBytes": image.size}
+            for image in sorted(images, key=lambda i: -i.size)[:IMAGES_SHOWN]
+        ],
+        "runtimeHandlers": [
+            {
+                "name": name,
+                "features": {"recursiveReadOnlyMounts": runtime.recursive_read_only},
+            }
+            for name in runtime.handlers
+        ],
+        "conditions": _conditions(runtime, pressure, now, old),
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": config.name,
+            "labels": labels,
+            "annotations": {"sampan.dev/version": __version__},
+        },
+        "spec": spec,
+        "status": status,
+    }
+
+
+def _conditions(
+    runtime: RuntimeFacts, pressure: Pressure, now: str, old: Object | None
+) -> list[Object]:
+    wanted = [
+        (
+            "MemoryPressure",
+            pressure.memory,
+            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ),
+        (
+            "DiskPressure",
+            pressure.disk,
+            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ),
+        (
+            "PIDPressure",
+            pressure.pids,
+            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+            ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ),
+        (
+            "Ready",
+            runtime.ready,
+            ("KubeletReady", "kubelet is posting ready status"),
+            ("KubeletNotReady", runtime.problem or "the runtime is not ready"),
+        ),
+    ]
+    conditions = []
+    for kind, holds, yes, no in wanted:
+        reason, message = yes if holds else no
+        value = "True" if holds else "False"
+        before = objects.condition(old, kind) if old else None
+        same = before is not None and before.get("status") == value
+        conditions.append(
+            {
+                "type": kind,
+                "status": value,
+                "lastHeartbeatTime": now,
+                "lastTransitionTime": before.get("lastTransitionTime", now)
+                if before and same
+                else now,
+                "reason": reason,
+                "message": message,
+            }
+        )
+    return conditions
+
+
+def differs(old: Object, new: Object) -> bool:
+    """Whether the status says something new, heartbeats apart."""
+
+    def plain(status: Object) -> Mapping[str, Any]:
+        told = {
+            key: status.get(key)
+            for key in ("capacity", "allocatable", "addresses", "nodeInfo", "images")
+        }
+        told["port"] = (status.get("daemonEndpoints") or {}).get("kubeletEndpoint")
+        told["handlers"] = [h.get("name") for h in status.get("runtimeHandlers") or ()]
+        told["conditions"] = [
+            (c.get("type"), c.get("status"), c.get("reason"), c.get("message"))
+            for c in status.get("conditions") or ()
+            if c.get("type") in ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
+        ]
+        return told
+
+    return plain(old.get("status") or {}) != plain(new["status"])
+
+
+async def ask_runtime(cri: CRIClient) -> RuntimeFacts:
+    """Raises CRIError while the runtime is away."""
+    version = await cri.version(version="v1")
+    answer = await cri.status()
+    bad = [c for c in answer.status.conditions if not c.status]
+    return RuntimeFacts(
+        name=version.runtime_name,
+        version=version.runtime_version,
+        ready=not any(c.type in ("RuntimeReady", "NetworkReady") for c in bad),
+        problem="; ".join(
+            f"container runtime condition {c.type} is false: {c.reason} {c.message}".rstrip()
+            for c in bad
+        ),
+        handlers=tuple(h.name for h in answer.runtime_handlers),
+        recursive_read_only=any(
+            h.features.recursive_read_only_mounts for h in answer.runtime_handlers
+        ),
+    )
+
+
+class Registrar:
+    def __init__(
+        self,
+        config: NodeConfig,
+        machine: Machine,
+        client: Client,
+        cri: CRIClient,
+        recorder: EventRecorder | None,
+    ) -> None:
+        self._config = config
+        self._machine = machine
+        self._client = client
+        self._cri = cri
+        self._recorder = recorder
+        self._wake = asyncio.Event()
+        self._port = config.port
+        self._node: Object | None = None
+        self._lease: Object | None = None
+        self.registered = asyncio.Event()
+
+    def look_again(self) -> None:
+        """Something that the status tells may have changed."""
+        self._wake.set()
+
+    def listening(self, port: int) -> None:
+        self._port = port
+        self.look_again()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_status())
+            group.create_task(self._keep_lease())
+
+    async def _keep_status(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            self._wake.clear()
+            try:
+                written = await self._write()
+                wait = float(self._config.status_seconds) if written else LONGEST_PAUSE
+                pause = FIRST_PAUSE
+            except (ApiError, OSError, TimeoutError) as error:
+                log.info("node %s: %s", self._config.name, error)
+                wait, pause = pause, min(pause * 2, LONGEST_PAUSE)
+                self._node = None
+            try:
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _write(self) -> bool:
+        """False when the runtime could not be asked, so that it has to be tried again soon."""
+        try:
+            runtime = await ask_runtime(self._cri)
+            images = (await self._cri.list_images()).images
+            answered = True
+        except CRIError as error:
+            runtime = RuntimeFacts("sampan", __version__, False, f"the runtime is away: {error}")
+            images, answered = [], False
+        if self._node is None and answered:
+            await self._register(runtime, images)
+            return True
+        if self._node is None:
+            return False
+        wanted = self._wanted(runtime, images, self._node)
+        if not answered:
+            wanted["status"] |= {
+                key: self._node["status"][key]
+                for key in ("images", "nodeInfo", "runtimeHandlers")
+                if key in self._node["status"]
+            }
+        if not differs(self._node, wanted) and not self._due():
+            return answered
+        self._announce(self._node, wanted)
+        await self._patch_status(wanted)
+        return answered
+
+    def _due(self) -> bool:
+        beat = (objects.condition(self._node or {}, "Ready") or {}).get("lastHeartbeatTime")
+        if not beat:
+            return True
+        age = time.time() - objects.parse_time(beat).timestamp()
+        return age >= self._config.status_seconds - 1
+
+    def _wanted(self, runtime: RuntimeFacts, images: Any, old: Object | None) -> Object:
+        return build(
+            self._config,
+            self._machine,
+            runtime,
+            machines.pressure(self._config.data_dir),
+            images,
+            self._port,
+            objects.now(),
+            old,
+        )
+
+    async def _register(self, runtime: RuntimeFacts, images: Any) -> None:
+        wanted = self._wanted(runtime, images, None)
+        try:
+            self._node = await self._client.create(NODES, wanted)
+        except ApiError as error:
+            if error.code != 409:
+                raise
+            self._node = await self._client.get(NODES, self._config.name)
+            wanted = self._wanted(runtime, images, self._node)
+            patch = {"metadata": {"labels": wanted["metadata"]["labels"]}}
+            if self._config.pod_cidr and not self._node["spec"].get("podCIDR"):
+                patch["spec"] = wanted["spec"]
+            self._node = await self._client.patch(NODES, self._config.name, patch)
+        # A server may keep the status of a create to itself, as Kubernetes does for most kinds.
+        if differs(self._node, wanted):
+            await self._patch_status(wanted)
+        self.registered.set()
+        self._announce(None, wanted)
+
+    def _announce(self, old: Object | None, new: Object) -> None:
+        was = objects.condition_true(old, "Ready") if old else False
+        ready = objects.condition_true(new, "Ready")
+        if self._recorder and was != ready:
+            name = self._config.name
+            what = "NodeReady" if ready else "NodeNotReady"
+            reference = {**new, "metadata": {"name": name, "uid": name}}
+            self._recorder.event(reference, "Normal", what, f"Node {name} status is now: {what}")
+
+    async def _patch_status(self, wanted: Object) -> None:
+        status = dict(wanted["status"])
+        # The address list merges by type; ours is the whole of it.
+        status["addresses"] = [{"$patch": "replace"}, *status["addresses"]]
+        self._node = await self._client.patch(
+            NODES, self._config.name, {"status": status}, kind="strategic", subresource="status"
+        )
+
+    async def _keep_lease(self) -> None:
+        await self.registered.wait()
+        while True:
+            pause = float(self._config.lease_seconds)
+            try:
+                await self._renew()
+            except (ApiError, OSError, TimeoutError) as error:
+                log.info("lease of node %s: %s", self._config.name, error)
+                self._lease = None
+                pause = 1.0
+            await asyncio.sleep(pause)
+
+    async def _renew(self) -> None:
+        name = self._config.name
+        spec = {
+            "holderIdentity": name,
+            "leaseDurationSeconds": self._config.lease_seconds * 4,
+            "renewTime": objects.micro_now(),
+        }
+        if self._lease is not None:
+            self._lease = await self._client.patch(LEASES, name, {"spec": spec}, LEASE_NAMESPACE)
+            return
+        owner = objects.owner_reference(self._node or {}, controller=False)
+        owner.pop("controller")
+        owner.pop("blockOwnerDeletion")
+        lease: Object = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {
+                "name": name,
+                "namespace": LEASE_NAMESPACE,
+                "ownerReferences": [{**owner, "apiVersion": "v1", "kind": "Node"}],
+            },
+            "spec": spec,
+        }
+        try:
+            self._lease = await self._client.create(LEASES, lease, LEASE_NAMESPACE)
+        except ApiError as error:
+            if error.code != 409:
+                raise
+            self._lease = await self._client.patch(LEASES, name, {"spec": spec}, LEASE_NAMESPACE)

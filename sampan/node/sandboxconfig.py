@@ -1,0 +1,230 @@
+"""PodSandboxConfig from a pod: names, DNS, ports, security and cgroup, as kubelet fills them in. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sampan.cri import api_pb2 as api
+from sampan.kube.quantity import parse
+from sampan.node import podspec
+from sampan.node.config import NodeConfig
+from sampan.node.observed import POD_NAME, POD_NAMESPACE, POD_UID
+from sampan.node.podspec import Object
+from sampan.node.resources import (
+    BEST_EFFORT,
+    BURSTABLE,
+    PERIOD,
+    cpu_shares,
+    pod_resources,
+    qos_class,
+)
+
+PROTOCOLS = {"TCP": 0, "UDP": 1, "SCTP": 2}
+POD, CONTAINER, NODE, TARGET = range(4)
+HOSTNAME_LIMIT = 63
+MAX_SEARCHES = 32
+MAX_NAMESERVERS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvConf:
+    """What a resolv.conf says."""
+
+    servers: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> ResolvConf:
+        servers: list[str] = []
+        searches: tuple[str, ...] = ()
+        options: tuple[str, ...] = ()
+        for line in text.splitlines():
+            word, *rest = line.split("#")[0].split(";")[0].split() or [""]
+            if word == "nameserver" and rest:
+                servers.append(rest[0])
+            elif word == "search":
+                searches = tuple(rest)
+            elif word == "options":
+                options = tuple(rest)
+        return cls(tuple(servers), searches, options)
+
+
+def dns(pod: Object, config: NodeConfig, host: ResolvConf) -> ResolvConf:
+    """By dnsPolicy and dnsConfig."""
+    spec = pod["spec"]
+    policy = spec.get("dnsPolicy") or "ClusterFirst"
+    if policy == "ClusterFirst" and spec.get("hostNetwork"):
+        policy = "Default"
+    if policy == "None":
+        base = ResolvConf()
+    elif policy == "Default" or not config.cluster_dns:
+        base = host
+    else:
+        domain = config.cluster_domain
+        own = (f"{pod['metadata']['namespace']}.svc.{domain}", f"svc.{domain}", domain)
+        base = ResolvConf((config.cluster_dns,), _unique([*own, *host.searches]), ("ndots:5",))
+    extra = spec.get("dnsConfig") or {}
+    options = {item.partition(":")[0]: item for item in base.options}
+    for item in extra.get("options") or ():
+        value = item.get("value")
+        options[item["name"]] = item["name"] if value in (None, "") else f"{item['name']}:{value}"
+    return ResolvConf(
+        _unique([*base.servers, *(extra.get("nameservers") or ())])[:MAX_NAMESERVERS],
+        _unique([*base.searches, *(extra.get("searches") or ())])[:MAX_SEARCHES],
+        tuple(options.values()),
+    )
+
+
+def _unique(items: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(items))
+
+
+def hostname(pod: Object) -> str:
+    name = pod["spec"].get("hostname") or pod["metadata"]["name"]
+    return name[:HOSTNAME_LIMIT].rstrip("-.")
+
+
+def domain(pod: Object, config: NodeConfig) -> str:
+    """The pod's own DNS name when it has a subdomain, else empty."""
+    subdomain = pod["spec"].get("subdomain")
+    if not subdomain:
+        return ""
+    return f"{subdomain}.{pod['metadata']['namespace']}.svc.{config.cluster_domain}"
+
+
+def cgroup_parent(pod: Object, config: NodeConfig) -> str:
+    if not config.cgroup_root:
+        return ""
+    qos = qos_class(pod)
+    middle = f"/{qos.lower()}" if qos in (BURSTABLE, BEST_EFFORT) else ""
+    return f"/{config.cgroup_root.strip('/')}{middle}/pod{pod['metadata']['uid']}"
+
+
+def namespaces(pod: Object, target: str = "") -> Any:
+    spec = pod["spec"]
+    options = api.NamespaceOption(
+        network=NODE if spec.get("hostNetwork") else POD,
+        ipc=NODE if spec.get("hostIPC") else POD,
+        pid=NODE
+        if spec.get("hostPID")
+        else POD
+        if spec.get("shareProcessNamespace")
+        else CONTAINER,
+    )
+    if target:
+        options.pid = TARGET
+        options.target_id = target
+    return options
+
+
+def seccomp(profile: Object | None, *, privileged: bool = False) -> Any:
+    """Without a profile the runtime's default one holds, as with kubelet's --seccomp-default."""
+    kind = (profile or {}).get("type") or ("Unconfined" if privileged else "RuntimeDefault")
+    number = {"RuntimeDefault": 0, "Unconfined": 1, "Localhost": 2}[kind]
+    return api.SecurityProfile(
+        profile_type=number, localhost_ref=(profile or {}).get("localhostProfile") or ""
+    )
+
+
+def groups(pod: Object) -> list[int]:
+    security = pod["spec"].get("securityContext") or {}
+    found = list(security.get("supplementalGroups") or ())
+    if security.get("fsGroup") is not None:
+        found.append(security["fsGroup"])
+    return found
+
+
+def make(pod: Object, attempt: int, config: NodeConfig, host: ResolvConf) -> Any:
+    """A PodSandboxConfig."""
+    meta, spec = pod["metadata"], pod["spec"]
+    security = spec.get("securityContext") or {}
+    names = dns(pod, config, host)
+    privileged = any(
+        (c.container.get("securityContext") or {}).get("privileged")
+        for c in podspec.containers(pod)
+    )
+    context = api.LinuxSandboxSecurityContext(
+        namespace_options=namespaces(pod),
+        supplemental_groups=groups(pod),
+        privileged=privileged,
+        seccomp=seccomp(security.get("seccompProfile"), privileged=privileged),
+    )
+    if security.get("runAsUser") is not None:
+        context.run_as_user.value = security["runAsUser"]
+    if security.get("runAsGroup") is not None:
+        context.run_as_group.value = security["runAsGroup"]
+    linux = api.LinuxPodSandboxConfig(
+        cgroup_parent=cgroup_parent(pod, config),
+        security_context=context,
+        sysctls={item["name"]: item["value"] for item in security.get("sysctls") or ()},
+        resources=api.LinuxContainerResources(**pod_resources(pod)),
+    )
+    if overhead := spec.get("overhead"):
+        linux.overhead.CopyFrom(_overhead(overhead))
+    return api.PodSandboxConfig(
+        metadata=api.PodSandboxMetadata(
+            name=meta["name"], namespace=meta["namespace"], uid=meta["uid"], attempt=attempt
+        ),
+        hostname="" if spec.get("hostNetwork") else hostname(pod),
+        log_directory=str(config.pod_log_dir(pod)),
+        dns_config=api.DNSConfig(
+            servers=names.servers, searches=names.searches, options=names.options
+        ),
+        port_mappings=[
+            api.PortMapping(
+                protocol=PROTOCOLS.get(port.get("protocol") or "TCP", 0),
+                container_port=port["containerPort"],
+                host_port=port.get("hostPort") or 0,
+                host_ip=port.get("hostIP") or "",
+            )
+            for named in podspec.containers(pod)
+            for port in named.container.get("ports") or ()
+        ],
+        labels={
+            **(meta.get("labels") or {}),
+            POD_NAME: meta["name"],
+            POD_NAMESPACE: meta["namespace"],
+            POD_UID: meta["uid"],
+        },
+        annotations=meta.get("annotations") or {},
+        linux=linux,
+    )
+
+
+def _overhead(overhead: dict[str, str]) -> Any:
+    fields: dict[str, int] = {}
+    if cpu := overhead.get("cpu"):
+        fields |= {"cpu_shares": cpu_shares(parse(cpu).milli()), "cpu_period": PERIOD}
+    if memory := overhead.get("memory"):
+        fields["memory_limit_in_bytes"] = parse(memory).value()
+    return api.LinuxContainerResources(**fields)
+
+
+def hosts_file(pod: Object, config: NodeConfig, addresses: tuple[str, ...]) -> str:
+    """/etc/hosts of a pod with its own network."""
+    lines = [
+        "# Kubernetes-managed hosts file.",
+        "127.0.0.1\tlocalhost",
+        "::1\tlocalhost ip6-localhost ip6-loopback",
+        "fe00::0\tip6-localnet",
+        "fe00::0\tip6-mcastprefix",
+        "fe00::1\tip6-allnodes",
+        "fe00::2\tip6-allrouters",
+    ]
+    own = hostname(pod)
+    tail = domain(pod, config)
+    names = f"{own}.{tail}\t{own}" if tail else own
+    lines.extend(f"{address}\t{names}" for address in addresses)
+    return "\n".join(lines + _aliases(pod)) + "\n"
+
+
+def _aliases(pod: Object) -> list[str]:
+    aliases = pod["spec"].get("hostAliases") or ()
+    if not aliases:
+        return []
+    lines = ["", "# Entries added by HostAliases."]
+    lines += [f"{item['ip']}\t" + "\t".join(item.get("hostnames") or ()) for item in aliases]
+    return lines

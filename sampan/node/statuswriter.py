@@ -1,0 +1,166 @@
+"""Pod statuses on their way to the API: the newest one wins, one request at a time per pod, few requests per pod.
+
+A pod that starts quickly passes through several statuses within milliseconds. What nobody waits for is held back for a
+moment, so that such a pod costs one write, Running and Ready; readiness and ends go out at once. A write is a strategic
+merge patch of what differs, bound to the pod's uid, so conditions written by others are neither lost nor overwritten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sampan.client.client import Client
+from sampan.client.resources import PODS
+from sampan.kube import objects
+from sampan.kube.errors import ApiError
+from sampan.node.podspec import Object
+from sampan.node.status import changes, is_urgent
+
+log = logging.getLogger(__name__)
+
+HOLD_BACK = 0.15  # seconds
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
+
+
+@dataclass(slots=True)
+class _Entry:
+    known: Object  # the newest pod that the API showed
+    wanted: Object | None = None  # status to be written
+    timer: asyncio.TimerHandle | None = None
+    task: asyncio.Task[None] | None = None
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    gone: bool = False
+
+
+class StatusWriter:
+    """`answered(pod)` is called with what the API made of a write."""
+
+    def __init__(
+        self,
+        client: Client | None,
+        group: asyncio.TaskGroup,
+        answered: Callable[[Object], None],
+    ) -> None:
+        self._client = client
+        self._group = group
+        self._answered = answered
+        self._entries: dict[str, _Entry] = {}
+
+    def latest(self, pod: Object) -> Object:
+        """The pod with the newest status that is known or on its way."""
+        entry = self._entries.get(pod["metadata"]["uid"])
+        if entry is None or entry.wanted is None:
+            return pod
+        return {**pod, "status": {**(pod.get("status") or {}), **entry.wanted}}
+
+    def submit(self, pod: Object, status: Object, *, more_to_come: bool = False) -> None:
+        """`status` is what the API shall show. `more_to_come`: another one is expected within moments."""
+        uid = pod["metadata"]["uid"]
+        entry = self._entries.get(uid)
+        if entry is None:
+            entry = self._entries[uid] = _Entry(pod)
+            entry.idle.set()
+        elif newer(pod, entry.known):
+            entry.known = pod
+        current = entry.known.get("status") or {}
+        if entry.task is None and not changes(current, status):
+            self._settle(entry)
+            return
+        entry.wanted = status
+        if self._client is None:
+            return
+        entry.idle.clear()
+        if entry.task is not None:
+            return
+        if is_urgent(current, status) and not more_to_come:
+            self._send(entry)
+        elif entry.timer is None:
+            loop = asyncio.get_running_loop()
+            entry.timer = loop.call_later(HOLD_BACK, self._send, entry)
+
+    async def flush(self, uid: str) -> None:
+        """Return when what was submitted is written, or the pod is gone."""
+        entry = self._entries.get(uid)
+        if entry is None or entry.idle.is_set() or self._client is None:
+            return
+        if entry.task is None:
+            self._send(entry)
+        await entry.idle.wait()
+
+    def forget(self, uid: str) -> None:
+        entry = self._entries.pop(uid, None)
+        if entry is None:
+            return
+        entry.gone = True
+        if entry.timer:
+            entry.timer.cancel()
+        if entry.task:
+            entry.task.cancel()
+        entry.idle.set()
+
+    def _send(self, entry: _Entry) -> None:
+        if entry.timer:
+            entry.timer.cancel()
+            entry.timer = None
+        if entry.task is None and not entry.gone:
+            entry.task = self._group.create_task(self._write(entry), name="pod status")
+
+    def _settle(self, entry: _Entry) -> None:
+        entry.wanted = None
+        if entry.timer:
+            entry.timer.cancel()
+            entry.timer = None
+        entry.idle.set()
+
+    async def _write(self, entry: _Entry) -> None:
+        assert self._client is not None
+        pause = FIRST_PAUSE
+        try:
+            while entry.wanted is not None and not entry.gone:
+                wanted = entry.wanted
+                patch = changes(entry.known.get("status") or {}, wanted)
+                if not patch:
+                    break
+                meta = entry.known["metadata"]
+                body = {"metadata": {"uid": meta["uid"]}, "status": patch}
+                try:
+                    answer = await self._client.patch(
+                        PODS,
+                        meta["name"],
+                        body,
+                        meta["namespace"],
+                        kind="strategic",
+                        subresource="status",
+                    )
+                except ApiError as error:
+                    if error.code in (404, 409):
+                        break  # gone, or another pod of that name
+                    log.warning(
+                        "status of %s/%s: %s", meta["namespace"], meta["name"], error.message
+                    )
+                except (OSError, TimeoutError) as error:
+                    log.info("status of %s/%s: %s", meta["namespace"], meta["name"], error)
+                else:
+                    pause = FIRST_PAUSE
+                    if newer(answer, entry.known):
+                        entry.known = answer
+                    if entry.wanted is wanted:
+                        entry.wanted = None
+                    self._answered(answer)
+                    continue
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+        finally:
+            entry.task = None
+            self._settle(entry)
+
+
+def newer(new: Object, old: Object) -> bool:
+    """Of two states of one object. Versions are compared as numbers, which they are wherever we run (KEP-5504)."""
+    try:
+        return int(objects.resource_version(new)) >= int(objects.resource_version(old))
+    except ValueError:
+        return True

@@ -1,0 +1,226 @@
+"""All volumes of one pod, and the mounts that each of its containers gets from them.
+
+    <pods>/<uid>/volumes/<plugin>/<name>      what is kept on disk
+    <volatile>/<uid>/<plugin>/<name>          secrets and tokens: on tmpfs as root
+    <pods>/<uid>/subpaths/<container>/<n>     fixed sub-paths, bind mounts
+    <pods>/<uid>/etc-hosts                    /etc/hosts
+    <pods>/<uid>/containers/<name>/<n>        termination messages
+
+`prepare` may be called as often as one likes: it makes what is missing and rewrites what has changed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+from sampan.node import environment, linux
+from sampan.node.containerconfig import PROPAGATION, MountPoint
+from sampan.node.environment import Lookup, NodeFacts
+from sampan.node.errors import ContainerError, VolumeError
+from sampan.node.podspec import Object
+from sampan.node.volumes import atomic, payload, places, subpath
+
+Claim = Callable[[str, str], Awaitable[Object]]  # (namespace, claim name) → PersistentVolume
+MESSAGE_LIMIT = 4096
+# Only the node writes to these, so a resolved path inside them stays what it is.
+_OURS = payload.KINDS
+
+
+class PodVolumes:
+    def __init__(self, directory: Path, volatile: Path, *, root: bool) -> None:
+        self.directory = directory
+        self.volatile = volatile
+        self.root = root
+        self.paths: dict[str, Path] = {}
+        self._writable: set[str] = set()
+
+    async def prepare(
+        self,
+        pod: Object,
+        lookup: Lookup,
+        facts: NodeFacts,
+        token: Callable[[Object, Object], Awaitable[str]],
+        claim: Claim,
+    ) -> None:
+        """Every volume of the pod is there and up to date on return. Raises VolumeError naming the volume."""
+        for volume in pod["spec"].get("volumes") or ():
+            try:
+                await self._prepare_one(pod, volume, lookup, facts, token, claim)
+            except (VolumeError, OSError, ValueError) as error:
+                text = f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}'
+                raise VolumeError(text) from error
+
+    async def _prepare_one(
+        self,
+        pod: Object,
+        volume: Object,
+        lookup: Lookup,
+        facts: NodeFacts,
+        token: Callable[[Object, Object], Awaitable[str]],
+        claim: Claim,
+    ) -> None:
+        name = volume["name"]
+        group = self._group(pod)
+        plugin = next((key for key in volume if key != "name"), "emptyDir")
+        if plugin in payload.KINDS:
+            tokens = {
+                request["path"]: await token(pod, request)
+                for request in payload.token_requests(volume)
+            }
+            files = payload.make(pod, volume, lookup, facts, tokens)
+            path = self._place(plugin, name, secret=plugin in ("secret", "projected"))
+            path.mkdir(parents=True, exist_ok=True, mode=0o755)
+            atomic.write(path, files if self.root else _without_owner(files), group)
+            self.paths[name] = path
+            return
+        fresh = name not in self.paths
+        self._writable.add(name)
+        if plugin == "emptyDir":
+            path = self._place(plugin, name)
+            if fresh:
+                places.empty_dir(path, volume.get("emptyDir") or {}, self.root, group)
+        elif plugin == "hostPath":
+            path = places.host_path(volume["hostPath"])
+        elif plugin == "persistentVolumeClaim":
+            name_of_claim = volume["persistentVolumeClaim"]["claimName"]
+            path = places.persistent(await claim(pod["metadata"]["namespace"], name_of_claim))
+            if fresh and group is not None:
+                places.give_to_group(path, group)
+        else:
+            raise VolumeError(f"no volume plugin matched: {plugin} is not supported by this node")
+        self.paths[name] = path
+
+    def _group(self, pod: Object) -> int | None:
+        """fsGroup, where this node can give files away."""
+        group = (pod["spec"].get("securityContext") or {}).get("fsGroup")
+        return group if self.root else None
+
+    def _place(self, plugin: str, name: str, *, secret: bool = False) -> Path:
+        if secret:
+            return self.volatile / plugin / name
+        return self.directory / "volumes" / plugin / name
+
+    def mounts(
+        self, container: Object, env: Mapping[str, str], *, first_start: bool = True
+    ) -> list[MountPoint]:
+        """Raises ContainerError (CreateContainerConfigError) when a sub-path cannot be had."""
+        result = []
+        for index, mount in enumerate(container.get("volumeMounts") or ()):
+            source = self.paths.get(mount["name"])
+            if source is None:
+                text = f"volume {mount['name']!r} of container {container['name']!r} is not mounted"
+                raise ContainerError(text, environment.CONFIG_ERROR)
+            sub = mount.get("subPath") or ""
+            if mount.get("subPathExpr"):
+                sub = environment.expand(mount["subPathExpr"], env)
+            origin = str(source)
+            if sub:
+                writable = mount["name"] in self._writable
+                place = self.directory / "subpaths" / container["name"] / str(index)
+                try:
+                    origin = subpath.mount_source(
+                        source, sub, place, create=writable, bind=self.root and writable
+                    )
+                except (VolumeError, OSError) as error:
+                    text = (
+                        f"failed to prepare subPath for volumeMount "
+                        f'"{mount["name"]}" of container "{container["name"]}": {error}'
+                    )
+                    raise ContainerError(text, environment.CONFIG_ERROR) from error
+            result.append(
+                MountPoint(
+                    origin,
+                    mount["mountPath"],
+                    bool(mount.get("readOnly")),
+                    PROPAGATION[mount.get("mountPropagation") or "None"],
+                )
+            )
+        return result
+
+    def hosts(self, text: str) -> MountPoint:
+        path = self.directory / "etc-hosts"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_text() != text:
+            # In place: a bind mount of it in a running container must see the new text.
+            path.write_text(text)
+            path.chmod(0o644)
+        return MountPoint(str(path), "/etc/hosts")
+
+    def message(self, container: str, restarts: int) -> Path:
+        return self.directory / "containers" / container / str(restarts)
+
+    def message_mount(self, container: Object, restarts: int) -> MountPoint:
+        """The file behind terminationMessagePath, empty and writable for any user of the container."""
+        path = self.message(container["name"], restarts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+        path.chmod(0o666)
+        target = container.get("terminationMessagePath") or "/dev/termination-log"
+        return MountPoint(str(path), target)
+
+    def read_message(self, container: str, restarts: int) -> str:
+        try:
+            descriptor = os.open(
+                self.message(container, restarts), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            )
+        except OSError:
+            return ""
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read(MESSAGE_LIMIT).decode("utf-8", "replace")
+
+    def remove_mounts(self) -> None:
+        """The pod has ended: memory and mounts are given back; what is on disk stays until it is removed."""
+        if self.root:
+            self._unmount(self.directory)
+            self._unmount(self.volatile)
+        shutil.rmtree(self.volatile, ignore_errors=True)
+        self.paths.clear()
+
+    @staticmethod
+    def _unmount(directory: Path) -> None:
+        for point in linux.mounts_below(directory):
+            linux.umount(point, linux.UMOUNT_DETACH | linux.UMOUNT_NOFOLLOW)
+        if left := linux.mounts_below(directory):
+            raise VolumeError(f"still mounted: {', '.join(left)}")
+
+    def remove(self) -> None:
+        """Nothing of the pod's is left on return. Idempotent. Raises VolumeError when a mount does not go away.
+
+        Files are deleted only after no mount is left below: a bind mount that stayed would lead to somebody's data.
+        """
+        for directory in (self.volatile, self.directory):
+            if not directory.exists():
+                continue
+            if self.root:
+                self._unmount(directory)
+            shutil.rmtree(directory)
+        self.paths.clear()
+
+
+def _without_owner(files: atomic.Payload) -> atomic.Payload:
+    return {name: atomic.File(file.content, file.mode) for name, file in files.items()}
+
+
+def prepare_volatile(run_dir: Path, *, root: bool) -> Path:
+    """Where secrets live: on tmpfs as root (one mount for all pods unless the run directory is tmpfs), else 0700."""
+    place = run_dir / "volumes"
+    place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if root and not linux.is_tmpfs(place.resolve()):
+        try:
+            linux.mount("tmpfs", place, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0700")
+        except PermissionError:
+            # Root of a container without CAP_SYS_ADMIN: the directory's mode has to do.
+            return place
+    return place
+
+
+def release_volatile(run_dir: Path) -> None:
+    """Undo `prepare_volatile`, when no pod needs it any more. Idempotent."""
+    place = run_dir / "volumes"
+    if place.is_dir() and not any(place.iterdir()):
+        if os.path.ismount(place):
+            linux.umount(place)
+        place.rmdir()
