@@ -139,72 +139,77 @@ def _count(path: Path) -> int:
         return sum(1 for line in file if (entry := parse(line.rstrip(b"\n"))) and not entry.partial)
 
 
+class _Cursor:
+    """How far the log was read: a file, known by its inode, and an offset at the beginning of a line."""
+
+    def __init__(self, render: Renderer) -> None:
+        self._render = render
+        self.inode = 0
+        self.offset = 0
+
+    def jump(self, path: Path, offset: int) -> None:
+        self.inode, self.offset = path.stat().st_ino, offset
+
+    def take(self, path: Path) -> Iterator[bytes]:
+        """What is to be sent of the file from the offset on; an unfinished line stays for the next time."""
+        with open(path, "rb") as file:
+            file.seek(self.offset)
+            rest = b""
+            while block := file.read(CHUNK):
+                *lines, rest = (rest + block).split(b"\n")
+                out = []
+                for line in lines:
+                    out.append(self._render.render(line))
+                    self.offset += len(line) + 1
+                    if self._render.full:
+                        break
+                yield b"".join(out)
+                if self._render.full:
+                    return
+
+    def rotated_away(self, path: Path) -> Path | None:
+        """The file that was being read, when the path names another one by now."""
+        if not path.exists() or path.stat().st_ino == self.inode:
+            return None
+        return next((p for p in files(path) if p.stat().st_ino == self.inode), None)
+
+
 async def read(
-    path: Path, options: LogOptions, running: Callable[[], bool], ended: Callable[[], asyncio.Event]
+    path: Path, options: LogOptions, running: Callable[[], bool], news: Callable[[], asyncio.Event]
 ) -> AsyncIterator[bytes]:
     """The log as the user sees it. With `follow`, until the container has ended and all was sent.
 
-    `running()` tells whether more may come; `ended()` is an event that is set when that may have changed.
+    `running()` tells whether more may come; `news()` is an event that is set when that may have changed.
     """
     render = Renderer(options)
+    cursor = _Cursor(render)
     watch = _Watch(path.parent) if options.follow else None
     try:
-        inode = 0
-        rest = b""
-        offset = 0
         for file, begin in stored(files(path), options):
-            offset = begin
-            async for piece, offset, rest in _pump(file, begin, render):
+            cursor.jump(file, begin)
+            for piece in cursor.take(file):
                 yield piece
-            if render.full:
-                return
-            inode = file.stat().st_ino
-        if watch is None:
-            return
-        offset -= len(rest)
-        while True:
+        while watch is not None and not render.full:
             alive = running()
-            news = watch.armed()
-            ending = ended()
-            current = path.stat() if path.exists() else None
-            if current is not None and current.st_ino != inode:
-                old = next((p for p in files(path) if p.stat().st_ino == inode), None)
-                if old is not None:
-                    async for piece, offset, rest in _pump(old, offset, render):
-                        yield piece
-                inode, offset = current.st_ino, 0
-            if current is not None and current.st_size > offset:
-                async for piece, offset, rest in _pump(path, offset, render):
+            changed, happened = watch.armed(), news()
+            sent = 0
+            if (old := cursor.rotated_away(path)) is not None:
+                for piece in cursor.take(old):
                     yield piece
-                offset -= len(rest)
-                if render.full:
-                    return
+            if path.exists():
+                if path.stat().st_ino != cursor.inode:
+                    cursor.jump(path, 0)
+                for piece in cursor.take(path):
+                    sent += len(piece)
+                    yield piece
+            if sent:
                 continue
             if not alive:
                 return
-            await _either(news, ending)
+            await _either(changed, happened)
     finally:
         if watch is not None:
             watch.close()
-
-
-async def _pump(
-    path: Path, begin: int, render: Renderer
-) -> AsyncIterator[tuple[bytes, int, bytes]]:
-    """(text, offset reached, bytes of a line that is not whole yet) until the file's present end."""
-    rest = b""
-    with open(path, "rb") as file:
-        file.seek(begin)
-        while block := file.read(CHUNK):
-            *lines, rest = (rest + block).split(b"\n")
-            out = []
-            for line in lines:
-                out.append(render.render(line))
-                if render.full:
-                    break
-            yield b"".join(out), file.tell(), rest
-            if render.full:
-                return
 
 
 async def _either(*events: asyncio.Event) -> None:

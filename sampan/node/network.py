@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from sampan.client.client import Client
 from sampan.client.informer import Informer
 from sampan.client.resources import ENDPOINTSLICES
+from sampan.network.errors import NetworkError
 from sampan.node.podspec import Object
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class NetworkFeed:
             try:
                 await consumer.apply(self._services.list(), self._slices.list())
                 pause = FIRST_PAUSE
-            except (OSError, RuntimeError, ValueError) as error:
+            except (NetworkError, OSError) as error:
                 log.warning("%s: %s", type(consumer).__name__, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)

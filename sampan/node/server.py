@@ -63,7 +63,7 @@ class Endpoint:
 
     async def _route(self, first: str, rest: list[str], request: Request) -> Response | None:
         if first == "containerLogs" and len(rest) == 3:
-            return self._logs(*rest, request)
+            return self._logs(rest[0], rest[1], rest[2], request)
         if first in ("exec", "attach", "run") and len(rest) in (3, 4):
             # kubelet also takes /exec/namespace/pod/uid/container.
             return await self._stream(first, rest[0], rest[1], rest[-1], request)

@@ -73,10 +73,7 @@ def _holds(current: Path, payload: Payload) -> bool:
     found = {str(p.relative_to(current)) for p in current.rglob("*") if p.is_file()}
     if found != set(payload):
         return False
-    for name, file in payload.items():
-        if (current / name).read_bytes() != file.content:
-            return False
-    return True
+    return all((current / name).read_bytes() == file.content for name, file in payload.items())
 
 
 def _write_file(base: Path, name: str, file: File, group: int | None) -> None:
