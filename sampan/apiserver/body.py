@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from sampan.apiserver.call import Call, boolean, integer
-from sampan.apiserver.negotiate import media_type, readable
+from sampan.apiserver.negotiate import JSON, PROTOBUF, media_type, readable
 from sampan.apiserver.registry import DeleteOptions, Object
 from sampan.kube import decode, defaulting, errors, schema
 from sampan.kube.types import GVK
@@ -17,6 +17,7 @@ JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
+DELETE_OPTIONS = GVK("", "v1", "DeleteOptions")
 POLICIES = ("Foreground", "Background", "Orphan")
 
 
@@ -25,13 +26,26 @@ def decode_object(call: Call, gvk: GVK) -> Object:
     request = call.request
     content_type = readable(request.headers.get("content-type", ""))
     mode: Any = call.field_validation
-    obj, warnings = decode.decode(request.body, content_type, gvk, strict=mode)
+    body = request.body
+    if content_type == PROTOBUF:
+        body, content_type = from_protobuf(body, gvk), JSON
+    obj, warnings = decode.decode(body, content_type, gvk, strict=mode)
     if warnings:
         call.warnings += warnings
     if not isinstance(obj.get("metadata"), dict):
         obj["metadata"] = {}
     defaulting.default(gvk, obj)
     return obj
+
+
+def from_protobuf(body: bytes, gvk: GVK) -> bytes:
+    """The same object as JSON, so that it takes the same way through schema and checks."""
+    from sampan.apiserver import protobuf
+
+    try:
+        return orjson.dumps(protobuf.decode(body, gvk))
+    except (ValueError, orjson.JSONEncodeError) as error:
+        raise errors.bad_request(str(error)) from None
 
 
 def patched(call: Call, gvk: GVK) -> Callable[[Object], Object]:
@@ -148,7 +162,9 @@ _OPTION_TYPES: dict[str, type | tuple[type, ...]] = {
 
 def _decoded_options(body: bytes, content_type: str) -> Object:
     value: Any
-    if content_type == "application/json":
+    if content_type == PROTOBUF:
+        body, content_type = from_protobuf(body, DELETE_OPTIONS), JSON
+    if content_type == JSON:
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError as error:

@@ -2,7 +2,8 @@
 
 Kubernetes clients list several types in Accept, best first (`application/json;as=Table;v=v1;g=meta.k8s.io,application/json`);
 the first that we speak wins. We speak JSON, YAML for single answers, and the two meta.k8s.io forms Table and
-PartialObjectMetadata(List). Protobuf is passed over: clients that offer it offer JSON as well.
+PartialObjectMetadata(List). Protobuf is read, since kubectl's typed commands send it, and never written: clients that accept it
+accept JSON as well.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from sampan.kube import errors
 
 JSON = "application/json"
 YAML = "application/yaml"
+PROTOBUF = "application/vnd.kubernetes.protobuf"
 
 
 class Form(NamedTuple):
@@ -68,8 +70,8 @@ def media_type(content_type: str) -> str:
 def readable(content_type: str) -> str:
     """The body's media type when we can decode it. Raises ApiError 415."""
     found = media_type(content_type) or JSON
-    if found in (JSON, YAML, "text/yaml", "application/x-yaml"):
+    if found in (JSON, YAML, "text/yaml", "application/x-yaml", PROTOBUF):
         return found
     raise errors.unsupported_media_type(
-        f"the body of the request was in an unknown format - accepted media types include: {JSON}, {YAML}"
+        f"the body of the request was in an unknown format - accepted media types include: {JSON}, {YAML}, {PROTOBUF}"
     )
