@@ -10,14 +10,14 @@ dnslib parses and packs; it is imported when a server starts.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
+import os
 import random
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sampan.network.zone import SCHEMA_VERSION, Zone
 
@@ -164,8 +164,10 @@ class DNSServer:
         import dnslib  # noqa: F401 - paid here, not at the first question
 
         loop = asyncio.get_running_loop()
+        failing = ""
         try:
             for address in self.addresses:
+                failing = address
                 transport, _ = await loop.create_datagram_endpoint(
                     lambda: _UDPServer(self), local_addr=(address, self.port)
                 )
@@ -173,9 +175,10 @@ class DNSServer:
                 port = transport.get_extra_info("sockname")[1]
                 self._tcp.append(await asyncio.start_server(self._serve_tcp, address, port))
                 self.bound.append((address, port))
-        except OSError:
+        except OSError as error:
             await self.close()
-            raise
+            message = f"DNS on {failing}:{self.port}: {os.strerror(error.errno or 0)}"
+            raise OSError(error.errno, message) from None
         own = {address for address, _ in self.bound}
         if self._given is None:
             from sampan.network.resolv import read_host
@@ -201,6 +204,7 @@ class DNSServer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # transports let go of their sockets in the loop's next turn
 
     # One question
 
@@ -227,9 +231,37 @@ class DNSServer:
             except (UnicodeError, dnslib.DNSError, ValueError):
                 reply = request.reply()
                 reply.header.rcode = dnslib.RCODE.FORMERR
-        if reply is None:
+        if reply is None or self._leads_outside(reply):
             return request, None
         return None, bytes(reply.pack())
+
+    def _leads_outside(self, reply: Any) -> bool:
+        """An ExternalName's alias: stub resolvers want its addresses in the same answer."""
+        import dnslib
+
+        return (
+            len(reply.rr) == 1
+            and reply.rr[0].rtype == dnslib.QTYPE.CNAME
+            and reply.q.qtype in (dnslib.QTYPE.A, dnslib.QTYPE.AAAA)
+            and not str(reply.rr[0].rdata.label).rstrip(".").endswith(self._zone().domain)
+        )
+
+    async def resolve(self, data: bytes, request: DNSRecord, *, tcp: bool) -> bytes | None:
+        """What `local` could not answer: forwarded, behind an alias of ours if there is one."""
+        alias = answer(request, self._zone())
+        if alias is None:
+            return await self.forward(data, request, tcp=tcp)
+        import dnslib
+
+        question = dnslib.DNSQuestion(str(alias.rr[0].rdata.label), request.q.qtype)
+        inner = dnslib.DNSRecord(request.header, questions=[question])
+        raw = await self.forward(bytes(inner.pack()), inner, tcp=True)
+        if raw is not None:
+            found = dnslib.DNSRecord.parse(raw)
+            alias.header.rcode = found.header.rcode
+            for record in found.rr:
+                alias.add_answer(record)
+        return bytes(alias.pack())
 
     async def forward(self, data: bytes, request: DNSRecord, *, tcp: bool) -> bytes | None:
         """The first upstream's answer, as it came; SERVFAIL when none answers."""
@@ -251,7 +283,9 @@ class DNSServer:
             self._remember(key, raw, now)
             return raw
         reply = request.reply()
-        reply.header.rcode = dnslib.RCODE.SERVFAIL if self.upstreams else dnslib.RCODE.NXDOMAIN
+        reply.header.rcode = dnslib.RCODE.SERVFAIL
+        if not self.upstreams:  # on an island there are no outside names: searching goes on at once
+            reply.header.rcode = dnslib.RCODE.NXDOMAIN
         packed = bytes(reply.pack())
         if self.upstreams:
             self._keep(key, now + NEGATIVE_TTL, packed)
@@ -268,7 +302,7 @@ class DNSServer:
         if parsed.header.tc:
             return
         if parsed.rr:
-            ttl = min(min(record.ttl for record in parsed.rr), CACHE_TTL)
+            ttl = min(*(record.ttl for record in parsed.rr), CACHE_TTL)
         else:
             ttl = NEGATIVE_TTL
         if ttl > 0:
@@ -305,7 +339,7 @@ class DNSServer:
         client: Any,
         transport: asyncio.DatagramTransport,
     ) -> None:
-        reply = await self.forward(data, request, tcp=False)
+        reply = await self.resolve(data, request, tcp=False)
         if reply is not None and not transport.is_closing():
             transport.sendto(fit(reply, data), client)
 
@@ -320,7 +354,7 @@ class DNSServer:
                     data = await reader.readexactly(size)
                 request, reply = self.local(data)
                 if request is not None:
-                    reply = await self.forward(data, request, tcp=True)
+                    reply = await self.resolve(data, request, tcp=True)
                 if reply is None:
                     break
                 writer.write(len(reply).to_bytes(2, "big") + reply)
@@ -338,8 +372,7 @@ class _UDPServer(asyncio.DatagramProtocol):
         self.transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self.transport = transport
+        self.transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         if self.transport is not None:
@@ -410,7 +443,3 @@ async def _ask_tcp(upstream: Upstream, data: bytes) -> bytes:
         return await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
     finally:
         writer.close()
-
-
-def reverse_name(address: str) -> str:
-    return ipaddress.ip_address(address).reverse_pointer

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 SERVICE_LABEL = "kubernetes.io/service-name"
+PROXY_NAME = "service.kubernetes.io/service-proxy-name"  # another proxy serves it
 DEFAULT_AFFINITY = 10800  # seconds
 Object = dict[str, Any]
 
@@ -119,7 +120,12 @@ def plan(services: Iterable[Object], slices: Iterable[Object], node: str = "") -
         name = (metadata.get("labels") or {}).get(SERVICE_LABEL)
         if name:
             by_service.setdefault(f"{metadata.get('namespace', '')}/{name}", []).append(piece)
-    rules = [rule for service in services for rule in _plan_service(service, by_service, node)]
+    rules = [
+        rule
+        for service in services
+        if PROXY_NAME not in ((service.get("metadata") or {}).get("labels") or {})
+        for rule in _plan_service(service, by_service, node)
+    ]
     return sorted(rules, key=lambda rule: rule.key)
 
 

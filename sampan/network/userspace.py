@@ -13,10 +13,13 @@ import asyncio
 import errno
 import logging
 import os
+import socket
+import struct
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from sampan.network.services import Endpoint, Object, Rule, plan
 
@@ -139,7 +142,15 @@ class _TCP(_Listener):
                 forth.close()
                 writer.close()
             return
-        writer.transport.abort()  # nobody answers: a reset, as nftables' reject would be
+        _reset(writer)
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Nobody answers: end with a reset, which clients see as an error, not with an empty answer."""
+    found = writer.get_extra_info("socket")
+    if found is not None:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
@@ -159,8 +170,7 @@ class _Flow(asyncio.DatagramProtocol):
         self.transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self.transport = transport
+        self.transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
         self.used = time.monotonic()
@@ -277,16 +287,16 @@ class UserspaceProxy:
             if self._closed:
                 return
             wanted = self._wanted(plan(services, slices, self.node))
-            for place in [place for place in self._listeners if place not in wanted]:
+            served = {place for place, (_, endpoints, _) in wanted.items() if endpoints}
+            for place in [place for place in self._listeners if place not in served]:
                 self._listeners.pop(place).close()
             addresses: dict[tuple[str, int, str], tuple[str, int]] = {}
             for place, (rule, endpoints, is_cluster_ip) in wanted.items():
-                listener = self._listeners.get(place)
-                if listener is None:
-                    listener = await self._open(place, rule)
+                if endpoints:
+                    listener = self._listeners.get(place) or await self._open(place, rule)
                     if listener is None:
                         continue
-                listener.balance.set(endpoints, rule.affinity)
+                    listener.balance.set(endpoints, rule.affinity)
                 if is_cluster_ip:
                     addresses.setdefault((rule.service, rule.port, rule.protocol), place[1:])
             self._addresses = addresses
@@ -295,7 +305,7 @@ class UserspaceProxy:
     def _wanted(
         self, rules: Iterable[Rule]
     ) -> dict[Place, tuple[Rule, tuple[Endpoint, ...], bool]]:
-        """A service port without endpoints is listened at too: its connections are reset at once."""
+        """A service port without endpoints has its place too, but nobody listens there: connections are refused."""
         wanted: dict[Place, tuple[Rule, tuple[Endpoint, ...], bool]] = {}
         for rule in rules:
             places = [(address, rule.port, rule.internal, True) for address in rule.cluster_ips]

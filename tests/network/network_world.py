@@ -1,0 +1,213 @@
+"""Run inside a network and mount namespace of its own (test_network_kernel.py): bridge, pods, services and DNS, for real.
+
+Prints one JSON object of what was seen; the test asserts on it. Not a test by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from dnslib import DNSRecord
+from test_network_services import endpoints, service
+
+from sampan.network import netns, zone
+from sampan.network.bridge import BridgeNetwork
+from sampan.network.dns import DNSServer, Upstream
+from sampan.network.nft import NFTProxy
+from sampan.network.pods import Attachment, PodRef
+from sampan.network.rtnetlink import Netlink
+
+INSTANCE, POD_CIDR = "spworld", "10.42.7.0/24"
+
+
+def pod(letter: str) -> PodRef:
+    return PodRef(letter * 64, "default", letter)
+
+
+def serve(place: Attachment, port: int, name: str) -> None:
+    """In the pod: TCP and UDP servers that say their name and the address that they see."""
+    ready = threading.Barrier(3)
+
+    def tcp() -> None:
+        netns.enter(place.namespace or "")
+        with socket.create_server(("0.0.0.0", port)) as listener:
+            ready.wait()
+            while True:
+                connection, client = listener.accept()
+                connection.sendall(f"{name} {client[0]}".encode())
+                connection.close()
+
+    def udp() -> None:
+        netns.enter(place.namespace or "")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+            server.bind(("0.0.0.0", port))
+            ready.wait()
+            while True:
+                _, client = server.recvfrom(100)
+                server.sendto(f"{name} {client[0]}".encode(), client)
+
+    for function in (tcp, udp):
+        threading.Thread(target=function, daemon=True).start()
+    ready.wait()
+
+
+def ask(address: str, port: int, place: Attachment | None = None, *, udp: bool = False) -> str:
+    def run() -> str:
+        if place is not None:
+            netns.enter(place.namespace or "")
+        try:
+            if udp:
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                    client.settimeout(3)
+                    client.connect((address, port))
+                    client.send(b"?")
+                    return client.recv(100).decode()
+            with socket.create_connection((address, port), 3) as connection:
+                return connection.recv(100).decode()
+        except OSError as error:
+            return type(error).__name__
+
+    return netns.in_thread(run)
+
+
+async def names(count: int, *args: Any, **options: Any) -> list[str]:
+    answers = [await asyncio.to_thread(ask, *args, **options) for _ in range(count)]
+    return sorted({answer.split()[0] for answer in answers})
+
+
+def settings_inside(place: Attachment) -> dict[str, Any]:
+    def run() -> dict[str, Any]:
+        netns.enter(place.namespace or "")
+        with Netlink() as netlink:
+            route = netlink.default_route()
+            return {
+                "up": sorted(link.name for link in netlink.links() if link.up),
+                "gateway": route.gateway if route else "",
+                "mtu": max(link.mtu for link in netlink.links() if link.name == "eth0"),
+                "addresses": sorted(address for _, address, _ in netlink.addresses()),
+            }
+
+    return netns.in_thread(run)
+
+
+def outside() -> str:
+    """The world beyond the node: a namespace on a veth pair with the default route through it; its path."""
+    path = netns.create(f"{INSTANCE}out", lambda: None)
+    fd = path.open()
+    with Netlink() as netlink:
+        netlink.add_veth("uplink", "far", 1400, 0, fd.fileno())
+        index = netlink.index("uplink")
+        netlink.add_address(index, "192.0.2.1", 24)
+        netlink.add_route("0.0.0.0/0", index, "192.0.2.2")
+    fd.close()
+
+    def far() -> None:
+        netns.enter(path)
+        with Netlink() as netlink:
+            netlink.set_up(1)
+            netlink.set_up(netlink.index("far"))
+            netlink.add_address(netlink.index("far"), "192.0.2.2", 24)
+
+    netns.in_thread(far)
+    return str(path)
+
+
+async def main(directory: Path) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    far = Attachment(outside(), ("192.0.2.2",), "far")
+    network = BridgeNetwork(directory, POD_CIDR, INSTANCE)
+    first, second = await asyncio.gather(network.attach(pod("a")), network.attach(pod("b")))
+    seen["same again"] = await network.attach(pod("a")) == first
+    restarted = BridgeNetwork(directory, POD_CIDR, INSTANCE)
+    seen["existing"] = await restarted.existing() == {"a" * 64: first, "b" * 64: second}
+    seen["same after restart"] = await restarted.attach(pod("a")) == first
+    seen["inside"] = settings_inside(first)
+    serve(first, 8080, "A")
+    serve(second, 8080, "B")
+    serve(far, 8080, "FAR")
+    a, b = first.addresses[0], second.addresses[0]
+    seen["node to pod"] = ask(a, 8080)
+    seen["pod to pod"] = ask(b, 8080, first)
+    seen["pod to outside"] = ask("192.0.2.2", 8080, first)
+
+    proxy = NFTProxy(INSTANCE, POD_CIDR)
+    ports = [{"port": 80, "nodePort": 30080}]
+    udp_ports = [*ports, {"port": 53, "protocol": "UDP", "name": "u"}]
+    udp_slice = endpoints(a, b, port="u")
+    udp_slice["ports"][0]["protocol"] = "UDP"
+    both = [endpoints(a, b), udp_slice]
+    await proxy.apply([service(ports=udp_ports, externalIPs=["192.0.2.77"])], both)
+    seen["cluster ip from node"] = await names(12, "10.43.0.5", 80)
+    seen["cluster ip from pod"] = await names(12, "10.43.0.5", 80, first)
+    seen["udp from pod"] = await names(8, "10.43.0.5", 53, second, udp=True)
+    seen["node port on localhost"] = await names(12, "127.0.0.1", 30080)
+    seen["node port from pod"] = await names(12, network.gateway, 30080, second)
+    seen["node port from outside"] = await names(12, "192.0.2.1", 30080, far)
+    one = [endpoints(a), udp_slice]
+    await proxy.apply([service(ports=udp_ports)], one)
+    seen["hairpin"] = ask("10.43.0.5", 80, first)
+    seen["one endpoint left"] = await names(6, "10.43.0.5", 80)
+    local = service(ports=ports, externalTrafficPolicy="Local")
+    await proxy.apply([local], both)
+    seen["local policy keeps the client"] = {
+        ask("192.0.2.1", 30080, far).split()[-1] for _ in range(3)
+    } == {"192.0.2.2"}
+    sticky = service(ports=ports, sessionAffinity="ClientIP")
+    await proxy.apply([sticky], both)
+    seen["affinity"] = len(await names(10, "10.43.0.5", 80))
+    kept = ask("10.43.0.5", 80).split()[0]
+    await proxy.apply([sticky, service("other", clusterIP="10.43.0.6")], both)
+    seen["affinity survives another change"] = await names(8, "10.43.0.5", 80) == [kept]
+    await asyncio.gather(*(proxy.apply([sticky], both) for _ in range(5)))
+    await proxy.apply([service(ports=ports)], [endpoints()])
+    seen["refused"] = [
+        ask("10.43.0.5", 80),
+        ask("10.43.0.5", 80, first),
+        ask("127.0.0.1", 30080),
+        ask("192.0.2.1", 30080, far),
+    ]
+    fresh = NFTProxy(INSTANCE, POD_CIDR)  # another process takes over
+    await fresh.apply([service(ports=ports)], both)
+    seen["taken over"] = await names(12, "10.43.0.5", 80)
+
+    records = zone.build([service()], both)
+    await network.serve_address("10.43.0.10")
+    dns = DNSServer(["10.43.0.10"], 53, lambda: records, [Upstream("192.0.2.2")])
+    await dns.start()
+
+    def lookup() -> str:
+        netns.enter(first.namespace or "")
+        question = DNSRecord.question("web.default.svc.cluster.local")
+        return str(DNSRecord.parse(question.send("10.43.0.10", 53, timeout=3)).short())
+
+    seen["dns from pod"] = await asyncio.to_thread(netns.in_thread, lookup)
+    await dns.close()
+
+    await network.detach(pod("a"))
+    await network.detach(pod("a"))
+    seen["detached"] = sorted(await network.existing()) == ["b" * 64]
+    await fresh.remove()
+    await network.remove()
+    await network.remove()
+    seen["namespaces left"] = netns.names(f"{INSTANCE}-")
+    with Netlink() as netlink:
+        seen["links left"] = sorted(link.name for link in netlink.links())
+    seen["tables left"] = subprocess.run(
+        ["nft", "list", "tables"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    seen["addresses left"] = sorted(p.name for p in directory.glob("bridge/10.*"))
+    netns.delete(f"{INSTANCE}out")
+    return seen
+
+
+if __name__ == "__main__":
+    with Netlink() as loopback:
+        loopback.set_up(1)
+    print(json.dumps(asyncio.run(main(Path(sys.argv[1])))))
