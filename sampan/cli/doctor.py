@@ -48,11 +48,10 @@ async def probe_kinds() -> list[tuple[str, Support]]:
 def probe_network() -> list[tuple[str, Support]]:
     from sampan.network import probe
 
-    return [(name, Support(**vars_of(result))) for name, result in probe.probe().items()]
-
-
-def vars_of(result: object) -> dict[str, object]:
-    return {name: getattr(result, name) for name in ("usable", "detail", "why", "install")}
+    return [
+        (name, Support(answer.usable, answer.detail, answer.why, answer.install))
+        for name, answer in probe.probe().items()
+    ]
 
 
 def probe_kubectl() -> Support:

@@ -32,6 +32,7 @@ from sampan.cli.config import Config
 STOP_GRACE = 10.0  # seconds between SIGTERM and SIGKILL of a part
 STABLE = 10.0  # a part that lived this long starts again without a pause
 LONGEST_PAUSE = 5.0
+API_PATIENCE = 3.0  # seconds that the node part waits at start for the API server
 
 # What the parts share, in the order in which they are forked: a part sees what was imported before it.
 WARM: dict[str, tuple[str, ...]] = {
@@ -78,6 +79,8 @@ class Supervisor:
             for name, modules in WARM.items():
                 for module in modules:
                     importlib.import_module(module)
+                if name == "node":
+                    self.wait_for_api(wake)
                 self.fork(self.parts[name])
             self.loop(wake)
         finally:
@@ -130,15 +133,27 @@ class Supervisor:
 
     def loop(self, wake: int) -> None:
         while not self.stopping:
-            for key, _ in self.selector.select(self.timeout()):
-                if key.fd == wake:
-                    self.on_signals(os.read(wake, 64))
-                else:
-                    key.data()
-            now = time.monotonic()
-            for part in self.parts.values():
-                if part.due and part.due <= now:
-                    self.fork(part)
+            self.turn(wake, self.timeout())
+
+    def turn(self, wake: int, timeout: float | None) -> None:
+        for key, _ in self.selector.select(timeout):
+            if key.fd == wake:
+                self.on_signals(os.read(wake, 64))
+            else:
+                key.data()
+        now = time.monotonic()
+        for part in self.parts.values():
+            if part.due and part.due <= now:
+                self.fork(part)
+
+    def wait_for_api(self, wake: int) -> None:
+        """A node that starts before its API server spends its first second asking in vain. It starts without one too."""
+        deadline = time.monotonic() + API_PATIENCE
+        while "api" not in self.parts["server"].reports and not self.stopping:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            self.turn(wake, left)
 
     def timeout(self) -> float | None:
         due = [part.due for part in self.parts.values() if part.due]
@@ -396,6 +411,8 @@ def main() -> None:
     parser.add_argument("--born", type=float, default=None, help="time that `after` counts from")
     arguments = parser.parse_args()
     config = Config.load(arguments.data_dir)
+    # gRPC is imported before forking and first used after it: its own fork handlers have nothing to do.
+    os.environ |= {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "ERROR"}
     name_process("sampan")
     os.umask(0o077)
     if arguments.events_fd >= 0:

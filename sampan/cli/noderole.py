@@ -1,0 +1,160 @@
+"""The `runtime` and `node` parts: what a machine that runs pods is made of, with root and without."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from sampan.cli.config import Config
+
+log = logging.getLogger(__name__)
+
+UNPRIVILEGED_DNS = (
+    10053  # where DNS answers when port 53 cannot be bound: the rule of docs/network.md
+)
+
+
+def pod_cidr(config: Config) -> str:
+    """This node's share of the cluster's pod addresses. Loopback needs no shares: all of it is this host's."""
+    network = ipaddress.ip_network(config.cluster_cidr)
+    if config.rootless or network.prefixlen >= 24:
+        return str(network)
+    return str(next(network.subnets(new_prefix=24)))
+
+
+def pod_network(config: Config) -> Any:
+    directory = config.data_dir / "network"
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if config.rootless:
+        from sampan.network.loopback import LoopbackNetwork
+
+        return LoopbackNetwork(directory, pod_cidr(config))
+    from sampan.network.bridge import BridgeNetwork
+
+    return BridgeNetwork(directory, pod_cidr(config), config.instance)
+
+
+async def run_runtime(config: Config, notify: Callable[..., None]) -> None:
+    from sampan.image.store import ImageStore
+    from sampan.runtime.config import RuntimeConfig
+    from sampan.runtime.kinds import KINDS
+    from sampan.runtime.serve import serve
+
+    ready = asyncio.Event()
+    settings = RuntimeConfig(
+        directory=config.data_dir / "runtime",
+        run_directory=config.run_dir,
+        socket=config.cri_socket,
+        instance=config.instance,
+        network=pod_network(config),
+        images=ImageStore(config.images),
+        kinds=("wasm",) if config.rootless else tuple(KINDS),
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(serve(settings, ready))
+        await ready.wait()
+        notify("cri", str(config.cri_socket))
+
+
+class NodeNetwork:
+    """Services and DNS of this node: what `node.network` feeds with Services and EndpointSlices."""
+
+    def __init__(self, config: Config) -> None:
+        from sampan.network.dns import DNSServer
+        from sampan.network.zone import build
+
+        self.config = config
+        self.zone = build((), (), config.cluster_domain)
+        self.proxy = self.make_proxy()
+        self.dns = DNSServer((config.cluster_dns,), self.dns_port(), lambda: self.zone)
+        self.serving = False
+
+    def make_proxy(self) -> Any:
+        config = self.config
+        if config.rootless:
+            from sampan.network.userspace import UserspaceProxy
+
+            return UserspaceProxy(config.node_name, (config.bind_address,))
+        from sampan.network.nft import NFTProxy
+
+        return NFTProxy(config.instance, pod_cidr(config), config.service_cidr, config.node_name)
+
+    def dns_port(self) -> int:
+        from sampan.network.userspace import first_free_port
+
+        return 53 if first_free_port() <= 53 else UNPRIVILEGED_DNS
+
+    async def apply(self, services: list[Any], slices: list[Any]) -> None:
+        from sampan.network.zone import build
+
+        self.zone = build(services, slices, self.config.cluster_domain)
+        await self.proxy.apply(services, slices)
+        if not self.serving:
+            await self.serve_dns()
+            self.serving = True
+
+    async def serve_dns(self) -> None:
+        if not self.config.rootless:
+            network = pod_network(self.config)
+            await network.serve_address(self.config.cluster_dns)
+            await network.close()
+        await self.dns.start()
+
+    async def close(self) -> None:
+        await self.dns.close()
+        await self.proxy.close()
+
+
+async def run_node(config: Config, notify: Callable[..., None]) -> None:
+    from sampan.apiserver.pki import PKIPaths
+    from sampan.client.client import Client
+    from sampan.client.http import HTTPTransport
+    from sampan.client.kubeconfig import load
+    from sampan.node.agent import NodeAgent
+    from sampan.node.config import NodeConfig
+
+    pki = PKIPaths.under(config.pki)
+    client = Client(HTTPTransport(load(config.node_kubeconfig)), user_agent="kubelet")
+    agent = NodeAgent(
+        client,
+        NodeConfig(
+            name=config.node_name,
+            data_dir=config.data_dir,
+            run_dir=config.run_dir,
+            cri_socket=config.cri_socket,
+            log_dir=config.logs,
+            address=config.bind_address,
+            hostname=config.node_name,
+            port=config.node_port,
+            client_ca=pki.ca.crt,
+            certificate=pki.node_serving.crt,
+            key=pki.node_serving.key,
+            pod_cidr=pod_cidr(config),
+            cluster_dns=config.cluster_dns,
+            cluster_domain=config.cluster_domain,
+            max_pods=config.max_pods,
+            root=not config.rootless,
+            cgroup_root="" if config.rootless else config.instance,
+            network=lambda: NodeNetwork(config),
+        ),
+    )
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(agent.run())
+            await agent.running.wait()
+            notify("registered", config.node_name)
+    finally:
+        await client.close()
+
+
+async def clear_network(config: Config) -> None:
+    """Take down bridge, tables and namespaces. Only when no pod is left."""
+    if config.rootless:
+        return
+    network = pod_network(config)
+    await NodeNetwork(config).proxy.remove()
+    await network.remove()
+    await network.close()

@@ -1,0 +1,138 @@
+"""The `server` part: store, API server, controllers, scheduler, and the objects that every cluster has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any
+
+from sampan.cli.config import Config
+
+MANAGER = "system:kube-controller-manager"
+SCHEDULER = "system:kube-scheduler"
+
+
+async def run_server(config: Config, notify: Callable[..., None]) -> None:
+    """Serve until cancelled."""
+    from sampan import controllers
+    from sampan.apiserver.config import ServerConfig
+    from sampan.apiserver.server import APIServer
+    from sampan.client.client import Client
+    from sampan.client.inprocess import InProcess
+    from sampan.client.transport import User
+    from sampan.scheduler.scheduler import Scheduler
+    from sampan.store.sqlite import SQLiteStore
+
+    first, _, last = config.service_node_ports.partition("-")
+    store = await SQLiteStore.open(config.store)
+    api = APIServer(
+        store,
+        ServerConfig(
+            pki=config.pki,
+            kubeconfig=config.kubeconfig,
+            address=config.bind_address,
+            port=config.port,
+            names=config.tls_san,
+            service_cidr=config.service_cidr,
+            node_ports=(int(first), int(last)),
+            cluster_domain=config.cluster_domain,
+        ),
+    )
+
+    def client_of(name: str) -> Client:
+        user = User(name, ("system:masters", "system:authenticated"))
+        return Client(InProcess(api, user), user_agent=name)
+
+    try:
+        await api.start()
+        notify("api", api.address)
+        manager = client_of(MANAGER)
+        scheduler = Scheduler(client_of(SCHEDULER))
+        manages, schedules = asyncio.Event(), asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(
+                controllers.run(
+                    manager,
+                    root_ca=api.pki.ca.crt.read_text(),
+                    legacy_token=api.access.signer.make_legacy,
+                    ready=manages,
+                )
+            )
+            group.create_task(scheduler.run(schedules))
+            await ensure_addons(manager, config)
+            await manages.wait()
+            await schedules.wait()
+            notify("controllers")
+            await node_ready(manager, config.node_name)
+            notify("ready", config.node_name)
+    finally:
+        await api.close()
+        await store.close()
+
+
+def addons(config: Config) -> list[tuple[Any, dict[str, Any]]]:
+    """(resource, object) of what a cluster has from the start: a RuntimeClass a kind, and the DNS Service."""
+    from sampan.client.resources import RUNTIMECLASSES, SERVICES
+
+    ours = {"app.kubernetes.io/managed-by": "sampan"}
+    found: list[tuple[Any, dict[str, Any]]] = [
+        (
+            RUNTIMECLASSES,
+            {
+                "apiVersion": "node.k8s.io/v1",
+                "kind": "RuntimeClass",
+                "metadata": {"name": kind, "labels": ours},
+                "handler": kind,
+            },
+        )
+        for kind in ("wasm", "container")
+    ]
+    dns = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "kube-dns",
+            "namespace": "kube-system",
+            "labels": {
+                **ours,
+                "k8s-app": "kube-dns",
+                "kubernetes.io/name": "CoreDNS",
+                "kubernetes.io/cluster-service": "true",
+                # Every node answers at this address itself: there is nothing to balance.
+                "service.kubernetes.io/service-proxy-name": "sampan-dns",
+            },
+        },
+        "spec": {
+            "clusterIP": config.cluster_dns,
+            "ports": [
+                {"name": "dns", "port": 53, "protocol": "UDP"},
+                {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
+            ],
+        },
+    }
+    return [*found, (SERVICES, dns)]
+
+
+async def ensure_addons(client: Any, config: Config) -> None:
+    from sampan.kube.errors import ApiError
+
+    for gvr, obj in addons(config):
+        try:
+            await client.create(gvr, obj, obj["metadata"].get("namespace", ""))
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
+
+
+async def node_ready(client: Any, name: str) -> None:
+    """Return when the node is Ready for the first time since this server started."""
+    from sampan.client.resources import NODES
+    from sampan.kube.objects import condition_true
+
+    while True:
+        watch = client.watch(NODES, field_selector=f"metadata.name={name}")
+        async with aclosing(watch) as events:
+            async for event in events:
+                if event.type != "BOOKMARK" and condition_true(event.object, "Ready"):
+                    return

@@ -1,0 +1,151 @@
+"""A real cluster for a test: `sampan up` in a temporary directory, in a network namespace of its own when root.
+
+Everything is done as a user would: by running `sampan` and kubectl. `stop` checks that nothing was left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+KUBECTL = ROOT / ".cache" / "clients" / "kubectl"
+HELLO = ROOT / "examples" / "hello"
+AS_ROOT = os.geteuid() == 0
+
+
+class Cluster:
+    def __init__(self, *, rootless: bool = not AS_ROOT) -> None:
+        self.rootless = rootless
+        self.directory = Path(tempfile.mkdtemp(prefix="sampan-e2e-"))
+        self.data = self.directory / "data"
+        self.namespace: subprocess.Popen[bytes] | None = None
+        self.prefix: list[str] = []
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith("KUBE")}
+        self.environment |= {
+            "KUBECONFIG": str(self.data / "kubeconfig.yaml"),
+            "HOME": str(self.directory),
+            "PATH": f"{KUBECTL.parent}:{os.environ['PATH']}",
+        }
+
+    # Life
+
+    def start(self, *options: str) -> str:
+        """What `sampan up` printed."""
+        if AS_ROOT and self.namespace is None:
+            script = "ip link set lo up && echo up && exec sleep infinity"
+            self.namespace = subprocess.Popen(
+                ["unshare", "--net", "sh", "-c", script], stdout=subprocess.PIPE
+            )
+            assert self.namespace.stdout is not None
+            assert self.namespace.stdout.readline() == b"up\n"
+            self.prefix = ["nsenter", f"--net=/proc/{self.namespace.pid}/ns/net"]
+        self.ports = self.ports if hasattr(self, "ports") else (free_port(), free_port())
+        port, node_port = self.ports
+        arguments = ["up", "--port", str(port), "--node-port", str(node_port), "--node-name", "boat"]
+        if self.rootless:
+            arguments.append("--rootless")
+        return self.sampan(*arguments, *options, timeout=60)
+
+    def stop(self) -> None:
+        try:
+            if (self.data / "config.json").exists():
+                self.sampan("down", timeout=120)
+        finally:
+            if self.namespace is not None:
+                self.namespace.kill()
+                self.namespace.wait()
+                self.namespace = None
+
+    def remove(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    # Commands
+
+    def run(
+        self, *command: str, check: bool = True, timeout: float = 60, stdin: str | bytes | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        text = stdin.decode() if isinstance(stdin, bytes) else stdin
+        done = subprocess.run(
+            [*self.prefix, *command],
+            env=self.environment, input=text, capture_output=True, text=True, timeout=timeout,
+            check=False, cwd=self.directory,
+        )  # fmt: skip
+        if check and done.returncode:
+            raise AssertionError(
+                f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+            )
+        return done
+
+    def sampan(self, *arguments: str, timeout: float = 60) -> str:
+        head, *rest = arguments
+        nested = [rest.pop(0)] if head == "image" else []
+        command = [sys.executable, "-m", "sampan", head, *nested, "--data-dir", str(self.data), *rest]
+        return self.run(*command, timeout=timeout).stdout
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 60) -> str:
+        return self.run(str(KUBECTL), *arguments, stdin=stdin, timeout=timeout).stdout
+
+    def kubectl_fails(self, *arguments: str, stdin: str | None = None) -> str:
+        """What kubectl said on standard error, when it had to fail."""
+        done = self.run(str(KUBECTL), *arguments, stdin=stdin, check=False)
+        assert done.returncode, f"kubectl {' '.join(arguments)} went well:\n{done.stdout}"
+        return done.stderr
+
+    def popen(self, *command: str, **options: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*self.prefix, *command], env=self.environment, text=True, cwd=self.directory, **options
+        )
+
+    def get(self, *arguments: str) -> Any:
+        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def apply(self, manifest: str | dict[str, Any]) -> str:
+        text = manifest if isinstance(manifest, str) else json.dumps(manifest)
+        return self.kubectl("apply", "-f", "-", stdin=text)
+
+    def http(self, url: str, timeout: float = 5) -> str:
+        """GET from inside the cluster's network namespace."""
+        script = (
+            "import sys,urllib.request as r;"
+            "sys.stdout.write(r.build_opener(r.ProxyHandler({})).open(sys.argv[1],timeout=float(sys.argv[2])).read().decode())"
+        )
+        return self.run(sys.executable, "-c", script, url, str(timeout)).stdout
+
+    def status(self) -> dict[str, Any]:
+        """The supervisor's own account of its parts."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(self.data / "run" / "supervisor.sock"))
+            client.sendall(b'{"op": "status"}\n')
+            return json.loads(client.makefile("rb").readline())
+
+
+def wait_for(check: Callable[[], Any], timeout: float = 30, what: str = "") -> Any:
+    """The first true answer of `check`; AssertionError at the deadline. For effects that no event tells a test of."""
+    deadline = time.monotonic() + timeout
+    last: Any = None
+    while time.monotonic() < deadline:
+        try:
+            last = check()
+        except AssertionError as error:
+            last = error
+        else:
+            if last:
+                return last
+        time.sleep(0.05)
+    raise AssertionError(f"{what or check} did not come true within {timeout} s; last: {last}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
