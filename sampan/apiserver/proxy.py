@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +96,7 @@ async def _log(server: APIServer, request: Request, pod: Object) -> Response:
     answer = await _send(server, "GET", backends.node_target(node, path, query), {}, b"")
     if answer.status >= 400:
         raise backends.refused(answer.status, await answer.text())
-    return Response(200, dict(TEXT), answer.body())
+    return Response(200, dict(TEXT), answer)
 
 
 # --- proxy --------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ async def _proxy(server: APIServer, call: Call) -> Response:
     if request.remote:
         headers["X-Forwarded-For"] = request.remote
     answer = await _send(server, request.method, target, headers, request.body)
-    return Response(answer.status, returned_headers(answer.headers), answer.body())
+    return Response(answer.status, returned_headers(answer.headers), answer)
 
 
 async def _proxy_target(server: APIServer, call: Call, path: str, query: str) -> Target:
@@ -171,7 +171,7 @@ def _open_context() -> ssl.SSLContext:
 
 
 class Answer:
-    """A backend's answer, and the client session that carries it: both end with the body."""
+    """A backend's answer, itself the iterator of its body, with the client session that carries it: both end together."""
 
     def __init__(self, session: aiohttp.ClientSession, response: aiohttp.ClientResponse) -> None:
         self.status = response.status
@@ -179,17 +179,22 @@ class Answer:
         self._session = session
         self._response = response
 
-    async def body(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> Answer:
+        return self
+
+    async def __anext__(self) -> bytes:
         """The body as it comes. A backend that breaks off breaks our answer off too."""
         import aiohttp
 
         try:
-            async for part in self._response.content.iter_any():
-                yield part
+            part = await self._response.content.readany()
         except aiohttp.ClientError as error:
+            await self.aclose()
             raise ConnectionError(str(error)) from error
-        finally:
-            await self._close()
+        if not part:
+            await self.aclose()
+            raise StopAsyncIteration
+        return part
 
     async def text(self) -> str:
         """The beginning of the body, for an error message."""
@@ -199,9 +204,10 @@ class Answer:
         except TimeoutError:
             return ""
         finally:
-            await self._close()
+            await self.aclose()
 
-    async def _close(self) -> None:
+    async def aclose(self) -> None:
+        """End the connection. Idempotent."""
         self._response.close()
         await self._session.close()
 
