@@ -51,7 +51,7 @@ class CRIClient:
         def __getattr__(self, name: str) -> Callable[..., Any]: ...
 
     async def close(self) -> None:
-        await self._channel.close()
+        await self._channel.close(None)
 
     async def __aenter__(self) -> CRIClient:
         return self

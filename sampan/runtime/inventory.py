@@ -95,7 +95,11 @@ class Inventory:
         sandbox = self.sandboxes[entry.sandbox_id]
         path = log_path(sandbox.config, entry.config)
         name = stop_signal(entry.config, entry.image_config)
-        number = pb.Signal.Value(name) if name in pb.Signal.DESCRIPTOR.values_by_name else pb.RUNTIME_DEFAULT
+        number = (
+            pb.Signal.Value(name)
+            if name in pb.Signal.DESCRIPTOR.values_by_name
+            else pb.RUNTIME_DEFAULT
+        )
         return views.container_status(entry, str(path or ""), number)
 
     # events

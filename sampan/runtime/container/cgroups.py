@@ -31,11 +31,13 @@ class Layout:
 
     unified: bool  # pure v2
     hierarchies: dict[str, Path]  # v1: by controller; v2: under ""
+    others: tuple[Path, ...] = ()  # hybrid: hierarchies without a controller of ours; an engine may use them
 
 
 @cache
 def layout() -> Layout:
     hierarchies: dict[str, Path] = {}
+    others = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
@@ -43,10 +45,13 @@ def layout() -> Layout:
         if kind == "cgroup2" and point == Path("/sys/fs/cgroup"):
             return Layout(True, {"": point})
         if kind == "cgroup":
-            for name in options.split(","):
-                if name in V1_CONTROLLERS:
-                    hierarchies[name] = point
-    return Layout(False, hierarchies)
+            names = [name for name in options.split(",") if name in V1_CONTROLLERS]
+            hierarchies.update((name, point) for name in names)
+            if not names:
+                others.append(point)
+        elif kind == "cgroup2":
+            others.append(point)
+    return Layout(False, hierarchies, tuple(others))
 
 
 class Cgroup:
@@ -74,7 +79,7 @@ class Cgroup:
 
         `devices`: allowed besides the usual; None: all. Raises OSError when the kernel refuses a limit.
         """
-        joined = []
+        joined: list[Path] = []
         for directory in self.directories():
             if directory == self.directory("cpuset"):
                 if not (resources.cpuset_cpus or resources.cpuset_mems):
@@ -83,10 +88,11 @@ class Cgroup:
             directory.mkdir(parents=True, exist_ok=True)
             joined.append(directory)
         self._write(self._v1_settings(resources))
-        if devices is not None and (directory := self.directory("devices")) is not None:
-            (directory / "devices.deny").write_text("a")
+        rules = self.directory("devices")
+        if devices is not None and rules is not None:
+            (rules / "devices.deny").write_text("a")
             for rule in (*V1_DEVICES, *(rule_of(device) for device in devices)):
-                (directory / "devices.allow").write_text(rule)
+                (rules / "devices.allow").write_text(rule)
         return tuple(joined)
 
     def _inherit_cpuset(self, directory: Path) -> None:
@@ -192,7 +198,8 @@ class Cgroup:
     def remove(self) -> bool:
         """Remove the group, its empty children first; False when a member still holds it. Idempotent."""
         clean = True
-        for directory in self.directories():
+        others = [root / self.path.lstrip("/") for root in self._layout.others]
+        for directory in (*self.directories(), *others):
             for root, _, _ in os.walk(directory, topdown=False):
                 try:
                     os.rmdir(root)
@@ -201,6 +208,15 @@ class Cgroup:
                 except OSError:
                     clean = False
         return clean
+
+    def remove_if_empty(self) -> None:
+        """Remove the group itself where it has no children."""
+        others = [root / self.path.lstrip("/") for root in self._layout.others]
+        for directory in (*self.directories(), *others):
+            try:
+                os.rmdir(directory)
+            except OSError:
+                continue
 
     def out_of_memory(self) -> bool:
         """Whether the kernel killed a member for want of memory."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import json
 import os
 import pty
 import signal
@@ -24,7 +25,7 @@ from typing import Any
 from sampan.cri.streams import Streams, Writer
 from sampan.runtime.container.engine import ENVIRONMENT, Engine
 from sampan.runtime.processes import ended, spawn
-from sampan.runtime.sandbox import ExecRequest
+from sampan.runtime.sandbox import ContainerSpec, ExecRequest
 
 Work = list[Coroutine[Any, Any, None]]
 
@@ -35,7 +36,7 @@ DRAIN = 1.0
 
 async def execute(
     engine: Engine,
-    container_id: str,
+    container: ContainerSpec,
     joined: tuple[Path, ...],
     request: ExecRequest,
     streams: Streams,
@@ -44,9 +45,10 @@ async def execute(
     with tempfile.TemporaryDirectory(prefix="exec-", dir=engine.root) as directory:
         pid_file = Path(directory, "pid")
         async with engine.view() as view:
-            verb = ["exec", "--pid-file", str(pid_file), *(["--tty"] if request.tty else [])]
-            script = engine.script(view, joined, [*verb, container_id])
-            argv = ["/bin/sh", "-c", script, "exec", *request.args]
+            process = Path(directory, "process.json")
+            process.write_text(json.dumps(process_of(container, request)))
+            verb = ("exec", "--pid-file", str(pid_file), "--process", str(process), container.id)
+            argv = ["/bin/sh", "-c", engine.script(view, joined, verb), "exec"]
             session = Terminal(argv) if request.tty else Pipes(argv, streams)
             try:
                 async with asyncio.timeout(request.timeout or None):
@@ -55,6 +57,17 @@ async def execute(
                 session.close()
                 if session.child.returncode is None or session.abandoned:
                     kill(pid_file)
+
+
+def process_of(container: ContainerSpec, request: ExecRequest) -> dict[str, Any]:
+    """The container's own process (user, capabilities, environment, directory) with another command."""
+    configuration = json.loads((container.directory / "config.json").read_bytes())
+    process: dict[str, Any] = configuration["process"]
+    process["args"] = list(request.args)
+    process["terminal"] = request.tty
+    if request.tty and not any(item.startswith("TERM=") for item in process["env"]):
+        process["env"].append("TERM=xterm")
+    return process
 
 
 def kill(pid_file: Path) -> None:

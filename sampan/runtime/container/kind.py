@@ -64,7 +64,7 @@ class ContainerKind:
         """Run a container that is one program of ours; what went wrong, "" when it did what it should."""
         with tempfile.TemporaryDirectory(prefix="probe-", dir=self.directory) as bundle:
             lower, root = Path(bundle, "lower"), Path(bundle, "rootfs")
-            for path in (lower, Path(bundle, "upper"), Path(bundle, "work"), root, lower / "proc"):
+            for path in (lower, Path(bundle, "upper"), Path(bundle, "work"), root, lower / "proc", lower / "dev"):
                 path.mkdir()
             program = lower / "leave"
             program.write_bytes(elf.leave(PROOF))

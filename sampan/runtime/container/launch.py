@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 from sampan.runtime import kernel
@@ -87,7 +86,8 @@ async def launch(
         pid_ticks=kernel.start_ticks(pid),
         conmon=conmon,
         conmon_ticks=kernel.start_ticks(conmon),
-        started_at=time.time_ns(),
+        # By the same clock as the exit file's, so that no container ends before it starts.
+        started_at=(container.directory / "container.pid").stat().st_mtime_ns,
         cgroup=cgroup,
         own_pids=own_pids,
     )

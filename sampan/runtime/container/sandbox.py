@@ -52,6 +52,7 @@ class ContainerSandbox:
         parent = spec.cgroup_parent or f"/{instance}/{spec.id}"
         self._own_parent = not spec.cgroup_parent
         self._cgroup = Cgroup(parent)
+        self._instance_cgroup = Cgroup(f"/{instance}")
         self._engine = engine
         self._processes: dict[str, ContainerProcess] = {}
         self._containers: dict[str, ContainerSpec] = {}
@@ -132,6 +133,7 @@ class ContainerSandbox:
         if self._own_parent:
             self._cgroup.kill()
             self._cgroup.remove()
+            self._instance_cgroup.remove_if_empty()
 
     # what a container gets from its pod
 
@@ -253,7 +255,7 @@ class ContainerSandbox:
         joined: tuple[Path, ...] = ()
         if not self._engine.makes_cgroups:
             joined = tuple(path for path in process.cgroup.directories() if path.is_dir())
-        return await execute(self._engine, container_id, joined, request, streams)
+        return await execute(self._engine, process.spec, joined, request, streams)
 
     async def update(self, container_id: str, resources: Resources) -> None:
         process = self._processes.get(container_id)

@@ -46,7 +46,8 @@ def identity(root: Path, security: SecurityContext) -> Identity:
         gid = group_id(groups, group)
     elif security.group:
         gid = security.group
-    extra = list(security.groups)
+    # The primary group is among them, as with other runtimes: else dropping it would regain what it is denied.
+    extra = [gid, *security.groups]
     if name and not security.strict_groups:
         extra += [int(row[2]) for row in groups if name in row[3].split(",")]
     return Identity(uid, gid, tuple(dict.fromkeys(extra)), home or "/")
