@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ class ObjectCache:
         self._wake = asyncio.Event()
         self._written = asyncio.Event()
         self._written.set()
+        # A cancelled `run` leaves its thread writing; `close` must wait for it.
+        self._writing = threading.Lock()
         try:
             self._database = self._open()
         except sqlite3.DatabaseError:
@@ -93,20 +96,23 @@ class ObjectCache:
         await self._written.wait()
 
     def _write(self, batch: dict[Key, str | None]) -> None:
-        database = self._database
-        database.execute("BEGIN")
-        try:
-            for key, text in batch.items():
-                if text is None:
-                    database.execute(
-                        "DELETE FROM objects WHERE kind = ? AND namespace = ? AND name = ?", key
-                    )
-                else:
-                    database.execute("REPLACE INTO objects VALUES (?, ?, ?, ?)", (*key, text))
-            database.execute("COMMIT")
-        except BaseException:
-            database.execute("ROLLBACK")
-            raise
+        with self._writing:
+            self._database.execute("BEGIN")
+            try:
+                self._write_all(batch)
+                self._database.execute("COMMIT")
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+
+    def _write_all(self, batch: dict[Key, str | None]) -> None:
+        for key, text in batch.items():
+            if text is None:
+                self._database.execute(
+                    "DELETE FROM objects WHERE kind = ? AND namespace = ? AND name = ?", key
+                )
+            else:
+                self._database.execute("REPLACE INTO objects VALUES (?, ?, ?, ?)", (*key, text))
 
     def close(self) -> None:
         """Write what is left and release the file."""

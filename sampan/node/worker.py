@@ -108,6 +108,7 @@ class PodWorker:
         self._sandbox_after = 0.0
         self._blocked: dict[str, Blocked] = {}
         self._messages: dict[str, str] = {}
+        self._looked_up: dict[str, containerconfig.ImageFacts] = {}  # before the sandbox was made
         self._held: set[str] = set()  # containers whose CrashLoopBackOff was reported
         self._verdict: Verdict | None = None
         self._removed = False
@@ -421,6 +422,7 @@ class PodWorker:
             return await self.context.runtime_handler(name), ""
         named = next(n for n in podspec.containers(self.pod) if n.kind == podspec.MAIN)
         image = await self._image(named, "")
+        self._looked_up[named.container["name"]] = image
         if image.platform.startswith("wasi") and "wasm" in self.context.handlers:
             return "wasm", image.platform
         return "", image.platform
@@ -433,8 +435,10 @@ class PodWorker:
             config.annotations[IMAGE_OS] = platform
         cri = self.context.cri
         answer = await cri.run_pod_sandbox(config=config, runtime_handler=handler)
-        told = await cri.pod_sandbox_status(pod_sandbox_id=answer.pod_sandbox_id)
-        self.observed.merge_sandbox(sandbox_state(told.status))
+        known = self.observed.sandboxes.get(answer.pod_sandbox_id)
+        if known is None or not known.addresses:  # else its event was faster than the answer
+            told = await cri.pod_sandbox_status(pod_sandbox_id=answer.pod_sandbox_id)
+            self.observed.merge_sandbox(sandbox_state(told.status))
         self._sandbox_backoff.forget("sandbox")
 
     async def _prepare_volumes(self) -> None:
@@ -526,7 +530,9 @@ class PodWorker:
         try:
             if self._stale:
                 await self._prepare_volumes()
-            image = await self._image(named, sandbox.handler)
+            image = self._looked_up.pop(action.name, None)
+            if image is None:
+                image = await self._image(named, sandbox.handler)
             self._blocked.pop(action.name, None)
             if action.again:
                 self._backoff.next(action.name, time.time())
@@ -588,7 +594,9 @@ class PodWorker:
             await self._look_at(made.container_id, sandbox.id)
             raise ContainerError(str(error), "RunContainerError") from error
         self._event("Normal", "Started", f"Started container {name}", named)
-        await self._look_at(made.container_id, sandbox.id)
+        known = self.observed.containers.get(made.container_id)
+        if known is None or not known.started_at:  # else its event was faster than the answer
+            await self._look_at(made.container_id, sandbox.id)
         if handler := (container.get("lifecycle") or {}).get("postStart"):
             await self._post_start(handler, named, made.container_id)
 
