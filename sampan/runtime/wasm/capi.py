@@ -139,10 +139,27 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
 }
 
 
+# These may take long: guest code runs in them, or files are opened. Other threads go on meanwhile.
+_BLOCKING = (
+    "wasmtime_instance_pre_instantiate",
+    "wasmtime_component_linker_instantiate",
+    "wasmtime_func_call",
+    "wasmtime_component_func_call",
+    "wasmtime_module_new",
+    "wasmtime_component_new",
+    "wasmtime_store_delete",
+)
+
+
 def load(path: str) -> ctypes.CDLL:
-    """The library with the signatures above set. Raises OSError, or AttributeError for another API version."""
-    library = ctypes.CDLL(path)
+    """The library with the signatures above set. Raises OSError, or AttributeError for another API version.
+
+    Calls that are over in a microsecond keep the interpreter's lock: letting it go costs as much as they do.
+    """
+    library, slow = ctypes.PyDLL(path), ctypes.CDLL(path)
     for name, (result, arguments) in _SIGNATURES.items():
+        if name in _BLOCKING:
+            setattr(library, name, getattr(slow, name))
         function = getattr(library, name)
         function.restype = result
         function.argtypes = arguments

@@ -173,7 +173,8 @@ def unquote(path: bytes) -> bytes:
 
 def take_chunked(data: bytearray, start: int, limit: int) -> tuple[bytes, int] | None:
     """The chunked body that begins at `start` and where it ends; None while it is not complete. Raises Malformed."""
-    pieces, total, place = [], 0, start
+    pieces: list[bytes] = []
+    total, place = 0, start
     while True:
         end = data.find(b"\r\n", place)
         if end < 0:

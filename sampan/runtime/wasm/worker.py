@@ -138,9 +138,9 @@ class Worker:
 
     def visible(self) -> list[tuple[str, str, bool]]:
         """What the guest may open: (path, name in the guest, readonly)."""
-        if self.tree:
-            return [("/", "/", False)]
         launch = self.launch
+        if self.tree:
+            return [("/", "/", False)] if launch["layers"] or launch["mounts"] else []
         found = [(source, target, readonly) for source, target, readonly in launch["mounts"]]
         if len(launch["layers"]) == 1:
             found.append((launch["layers"][0], "/", True))
