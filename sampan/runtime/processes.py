@@ -59,18 +59,21 @@ def spawn(
     return subprocess.Popen(list(argv), env=dict(env) if env is not None else None, **options)
 
 
-async def ended(child: subprocess.Popen[bytes]) -> int:
-    """The child's return code (negative: killed by that signal), after its end. Cancelled: it is killed and reaped."""
+async def ended(child: subprocess.Popen[bytes], *, spare: bool = False) -> int:
+    """The child's return code (negative: killed by that signal), after its end.
+
+    Cancelled: it is killed and reaped, unless it is to be spared: then the caller sees to its end.
+    """
     if child.returncode is not None:
         return child.returncode
     watched = Watched(child.pid)
     try:
         await watched.wait()
     except BaseException:
-        watched.signal(signal.SIGKILL)
         watched.close()
-        child.kill()
-        child.wait()
+        if not spare:
+            child.kill()
+            child.wait()
         raise
     return child.wait()
 

@@ -142,12 +142,8 @@ async def test_containers_of_a_pod_share_what_a_pod_shares(runtime):
     one = await runtime.container(pod, "sleep", "1000")
     two = await runtime.container(pod, "sleep", "1001")
     await runtime.exec(one, "touch", "/dev/shm/here")
-    answer = await runtime.exec(
-        two, "sh", "-c", "ls /dev/shm; cat /etc/resolv.conf /etc/hostname"
-    )
-    assert answer.stdout == (
-        b"here\nsearch a.b\nnameserver 10.43.0.10\noptions ndots:5\nshared\n"
-    )
+    answer = await runtime.exec(two, "sh", "-c", "ls /dev/shm; cat /etc/resolv.conf /etc/hostname")
+    assert answer.stdout == (b"here\nsearch a.b\nnameserver 10.43.0.10\noptions ndots:5\nshared\n")
     assert (await runtime.exec(two, "ps")).stdout.count(b"sleep") == 1
     for name in ("ipc", "uts"):
         links = {

@@ -55,8 +55,9 @@ async def execute(
                     return await session.run(streams)
             finally:
                 session.close()
-                if session.child.returncode is None or session.abandoned:
+                if session.child.returncode is None:
                     kill(pid_file)
+                    await asyncio.shield(reap(session.child))
 
 
 def process_of(container: ContainerSpec, request: ExecRequest) -> dict[str, Any]:
@@ -70,6 +71,16 @@ def process_of(container: ContainerSpec, request: ExecRequest) -> dict[str, Any]
     return process
 
 
+async def reap(child: subprocess.Popen[bytes]) -> None:
+    """Let the engine see its process end, so that no zombie holds up the end of the container; then end it too."""
+    try:
+        async with asyncio.timeout(DRAIN):
+            await ended(child, spare=True)
+    except TimeoutError:
+        child.kill()
+        child.wait()
+
+
 def kill(pid_file: Path) -> None:
     try:
         os.kill(int(pid_file.read_text()), signal.SIGKILL)
@@ -79,14 +90,12 @@ def kill(pid_file: Path) -> None:
 
 class Session:
     child: subprocess.Popen[bytes]
-    abandoned = True
 
     async def run(self, streams: Streams) -> int:
         async with asyncio.TaskGroup() as group:
             helpers = [group.create_task(work) for work in self.inputs(streams)]
             outputs = [group.create_task(work) for work in self.outputs(streams)]
-            code = await ended(self.child)
-            self.abandoned = False
+            code = await ended(self.child, spare=True)
             if outputs:
                 _, late = await asyncio.wait(outputs, timeout=DRAIN)
                 for task in late:
