@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sampan.kube.defaulting.fill import Object, each, empty, sub, unset
+from sampan.kube.defaulting.fill import Object, each, sub, unset
 
 
 def _network_policy(policy: Object) -> None:

@@ -1,0 +1,264 @@
+"""Webhooks and admission policies, and the kinds that extend the API server."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sampan.kube import names
+from sampan.kube.errors import (
+    duplicate,
+    forbidden_field,
+    invalid_value,
+    not_supported,
+    required,
+)
+from sampan.kube.objects import name as name_of
+from sampan.kube.validation import rules
+from sampan.kube.validation.rules import Causes, Object, Rules
+
+GROUP: Final = "admissionregistration.k8s.io"
+_FAILURE: Final = frozenset(("Fail", "Ignore"))
+_MATCH: Final = frozenset(("Equivalent", "Exact"))
+_EFFECTS: Final = frozenset(("None", "NoneOnDryRun"))
+_SCOPES: Final = frozenset(("*", "Cluster", "Namespaced"))
+_OPERATIONS: Final = frozenset(("*", "CONNECT", "CREATE", "DELETE", "UPDATE"))
+_ACTIONS: Final = frozenset(("Audit", "Deny", "Warn"))
+
+
+def _webhooks(configuration: Object, causes: Causes) -> None:
+    seen: set[str] = set()
+    for index, webhook in enumerate(configuration.get("webhooks") or ()):
+        path = f"webhooks[{index}]"
+        name = webhook.get("name") or ""
+        _qualified(name, causes, f"{path}.name")
+        if name in seen:
+            causes.append(duplicate(f"{path}.name", name))
+        seen.add(name)
+        versions = webhook.get("admissionReviewVersions") or []
+        if not versions:
+            text = "must specify one of v1, v1beta1"
+            causes.append(required(f"{path}.admissionReviewVersions", text))
+        elif not {"v1", "v1beta1"} & set(versions):
+            text = "must include at least one of v1, v1beta1"
+            where = f"{path}.admissionReviewVersions"
+            causes.append(invalid_value(where, versions, text))
+        for at, rule in enumerate(webhook.get("rules") or ()):
+            _rule(rule, causes, f"{path}.rules[{at}]")
+        rules.choice(causes, f"{path}.failurePolicy", webhook.get("failurePolicy"), _FAILURE)
+        rules.choice(causes, f"{path}.matchPolicy", webhook.get("matchPolicy"), _MATCH)
+        rules.choice(causes, f"{path}.sideEffects", webhook.get("sideEffects"), _EFFECTS)
+        seconds = webhook.get("timeoutSeconds")
+        if seconds is not None and not 1 <= seconds <= 30:
+            text = "the timeout value must be between 1 and 30 seconds"
+            causes.append(invalid_value(f"{path}.timeoutSeconds", seconds, text))
+        for field in ("namespaceSelector", "objectSelector"):
+            rules.label_selector(causes, f"{path}.{field}", webhook.get(field))
+        client_config(webhook.get("clientConfig") or {}, causes, f"{path}.clientConfig")
+
+
+def _qualified(name: str, causes: Causes, path: str) -> None:
+    if not name:
+        causes.append(required(path))
+        return
+    rules.name(causes, path, name, names.dns1123_subdomain)
+    if name.count(".") < 2:
+        text = "should be a domain with at least three segments separated by dots"
+        causes.append(invalid_value(path, name, text))
+
+
+def _rule(rule: Object, causes: Causes, path: str) -> None:
+    for field in ("apiGroups", "apiVersions", "resources", "operations"):
+        values = rule.get(field) or []
+        if not values:
+            causes.append(required(f"{path}.{field}"))
+        if "*" in values and len(values) > 1 and field != "resources":
+            text = "if '*' is present, must not specify other values"
+            causes.append(invalid_value(f"{path}.{field}", values, text))
+    for index, operation in enumerate(rule.get("operations") or ()):
+        if operation not in _OPERATIONS:
+            where = f"{path}.operations[{index}]"
+            causes.append(not_supported(where, operation, sorted(_OPERATIONS)))
+    rules.optional_choice(causes, f"{path}.scope", rule.get("scope"), _SCOPES)
+
+
+def client_config(config: Object, causes: Causes, path: str) -> None:
+    url, service = config.get("url"), config.get("service")
+    if (url is None) == (service is None):
+        causes.append(required(path, "exactly one of url or service is required"))
+    elif url is not None:
+        if not url.startswith("https://"):
+            text = "'https' is the only allowed URL scheme; desired format: https://host[/path]"
+            causes.append(invalid_value(f"{path}.url", url, text))
+    else:
+        for field in ("name", "namespace"):
+            if not (service or {}).get(field):
+                causes.append(required(f"{path}.service.{field}", f"service {field} is required"))
+
+
+def _policy(policy: Object, causes: Causes) -> None:
+    spec = policy.get("spec") or {}
+    rules.choice(causes, "spec.failurePolicy", spec.get("failurePolicy"), _FAILURE)
+    constraints = spec.get("matchConstraints")
+    if constraints is None:
+        causes.append(required("spec.matchConstraints"))
+    else:
+        if not constraints.get("resourceRules"):
+            causes.append(required("spec.matchConstraints.resourceRules"))
+        for index, rule in enumerate(constraints.get("resourceRules") or ()):
+            _rule(rule, causes, f"spec.matchConstraints.resourceRules[{index}]")
+    for index, item in enumerate(spec.get("validations") or ()):
+        if not (item.get("expression") or "").strip():
+            text = "expression is not specified"
+            causes.append(required(f"spec.validations[{index}].expression", text))
+
+
+def _validating_policy(policy: Object, causes: Causes) -> None:
+    spec = policy.get("spec") or {}
+    if not spec.get("validations") and not spec.get("auditAnnotations"):
+        text = "validations or auditAnnotations must contain at least one item"
+        causes.append(required("spec.validations", text))
+    _policy(policy, causes)
+
+
+def _binding(binding: Object, causes: Causes) -> None:
+    spec = binding.get("spec") or {}
+    if not spec.get("policyName"):
+        causes.append(required("spec.policyName"))
+    else:
+        rules.name(causes, "spec.policyName", spec["policyName"], names.dns1123_subdomain)
+    if binding.get("kind") == "ValidatingAdmissionPolicyBinding":
+        actions = spec.get("validationActions") or []
+        if not actions:
+            causes.append(required("spec.validationActions"))
+        for index, action in enumerate(actions):
+            if action not in _ACTIONS:
+                path = f"spec.validationActions[{index}]"
+                causes.append(not_supported(path, action, sorted(_ACTIONS)))
+
+
+# --- CustomResourceDefinition and APIService --------------------------------------------------------
+
+
+def _crd(crd: Object, causes: Causes) -> None:
+    spec = crd.get("spec") or {}
+    found = spec.get("names") or {}
+    plural, group = found.get("plural") or "", spec.get("group") or ""
+    expected = f"{plural}.{group}"
+    if name_of(crd) != expected:
+        text = 'must be spec.names.plural+"."+spec.group'
+        causes.append(invalid_value("metadata.name", name_of(crd), text))
+    if not group:
+        causes.append(required("spec.group"))
+    else:
+        rules.name(causes, "spec.group", group, names.dns1123_subdomain)
+        if "." not in group:
+            text = "should be a domain with at least one dot"
+            causes.append(invalid_value("spec.group", group, text))
+    if spec.get("scope") not in ("Cluster", "Namespaced"):
+        causes.append(
+            not_supported("spec.scope", spec.get("scope") or "", ["Cluster", "Namespaced"])
+        )
+    for field in ("plural", "singular", "kind", "listKind"):
+        value = found.get(field) or ""
+        path = f"spec.names.{field}"
+        rules.required_name(causes, path, value.lower(), names.dns1035_label)
+    if found.get("kind") and found.get("kind") == found.get("listKind"):
+        text = "kind and listKind may not be the same"
+        causes.append(invalid_value("spec.names.listKind", found["listKind"], text))
+    _crd_versions(spec, causes)
+
+
+def _crd_versions(spec: Object, causes: Causes) -> None:
+    versions = spec.get("versions") or []
+    if not versions:
+        causes.append(required("spec.versions", "must have at least one version"))
+    storing, seen = 0, set()
+    for index, version in enumerate(versions):
+        path = f"spec.versions[{index}]"
+        name = version.get("name") or ""
+        rules.required_name(causes, f"{path}.name", name, names.dns1035_label)
+        if name in seen:
+            text = "must contain unique version names"
+            causes.append(invalid_value("spec.versions", name, text))
+        seen.add(name)
+        storing += bool(version.get("storage"))
+        schema = (version.get("schema") or {}).get("openAPIV3Schema")
+        if schema is None:
+            causes.append(required(f"{path}.schema.openAPIV3Schema", "schemas are required"))
+        elif schema.get("type") != "object":
+            where = f"{path}.schema.openAPIV3Schema.type"
+            kind = schema.get("type") or ""
+            causes.append(
+                invalid_value(where, kind, "must be object at the root")
+                if kind
+                else required(where, "must not be empty at the root")
+            )
+    if versions and storing != 1:
+        text = "must have exactly one version marked as storage version"
+        causes.append(invalid_value("spec.versions", [item.get("name") for item in versions], text))
+
+
+def _crd_update(new: Object, old: Object, causes: Causes) -> None:
+    """What objects already stored depend on stays."""
+    before, after = old.get("spec") or {}, new.get("spec") or {}
+    for path in ("group", "scope"):
+        rules.immutable(causes, f"spec.{path}", after.get(path), before.get(path))
+    for field in ("kind", "plural"):
+        was, now = (before.get("names") or {}).get(field), (after.get("names") or {}).get(field)
+        rules.immutable(causes, f"spec.names.{field}", now, was)
+    stored = (old.get("status") or {}).get("storedVersions") or ()
+    present = {version.get("name") for version in after.get("versions") or ()}
+    for index, version in enumerate(stored):
+        if version not in present:
+            path = f"status.storedVersions[{index}]"
+            text = (
+                "missing from spec.versions; v1 was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in "
+                + version
+                + " and removes "
+                + version
+                + " from status.storedVersions"
+            )
+            causes.append(
+                invalid_value(path, version, text.replace("; v1 was", f"; {version} was"))
+            )
+
+
+def _api_service(service: Object, causes: Causes) -> None:
+    spec = service.get("spec") or {}
+    group, version = spec.get("group") or "", spec.get("version") or ""
+    expected = f"{version}.{group}"
+    if name_of(service) != expected:
+        text = f'must be `spec.version+"."+spec.group`: "{expected}"'
+        causes.append(invalid_value("metadata.name", name_of(service), text))
+    if group:
+        rules.name(causes, "spec.group", group, names.dns1123_subdomain)
+    rules.required_name(causes, "spec.version", version, names.dns1035_label)
+    for field in ("groupPriorityMinimum", "versionPriority"):
+        value = spec.get(field) or 0
+        high = 20_000 if field == "groupPriorityMinimum" else 1_000
+        if not 0 < value <= high:
+            text = f"must be positive and less than {high}"
+            causes.append(invalid_value(f"spec.{field}", value, text))
+    if spec.get("service") is None:
+        if spec.get("caBundle"):
+            text = "local APIServices may not have a caBundle"
+            causes.append(invalid_value("spec.caBundle", "<redacted>", text))
+        if spec.get("insecureSkipTLSVerify"):
+            text = "local APIServices may not have insecureSkipTLSVerify"
+            causes.append(forbidden_field("spec.insecureSkipTLSVerify", text))
+
+
+RULES = {
+    (GROUP, "ValidatingWebhookConfiguration"): Rules(_webhooks, namespaced=False),
+    (GROUP, "MutatingWebhookConfiguration"): Rules(_webhooks, namespaced=False),
+    (GROUP, "ValidatingAdmissionPolicy"): Rules(_validating_policy, namespaced=False),
+    (GROUP, "ValidatingAdmissionPolicyBinding"): Rules(_binding, namespaced=False),
+    (GROUP, "MutatingAdmissionPolicy"): Rules(_policy, namespaced=False),
+    (GROUP, "MutatingAdmissionPolicyBinding"): Rules(_binding, namespaced=False),
+    ("apiextensions.k8s.io", "CustomResourceDefinition"): Rules(
+        _crd, _crd_update, namespaced=False
+    ),
+    ("apiregistration.k8s.io", "APIService"): Rules(
+        _api_service, name=names.path_segment, namespaced=False
+    ),
+}

@@ -1,0 +1,196 @@
+"""Scheduling, node, coordination, events, certificates, authentication, flow control and resource claims."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sampan.kube import names
+from sampan.kube.errors import forbidden_field, invalid_value, not_supported, required, too_long
+from sampan.kube.objects import metadata
+from sampan.kube.validation import placement, resources, rules
+from sampan.kube.validation.rules import Causes, Object, Rules
+
+HIGHEST_USER_PRIORITY: Final = 1_000_000_000
+_SYSTEM_PREFIX: Final = "system-"
+_SYSTEM_CLASSES: Final = {
+    "system-node-critical": 2_000_001_000,
+    "system-cluster-critical": 2_000_000_000,
+}
+_PREEMPTION: Final = frozenset(("Never", "PreemptLowerPriority"))
+_STRATEGIES: Final = frozenset(("OldestEmulationVersion",))
+
+
+def _priority_class(found: Object, causes: Causes) -> None:
+    name, value = metadata(found).get("name") or "", found.get("value") or 0
+    if name.startswith(_SYSTEM_PREFIX):
+        if _SYSTEM_CLASSES.get(name) != value:
+            text = (
+                "priority class names with 'system-' prefix are reserved for system use only. "
+                f"error: {name} is not a known system priority class"
+                if name not in _SYSTEM_CLASSES
+                else "priority class names with 'system-' prefix are reserved for system use only. "
+                f"error: value of {name} PriorityClass must be {_SYSTEM_CLASSES[name]}"
+            )
+            causes.append(forbidden_field("metadata.name", text))
+    elif value > HIGHEST_USER_PRIORITY:
+        text = f"maximum allowed value of a user defined priority is {HIGHEST_USER_PRIORITY}"
+        causes.append(forbidden_field("value", text))
+    policy = found.get("preemptionPolicy")
+    rules.choice(causes, "preemptionPolicy", policy, _PREEMPTION)
+
+
+def _priority_class_update(new: Object, old: Object, causes: Causes) -> None:
+    if (new.get("value") or 0) != (old.get("value") or 0):
+        causes.append(forbidden_field("value", "may not be changed in an update."))
+    policy = new.get("preemptionPolicy")
+    rules.immutable(causes, "preemptionPolicy", policy, old.get("preemptionPolicy"))
+
+
+def _runtime_class(found: Object, causes: Causes) -> None:
+    rules.name(causes, "handler", found.get("handler") or "", names.dns1123_label)
+    for name, value in ((found.get("overhead") or {}).get("podFixed") or {}).items():
+        path = f"overhead.podFixed[{name}]"
+        resources.container_resource(causes, path, name)
+        resources.amount(causes, path, name, value)
+    scheduling = found.get("scheduling") or {}
+    rules.labels(causes, "scheduling.nodeSelector", scheduling.get("nodeSelector"))
+    placement.tolerations(scheduling.get("tolerations") or [], causes, "scheduling.tolerations")
+
+
+def _runtime_class_update(new: Object, old: Object, causes: Causes) -> None:
+    rules.immutable(causes, "handler", new.get("handler"), old.get("handler"))
+
+
+def _lease(found: Object, causes: Causes) -> None:
+    spec = found.get("spec") or {}
+    seconds = spec.get("leaseDurationSeconds")
+    if seconds is not None and seconds <= 0:
+        text = "must be greater than 0"
+        causes.append(invalid_value("spec.leaseDurationSeconds", seconds, text))
+    rules.not_negative(causes, "spec.leaseTransitions", spec.get("leaseTransitions"))
+    if (strategy := spec.get("strategy")) is not None:
+        rules.name(causes, "spec.strategy", strategy, names.qualified_name)
+    if spec.get("preferredHolder") and not strategy:
+        text = "may only be specified if `strategy` is defined"
+        causes.append(forbidden_field("spec.preferredHolder", text))
+
+
+def _event(event: Object, causes: Causes) -> None:
+    """The new kind of event (events.k8s.io) says who reports what about which object, within bounds."""
+    namespace = metadata(event).get("namespace") or ""
+    about = (event.get("regarding") or {}).get("namespace") or ""
+    if about and about != namespace:
+        text = "does not match event.namespace"
+        causes.append(invalid_value("involvedObject.namespace", about, text))
+    for field, limit in (("reason", 128), ("action", 128), ("reportingInstance", 128)):
+        value = event.get(field) or ""
+        if not value:
+            causes.append(required(field))
+        elif len(value) > limit:
+            causes.append(invalid_value(field, "", f"can have at most {limit} characters"))
+    controller = event.get("reportingController") or ""
+    rules.required_name(causes, "reportingController", controller, names.qualified_name)
+    if len(event.get("note") or "") > 1024:
+        causes.append(invalid_value("message", "", "can have at most 1024 characters"))
+    if event.get("type") not in ("Normal", "Warning"):
+        causes.append(
+            invalid_value("type", "", "has invalid value: " + str(event.get("type") or ""))
+        )
+
+
+def _signing_request(found: Object, causes: Causes) -> None:
+    spec = found.get("spec") or {}
+    if not spec.get("request"):
+        causes.append(required("spec.request"))
+    if not spec.get("usages"):
+        causes.append(required("spec.usages"))
+    signer = spec.get("signerName") or ""
+    if not signer:
+        causes.append(required("spec.signerName"))
+    elif signer.count("/") != 1 or "." not in signer.partition("/")[0]:
+        text = "must be a fully qualified domain and path of the form 'example.com/signer-name'"
+        causes.append(invalid_value("spec.signerName", signer, text))
+    elif len(signer) > 571:
+        causes.append(too_long("spec.signerName", signer, 571))
+    seconds = spec.get("expirationSeconds")
+    if seconds is not None and seconds < 600:
+        text = "may not specify a duration less than 600 seconds (10 minutes)"
+        causes.append(invalid_value("spec.expirationSeconds", seconds, text))
+
+
+def _signing_request_update(new: Object, old: Object, causes: Causes) -> None:
+    rules.immutable(causes, "spec", new.get("spec"), old.get("spec"))
+
+
+def _token_request(request: Object, causes: Causes) -> None:
+    seconds = (request.get("spec") or {}).get("expirationSeconds") or 0
+    if seconds < 600:
+        text = "may not specify a duration less than 10 minutes"
+        causes.append(invalid_value("spec.expirationSeconds", seconds, text))
+    if seconds > 2**32:
+        text = "may not specify a duration larger than 2^32 seconds"
+        causes.append(invalid_value("spec.expirationSeconds", seconds, text))
+
+
+def _scale(scale: Object, causes: Causes) -> None:
+    rules.not_negative(causes, "spec.replicas", (scale.get("spec") or {}).get("replicas"))
+
+
+def _flow_schema(found: Object, causes: Causes) -> None:
+    spec = found.get("spec") or {}
+    precedence = spec.get("matchingPrecedence") or 0
+    if precedence <= 0:
+        text = "must be a positive value"
+        causes.append(invalid_value("spec.matchingPrecedence", precedence, text))
+    if precedence > 10_000:
+        text = "must not be greater than 10000"
+        causes.append(invalid_value("spec.matchingPrecedence", precedence, text))
+    if not (spec.get("priorityLevelConfiguration") or {}).get("name"):
+        text = "must reference a priority level"
+        causes.append(required("spec.priorityLevelConfiguration.name", text))
+
+
+def _priority_level(found: Object, causes: Causes) -> None:
+    spec = found.get("spec") or {}
+    kind = spec.get("type") or ""
+    if kind not in ("Exempt", "Limited"):
+        causes.append(not_supported("spec.type", kind, ["Exempt", "Limited"]))
+    elif kind == "Limited" and spec.get("limited") is None:
+        text = "must not be empty when type is Limited"
+        causes.append(required("spec.limited", text))
+    elif kind == "Exempt" and spec.get("limited") is not None:
+        text = "must be nil if the type is not Limited"
+        causes.append(forbidden_field("spec.limited", text))
+
+
+def _claim_update(new: Object, old: Object, causes: Causes) -> None:
+    rules.immutable(causes, "spec", new.get("spec"), old.get("spec"))
+
+
+_ANY_NAME = names.path_segment
+_FLOW: Final = "flowcontrol.apiserver.k8s.io"
+
+RULES = {
+    ("scheduling.k8s.io", "PriorityClass"): Rules(
+        _priority_class, _priority_class_update, namespaced=False
+    ),
+    ("node.k8s.io", "RuntimeClass"): Rules(_runtime_class, _runtime_class_update, namespaced=False),
+    ("coordination.k8s.io", "Lease"): Rules(_lease),
+    ("coordination.k8s.io", "LeaseCandidate"): Rules(),
+    ("events.k8s.io", "Event"): Rules(_event),
+    ("certificates.k8s.io", "CertificateSigningRequest"): Rules(
+        _signing_request, _signing_request_update, _ANY_NAME, namespaced=False
+    ),
+    ("certificates.k8s.io", "ClusterTrustBundle"): Rules(name=_ANY_NAME, namespaced=False),
+    ("certificates.k8s.io", "PodCertificateRequest"): Rules(),
+    ("authentication.k8s.io", "TokenRequest"): Rules(_token_request),
+    ("autoscaling", "Scale"): Rules(_scale, name=_ANY_NAME),
+    (_FLOW, "FlowSchema"): Rules(_flow_schema, namespaced=False),
+    (_FLOW, "PriorityLevelConfiguration"): Rules(_priority_level, namespaced=False),
+    ("resource.k8s.io", "ResourceClaim"): Rules(update=_claim_update),
+    ("resource.k8s.io", "ResourceClaimTemplate"): Rules(update=_claim_update),
+    ("resource.k8s.io", "DeviceClass"): Rules(namespaced=False),
+    ("resource.k8s.io", "ResourceSlice"): Rules(namespaced=False),
+    ("internal.apiserver.k8s.io", "StorageVersion"): Rules(namespaced=False),
+    ("storagemigration.k8s.io", "StorageVersionMigration"): Rules(namespaced=False),
+}

@@ -1,0 +1,184 @@
+"""Where a pod may run: node selectors, affinity, tolerations and topology spread."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sampan.kube import names
+from sampan.kube.errors import (
+    duplicate,
+    forbidden_field,
+    invalid_value,
+    not_supported,
+    required,
+)
+from sampan.kube.validation import rules
+from sampan.kube.validation.rules import Causes, Object
+
+EFFECTS: Final = frozenset(("NoSchedule", "PreferNoSchedule", "NoExecute"))
+_UNSATISFIABLE: Final = frozenset(("DoNotSchedule", "ScheduleAnyway"))
+_HONOR: Final = frozenset(("Honor", "Ignore"))
+
+
+def affinity(found: Object, causes: Causes, path: str) -> None:
+    if node := found.get("nodeAffinity"):
+        _node_affinity(node, causes, f"{path}.nodeAffinity")
+    for field in ("podAffinity", "podAntiAffinity"):
+        if pods := found.get(field):
+            _pod_affinity(pods, causes, f"{path}.{field}")
+
+
+def _weight(item: Object, causes: Causes, path: str) -> None:
+    weight = item.get("weight") or 0
+    if not 1 <= weight <= 100:
+        causes.append(invalid_value(f"{path}.weight", weight, "must be in the range 1-100"))
+
+
+def _node_affinity(found: Object, causes: Causes, path: str) -> None:
+    needed = "requiredDuringSchedulingIgnoredDuringExecution"
+    if (selector := found.get(needed)) is not None:
+        node_selector(selector, causes, f"{path}.{needed}")
+    preferred = "preferredDuringSchedulingIgnoredDuringExecution"
+    for index, item in enumerate(found.get(preferred) or ()):
+        where = f"{path}.{preferred}[{index}]"
+        _weight(item, causes, where)
+        _node_term(item.get("preference") or {}, causes, f"{where}.preference")
+
+
+def node_selector(selector: Object, causes: Causes, path: str) -> None:
+    terms = selector.get("nodeSelectorTerms") or []
+    if not terms:
+        text = "must have at least one node selector term"
+        causes.append(required(f"{path}.nodeSelectorTerms", text))
+    for index, term in enumerate(terms):
+        _node_term(term, causes, f"{path}.nodeSelectorTerms[{index}]")
+
+
+def _node_term(term: Object, causes: Causes, path: str) -> None:
+    for index, item in enumerate(term.get("matchExpressions") or ()):
+        where = f"{path}.matchExpressions[{index}]"
+        _node_requirement(item, causes, where)
+        rules.name(causes, f"{where}.key", item.get("key") or "", names.label_key)
+        for at, value in enumerate(item.get("values") or ()):
+            rules.name(causes, f"{where}.values[{at}]", value, names.label_value)
+    for index, item in enumerate(term.get("matchFields") or ()):
+        where = f"{path}.matchFields[{index}]"
+        values = item.get("values") or []
+        if item.get("operator") not in ("In", "NotIn"):
+            text = "not a valid selector operator"
+            causes.append(invalid_value(f"{where}.operator", item.get("operator") or "", text))
+        elif len(values) != 1:
+            text = (
+                "must be only one value when `operator` is 'In' or 'NotIn' for node field selector"
+            )
+            causes.append(required(f"{where}.values", text))
+        if item.get("key") != "metadata.name":
+            text = "not a valid field selector key"
+            causes.append(invalid_value(f"{where}.key", item.get("key") or "", text))
+
+
+def _node_requirement(item: Object, causes: Causes, path: str) -> None:
+    values, operator = item.get("values") or [], item.get("operator") or ""
+    match operator:
+        case "In" | "NotIn":
+            if not values:
+                text = "must be specified when `operator` is 'In' or 'NotIn'"
+                causes.append(required(f"{path}.values", text))
+        case "Exists" | "DoesNotExist":
+            if values:
+                text = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
+                causes.append(forbidden_field(f"{path}.values", text))
+        case "Gt" | "Lt":
+            if len(values) != 1:
+                text = "must be specified single value when `operator` is 'Lt' or 'Gt'"
+                causes.append(required(f"{path}.values", text))
+        case _:
+            text = "not a valid selector operator"
+            causes.append(invalid_value(f"{path}.operator", operator, text))
+
+
+def _pod_affinity(found: Object, causes: Causes, path: str) -> None:
+    needed = "requiredDuringSchedulingIgnoredDuringExecution"
+    for index, term in enumerate(found.get(needed) or ()):
+        _pod_term(term, causes, f"{path}.{needed}[{index}]")
+    preferred = "preferredDuringSchedulingIgnoredDuringExecution"
+    for index, item in enumerate(found.get(preferred) or ()):
+        where = f"{path}.{preferred}[{index}]"
+        _weight(item, causes, where)
+        _pod_term(item.get("podAffinityTerm") or {}, causes, f"{where}.podAffinityTerm")
+
+
+def _pod_term(term: Object, causes: Causes, path: str) -> None:
+    rules.label_selector(causes, f"{path}.labelSelector", term.get("labelSelector"))
+    rules.label_selector(causes, f"{path}.namespaceSelector", term.get("namespaceSelector"))
+    for namespace in term.get("namespaces") or ():
+        rules.name(causes, f"{path}.namespace", namespace, names.dns1123_label)
+    rules.required_name(
+        causes, f"{path}.topologyKey", term.get("topologyKey"), names.label_key, "can not be empty"
+    )
+
+
+def tolerations(found: list[Object], causes: Causes, path: str) -> None:
+    for index, item in enumerate(found):
+        where = f"{path}[{index}]"
+        key, operator = item.get("key") or "", item.get("operator") or ""
+        value, effect = item.get("value") or "", item.get("effect") or ""
+        if key:
+            rules.name(causes, f"{where}.key", key, names.label_key)
+        elif operator != "Exists":
+            text = 'operator must be Exists when `key` is empty, which means "match all values and all keys"'
+            causes.append(invalid_value(f"{where}.operator", operator, text))
+        if item.get("tolerationSeconds") is not None and effect != "NoExecute":
+            text = "effect must be 'NoExecute' when `tolerationSeconds` is set"
+            causes.append(invalid_value(f"{where}.effect", effect, text))
+        match operator:
+            case "Equal" | "":
+                rules.name(causes, f"{where}.operator", value, names.label_value)
+            case "Exists":
+                if value:
+                    text = "value must be empty when `operator` is 'Exists'"
+                    causes.append(invalid_value(f"{where}.operator", item, text))
+            case _:
+                causes.append(not_supported(f"{where}.operator", operator, ["Equal", "Exists"]))
+        if effect and effect not in EFFECTS:
+            causes.append(not_supported(f"{where}.effect", effect, sorted(EFFECTS)))
+
+
+def taints(found: list[Object], causes: Causes, path: str) -> None:
+    seen = set()
+    for index, taint in enumerate(found):
+        where = f"{path}[{index}]"
+        key, effect = taint.get("key") or "", taint.get("effect") or ""
+        rules.name(causes, f"{where}.key", key, names.label_key)
+        rules.name(causes, f"{where}.value", taint.get("value") or "", names.label_value)
+        if effect not in EFFECTS:
+            causes.append(not_supported(f"{where}.effect", effect, sorted(EFFECTS)))
+        if (key, effect) in seen:
+            text = {"key": key, "effect": effect}
+            causes.append(duplicate(where, text))
+        seen.add((key, effect))
+
+
+def topology_spread(found: list[Object], causes: Causes, path: str) -> None:
+    seen = set()
+    for index, item in enumerate(found):
+        where = f"{path}[{index}]"
+        rules.positive(causes, f"{where}.maxSkew", item.get("maxSkew") or 0)
+        topology, action = item.get("topologyKey") or "", item.get("whenUnsatisfiable") or ""
+        if not topology:
+            causes.append(required(f"{where}.topologyKey", "can not be empty"))
+        if action not in _UNSATISFIABLE:
+            allowed = sorted(_UNSATISFIABLE)
+            causes.append(not_supported(f"{where}.whenUnsatisfiable", action, allowed))
+        if (topology, action) in seen:
+            path_of_pair = f"{where}.{{topologyKey, whenUnsatisfiable}}"
+            causes.append(duplicate(path_of_pair, f"{{{topology}, {action}}}"))
+        seen.add((topology, action))
+        if (domains := item.get("minDomains")) is not None:
+            rules.positive(causes, f"{where}.minDomains", domains)
+            if action != "DoNotSchedule":
+                text = f"can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {action}"
+                causes.append(invalid_value(f"{where}.minDomains", domains, text))
+        for field in ("nodeAffinityPolicy", "nodeTaintsPolicy"):
+            rules.optional_choice(causes, f"{where}.{field}", item.get(field), _HONOR)
+        rules.label_selector(causes, f"{where}.labelSelector", item.get("labelSelector"))
