@@ -264,20 +264,11 @@ def _sync_filesystem(path: Path) -> None:
 
 def remove_tree(path: Path) -> None:
     """Remove a layer, also one with directories that its owner may not enter. Idempotent."""
-
-    def unlock(function: Any, name: str, _info: Any) -> None:
-        try:
-            os.chmod(os.path.dirname(name), 0o700)
-            os.chmod(name, 0o700, follow_symlinks=os.path.islink(name) is False)
-        except (OSError, NotImplementedError):
-            pass
-        try:
-            if function is os.scandir or function is os.rmdir or function is os.open:
-                shutil.rmtree(name, ignore_errors=True)
-            else:
-                os.unlink(name)
-        except OSError:
-            pass
-
-    if path.exists():
-        shutil.rmtree(path, onerror=unlock)
+    if not path.exists():
+        return
+    if os.geteuid() != 0:
+        for directory, _, _ in os.walk(path):  # top-down: opened before it is entered
+            for entry in os.scandir(directory):
+                if entry.is_dir(follow_symlinks=False):
+                    os.chmod(entry.path, 0o700)
+    shutil.rmtree(path, ignore_errors=True)
