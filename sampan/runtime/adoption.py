@@ -10,9 +10,11 @@ import asyncio
 import logging
 import shutil
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sampan.network.pods import PodRef
+from sampan.runtime import kernel
 from sampan.runtime.records import ContainerEntry, SandboxEntry, load_all
 from sampan.runtime.sandbox import Exit, SandboxRecord
 
@@ -36,8 +38,9 @@ async def adopt(service: RuntimeService) -> None:
     for sandbox in sandboxes:
         if sandbox.ready:
             await adopt_sandbox(service, sandbox)
-    await collect(service)
+    await collect(service, also_broken)
     for path in (*broken, *also_broken):
+        kernel.unmount_below(path)
         await asyncio.to_thread(shutil.rmtree, path, True)
 
 
@@ -68,7 +71,7 @@ async def adopt_sandbox(service: RuntimeService, entry: SandboxEntry) -> None:
         entry.save()
 
 
-async def collect(service: RuntimeService) -> None:
+async def collect(service: RuntimeService, strays: list[Path]) -> None:
     """Networks and whatever else belongs to no sandbox that is known and ready."""
     inventory = service.inventory
     living = {entry.id for entry in inventory.sandboxes.values() if entry.ready}
@@ -83,6 +86,11 @@ async def collect(service: RuntimeService) -> None:
         )
         LOG.info("removing the network of sandbox %s, which does not run", identifier)
         await service.config.network.detach(reference)
-    for kind in inventory.loaded_kinds():
-        if sweep := getattr(kind, "collect", None):
-            await sweep(living, set(inventory.containers))
+    for name in service.config.kinds:
+        # A kind that was never used here has no directory, and is not imported to look for leftovers.
+        if (service.config.directory / name).is_dir():
+            try:
+                if sweep := getattr(inventory.kind(name), "collect", None):
+                    await sweep(living, strays)
+            except ImportError as error:
+                LOG.warning("leftovers of the kind %r cannot be looked for: %s", name, error)

@@ -61,6 +61,18 @@ def unmount(target: str | Path) -> bool:
     return _libc.umount2(os.fsencode(target), MNT_DETACH) == 0
 
 
+def unmount_below(directory: Path) -> None:
+    """Detach every mount at or below `directory`, the innermost first."""
+    points = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        # Blanks and the like are written as octal escapes there (proc(5)).
+        point = line.split(" ")[4].encode("latin-1").decode("unicode_escape")
+        if Path(point).is_relative_to(directory):
+            points.append(point)
+    for point in reversed(points):
+        unmount(point)
+
+
 def unshare(flags: int) -> None:
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
 

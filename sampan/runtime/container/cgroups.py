@@ -31,7 +31,9 @@ class Layout:
 
     unified: bool  # pure v2
     hierarchies: dict[str, Path]  # v1: by controller; v2: under ""
-    others: tuple[Path, ...] = ()  # hybrid: hierarchies without a controller of ours; an engine may use them
+    others: tuple[
+        Path, ...
+    ] = ()  # hybrid: hierarchies without a controller of ours; an engine may use them
 
 
 @cache

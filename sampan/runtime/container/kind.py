@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -13,8 +15,9 @@ from sampan.runtime import kernel
 from sampan.runtime.container import elf
 from sampan.runtime.container.cgroups import Cgroup
 from sampan.runtime.container.engine import PATH, Engine, candidates
+from sampan.runtime.container.namespaces import PodNamespaces
 from sampan.runtime.container.sandbox import ContainerSandbox, bare_configuration
-from sampan.runtime.processes import run
+from sampan.runtime.processes import Watched, run
 from sampan.runtime.sandbox import CannotStart, Sandbox, SandboxRecord, SandboxSpec, Support
 
 LOG = logging.getLogger(__name__)
@@ -64,7 +67,14 @@ class ContainerKind:
         """Run a container that is one program of ours; what went wrong, "" when it did what it should."""
         with tempfile.TemporaryDirectory(prefix="probe-", dir=self.directory) as bundle:
             lower, root = Path(bundle, "lower"), Path(bundle, "rootfs")
-            for path in (lower, Path(bundle, "upper"), Path(bundle, "work"), root, lower / "proc", lower / "dev"):
+            for path in (
+                lower,
+                Path(bundle, "upper"),
+                Path(bundle, "work"),
+                root,
+                lower / "proc",
+                lower / "dev",
+            ):
                 path.mkdir()
             program = lower / "leave"
             program.write_bytes(elf.leave(PROOF))
@@ -107,32 +117,53 @@ class ContainerKind:
         await sandbox.stop(0)
         return None
 
-    async def collect(self, known: set[str], containers: set[str]) -> None:
-        """Remove what belongs to no sandbox of `known` and no container of `containers`: a crash left it."""
+    async def collect(self, sandboxes: set[str], strays: list[Path]) -> None:
+        """Remove what belongs to none of these sandboxes: a crash left it.
+
+        `strays`: directories of containers without a readable record, about to be deleted by the caller.
+        """
+        for directory in strays:
+            end_stray(directory)
         pods = self.run_directory / "pods"
         for path in pods.iterdir() if pods.is_dir() else ():
-            if path.name not in known:
-                LOG.info("removing namespaces of the unknown sandbox %s", path.name)
-                from sampan.runtime.container.namespaces import PodNamespaces
-
+            if path.name not in sandboxes:
+                LOG.info("removing the namespaces of sandbox %s, which does not run", path.name)
                 PodNamespaces(path).remove()
-        own = Cgroup(f"/{self.instance}")
-        for directory in own.directories():
+        for directory in Cgroup(f"/{self.instance}").directories():
             for path in directory.iterdir() if directory.is_dir() else ():
-                if path.is_dir() and path.name not in known:
-                    group = Cgroup(f"/{self.instance}/{path.name}")
-                    for child in path.iterdir():
-                        if child.is_dir():
-                            Cgroup(f"{group.path}/{child.name}").kill()
-                    group.kill()
-                    group.remove()
-        if self._engine is not None:
-            for path in self._engine.root.iterdir():
-                name = path.name.removesuffix("-pause")
-                if len(name) == 64 and name not in known and name not in containers:
-                    self._engine.forget(path.name)
+                if path.is_dir() and path.name not in sandboxes:
+                    await end(Cgroup(f"/{self.instance}/{path.name}"), path)
+        Cgroup(f"/{self.instance}").remove_if_empty()
+        for engine in candidates(self.run_directory):
+            for path in engine.root.iterdir() if engine.root.is_dir() else ():
+                if path.name in {stray.name for stray in strays}:
+                    engine.forget(path.name)
 
     async def close(self) -> None:
+        return
+
+
+async def end(group: Cgroup, directory: Path) -> None:
+    """Kill all that runs in a pod's group, wait for it to be gone, and remove the group."""
+    for name in ("", *(child.name for child in directory.iterdir() if child.is_dir())):
+        part = Cgroup(f"{group.path}/{name}")
+        members = []
+        for pid in part.members():
+            with contextlib.suppress(ProcessLookupError):
+                members.append(Watched(pid))
+        part.kill()
+        for member in members:
+            await member.wait()
+    group.remove()
+
+
+def end_stray(directory: Path) -> None:
+    """Kill the container that runs in `directory`; conmon follows. Idempotent."""
+    try:
+        conmon = int((directory / "conmon.pid").read_text())
+        if directory.name.encode() in Path(f"/proc/{conmon}/cmdline").read_bytes():
+            os.kill(int((directory / "container.pid").read_text()), signal.SIGKILL)
+    except (OSError, ValueError):
         return
 
 

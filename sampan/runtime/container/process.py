@@ -50,6 +50,22 @@ class Facts:
         except (OSError, ValueError, TypeError):
             return None
 
+    @classmethod
+    def find(cls, spec: ContainerSpec, cgroup: str, own_pids: bool) -> Facts | None:
+        """Of a container that was started by a runtime which died before it wrote them down."""
+        directory = spec.directory
+        try:
+            conmon = int((directory / "conmon.pid").read_text())
+            file = directory / "container.pid"
+            pid = int(file.read_text())
+            if spec.id.encode() not in Path(f"/proc/{conmon}/cmdline").read_bytes():
+                return None
+            started_at = file.stat().st_mtime_ns
+        except (OSError, ValueError):
+            return None
+        ticks, conmon_ticks = kernel.start_ticks(pid), kernel.start_ticks(conmon)
+        return cls(pid, ticks, conmon, conmon_ticks, started_at, cgroup, own_pids)
+
 
 class ContainerProcess:
     def __init__(self, spec: ContainerSpec, facts: Facts, engine: Engine) -> None:

@@ -76,6 +76,9 @@ class ContainerSandbox:
         """Take up what runs, or ran and ended unseen; False when nothing of the pod is left (after a reboot)."""
         for container in containers.values():
             facts = Facts.load(container.directory)
+            if facts is None:
+                own_pids = container.security.pid_mode == "container"
+                facts = Facts.find(container, f"{self._cgroup.path}/{container.id}", own_pids)
             if facts is not None:
                 self._containers[container.id] = container
                 self._processes[container.id] = ContainerProcess(container, facts, self._engine)
