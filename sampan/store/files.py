@@ -18,6 +18,7 @@ from pathlib import Path
 
 from sampan.store import StoreError
 
+WAL_KEPT = 16 << 20  # bytes
 FORMAT = 1  # PRAGMA user_version
 APPLICATION = 0x53414D50  # "SAMP": PRAGMA application_id, shown by file(1)
 
@@ -102,6 +103,8 @@ def open_file(path: Path, *, cache: int) -> sqlite3.Connection:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL").fetchone()
         connection.execute("PRAGMA synchronous = FULL")
+        # The WAL keeps its size after a checkpoint (overwriting is faster than growing), but not that of a rare big batch.
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT}").fetchone()
         (found,) = connection.execute("PRAGMA user_version").fetchone()
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         if found == 0 and application == 0:

@@ -14,6 +14,7 @@ durable). A long range is read in slices out of one snapshot, so that the loop s
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 import threading
@@ -28,6 +29,8 @@ from sampan.store import Change, Closed, Compacted, Conflict, Page, Record, Stor
 from sampan.store.files import connect, explain, lock_file, open_file, upper_bound
 from sampan.store.watches import Hub, Watch
 
+log = logging.getLogger(__name__)
+
 BATCH_WRITES = 256  # most writes in one transaction
 BATCH_BYTES = (
     4 << 20
@@ -35,6 +38,7 @@ BATCH_BYTES = (
 SLICE = 256  # records read at once before the loop gets its turn
 WATCH_PAGE = 256  # changes read from the log at once
 WATCH_PAGE_BYTES = 1 << 20
+WATCH_WINDOW = 2000  # revisions looked through at once, for a watch that wants few of them
 SWEEP = 1000  # revisions swept in one transaction of a compaction
 VACUUM_PAGES = 64  # pages given back in one transaction
 WRITE_CACHE = 2048  # KiB of page cache
@@ -54,8 +58,9 @@ PAST = """SELECT past.key, log.value, log.created, log.revision FROM (
         SELECT key, previous, min(revision) FROM log WHERE revision > :revision AND key {above} :low {below} GROUP BY key
     ) WHERE previous > 0 ORDER BY key LIMIT :limit
 ) AS past CROSS JOIN log ON log.revision = past.revision ORDER BY past.key"""
-CHANGES = """SELECT log.key, log.value, log.revision, log.created, (SELECT old.value FROM log AS old
-    WHERE old.revision = log.previous) FROM log WHERE log.revision > ? AND log.revision <= ? ORDER BY log.revision"""
+CHANGES = """SELECT log.key, log.value, log.revision, log.created, old.value FROM log LEFT JOIN log AS old
+    ON old.revision = log.previous WHERE log.revision > ? AND log.revision <= ? AND log.key >= ? {below}
+    ORDER BY log.revision LIMIT ?"""
 
 
 @dataclass(slots=True)
@@ -208,6 +213,8 @@ class SQLiteStore:
     # Writing
 
     async def put(self, key: str, value: bytes, *, expect: int | None) -> int:
+        if not key.isascii():
+            _check_text(key)
         return await self._write(key, bytes(value), expect)
 
     async def delete(self, key: str, *, expect: int | None) -> int:
@@ -242,7 +249,7 @@ class SQLiteStore:
             self._writer.execute("BEGIN IMMEDIATE")
             for write in batch.writes:
                 self._apply(write, batch)
-        except sqlite3.Error as error:
+        except Exception as error:
             self._finish(batch, error)
         else:
             self._batches.put(batch)
@@ -284,19 +291,19 @@ class SQLiteStore:
     def _commit_loop(self) -> None:
         """The writer thread: waits for the disk, and tells the loop once per batch."""
         while (batch := self._batches.get()) is not None:
-            failure: sqlite3.Error | None = None
+            failure: Exception | None = None
             try:
                 if batch.work is not None:
                     batch.work(self._writer)
                 self._writer.execute("COMMIT")
-            except sqlite3.Error as error:
+            except Exception as error:
                 failure = error
             try:
                 self._loop.call_soon_threadsafe(self._finish, batch, failure)
             except RuntimeError:  # the loop was closed without close(): nobody waits any more
                 return
 
-    def _finish(self, batch: Batch, failure: sqlite3.Error | None) -> None:
+    def _finish(self, batch: Batch, failure: Exception | None) -> None:
         """On the loop: the batch is durable, or all of it failed."""
         if failure is not None:
             self._roll_back(batch, failure)
@@ -318,8 +325,12 @@ class SQLiteStore:
         if self._waiting or self._chores or self._idle is not None:
             self._schedule()
 
-    def _roll_back(self, batch: Batch, failure: sqlite3.Error) -> None:
-        error = explain(self.path, failure)
+    def _roll_back(self, batch: Batch, failure: Exception) -> None:
+        if isinstance(failure, sqlite3.Error):
+            error = explain(self.path, failure)
+        else:  # a bug must fail its batch and not stop the store
+            log.error("%s: a batch of writes failed", self.path, exc_info=failure)
+            error = StoreError(f"{self.path}: {failure}")
         try:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
@@ -356,21 +367,25 @@ class SQLiteStore:
         """One page of the log for a watch that is behind. No await: what it says of the end holds on return."""
         if since < self._floor:
             raise Compacted(since, self._floor)
+        end = min(self._revision, since + WATCH_WINDOW)
+        high = upper_bound(prefix)
+        below = "" if high is None else "AND log.key < ?"
+        bounds = (since, end, prefix, *(() if high is None else (high,)), WATCH_PAGE)
         changes: list[Change] = []
-        size = read = 0
+        size = 0
         try:
-            rows = self._reader.execute(CHANGES, (since, self._revision))
-            for key, value, revision, created, previous in rows:
-                since = revision
-                read += 1
-                if key.startswith(prefix):
-                    changes.append(Change(key, value, previous, revision, created))
-                    size += len(value or b"") + len(previous or b"")
-                if read >= WATCH_PAGE or size >= WATCH_PAGE_BYTES:
-                    return changes, since, since >= self._revision
+            for key, value, revision, created, previous in self._reader.execute(
+                CHANGES.format(below=below), bounds
+            ):
+                changes.append(Change(key, value, previous, revision, created))
+                size += len(value or b"") + len(previous or b"")
+                if len(changes) == WATCH_PAGE or size >= WATCH_PAGE_BYTES:
+                    end = revision  # there may be more
+                    break
         except sqlite3.Error as error:
             raise explain(self.path, error) from error
-        return changes, max(since, self._revision), True
+        # `since` may lie in the future: then there is nothing to read, and live is right.
+        return changes, max(since, end), end >= self._revision
 
     # Compaction
 
@@ -441,6 +456,13 @@ class SQLiteStore:
             connection.close()
         self._snapshots.clear()
         os.close(self._lock)
+
+
+def _check_text(key: str) -> None:
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:  # a lone surrogate would fail the whole batch
+        raise StoreError(f"the key is not text: {key!r}") from error
 
 
 def _sweep(connection: sqlite3.Connection, start: int, end: int) -> None:

@@ -428,3 +428,11 @@ async def test_values_of_every_size_come_back_as_they_are(store):
         assert (await store.get(key)).value == value
     changes = await take(store.watch("", 0), len(values))
     assert {change.key: change.value for change in changes} == values
+
+
+async def test_a_key_that_is_not_text_harms_nobody_else(store):
+    writes = [store.put("/a", b"1", expect=0), store.put("/\ud800", b"2", expect=0)]
+    fine, refused = await asyncio.gather(*writes, return_exceptions=True)
+    assert fine == 1
+    assert isinstance(refused, StoreError)
+    assert await store.put("/b", b"3", expect=0) == 2

@@ -5,42 +5,47 @@ import hashlib
 import os
 import random
 import signal
-import subprocess
-import sys
-from pathlib import Path
+import traceback
 
 import pytest
+import store_flood
 
 from sampan.store import Compacted
 from sampan.store.sqlite import SQLiteStore
 
-FLOOD = Path(__file__).with_name("store_flood.py")
 ROUNDS = 50
 DEADLINE = 60
 
 
 class Child:
-    """The flooding process and what it has acknowledged."""
+    """The flooding process and what it has acknowledged. Forked, since starting Python anew would take all the time."""
 
     def __init__(self, path, seed):
-        self.process = subprocess.Popen(
-            [sys.executable, str(FLOOD), str(path), str(seed)],
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(FLOOD.parents[2])},
-        )
+        reading, writing = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.close(reading)
+                asyncio.run(store_flood.main(path, seed, writing))
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+        os.close(writing)
+        self.out = os.fdopen(reading, "rb")
 
     def kill_after(self, writes):
         """Read `writes` acknowledgements, kill, and return all of them (more may have been on the way)."""
-        out = self.process.stdout
-        lines = []
-        while len(lines) < writes:
-            line = out.readline()
-            assert line, f"the child died by itself: {self.process.wait()}"
-            lines.append(line)
-        os.kill(self.process.pid, signal.SIGKILL)
-        lines += out.readlines()
-        out.close()
-        assert self.process.wait() == -signal.SIGKILL
+        with self.out:
+            lines = []
+            while len(lines) < writes:
+                line = self.out.readline()
+                assert line, f"the child died by itself: {os.waitpid(self.pid, 0)}"
+                lines.append(line)
+            os.kill(self.pid, signal.SIGKILL)
+            lines += self.out.readlines()
+        _, status = os.waitpid(self.pid, 0)
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
         assert all(line.endswith(b"\n") for line in lines)
         acknowledged = []
         for line in lines:
