@@ -33,7 +33,10 @@ _ADDRESS = "ip daddr . meta l4proto . th dport vmap"
 
 BASE_CHAINS = {
     "services": Chain((f"{_ADDRESS} @service-ips", f"{_NODE_PORT} @node-ports")),
-    "refused": Chain((f"{_ADDRESS} @refused-ips", f"{_NODE_PORT} @refused-ports")),
+    # an address of the node's own (the cluster DNS, an external IP) is for its own sockets to refuse
+    "refused": Chain(
+        (f"fib daddr type != local {_ADDRESS} @refused-ips", f"{_NODE_PORT} @refused-ports")
+    ),
     "refuse": Chain(("meta l4proto tcp reject with tcp reset", "reject")),
     "prerouting": Chain(("jump services",), "type nat hook prerouting priority dstnat;"),
     "output": Chain(("jump services",), "type nat hook output priority -100;"),

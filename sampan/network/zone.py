@@ -36,6 +36,7 @@ class Zone:
     ptr: dict[str, str] = field(default_factory=dict)  # address → name
     exists: set[str] = field(default_factory=set)  # every owner name and each name above it
     namespaces: set[str] = field(default_factory=set)
+    all_namespaces: bool = True  # pod names are answered in any namespace
 
     def add(self, name: str) -> None:
         while name not in self.exists and name.endswith(self.domain):
@@ -45,11 +46,11 @@ class Zone:
                 return
 
     def pod_address(self, name: str) -> str | None:
-        """`1-2-3-4.ns.pod.<domain>` → 1.2.3.4, when the namespace is known."""
+        """`1-2-3-4.ns.pod.<domain>` → 1.2.3.4, whether or not there is such a pod."""
         labels = name.removesuffix(f".pod.{self.domain}").split(".")
         if len(labels) != 2 or not name.endswith(f".pod.{self.domain}"):
             return None
-        if labels[1] not in self.namespaces:
+        if not self.all_namespaces and labels[1] not in self.namespaces:
             return None
         try:
             return str(ipaddress.IPv4Address(labels[0].replace("-", ".")))
@@ -68,11 +69,12 @@ def build(
     services: Iterable[Object],
     slices: Iterable[Object],
     domain: str = "cluster.local",
-    namespaces: Iterable[str] = (),
+    namespaces: Iterable[str] | None = None,
 ) -> Zone:
-    """The zone for these objects. Namespaces of the objects are known without being named."""
+    """The zone for these objects. With `namespaces`, pod names are answered in those and the services' own only."""
     domain = domain.lower().strip(".")
-    zone = Zone(domain, namespaces={name.lower() for name in namespaces})
+    known = {name.lower() for name in namespaces or ()}
+    zone = Zone(domain, namespaces=known, all_namespaces=namespaces is None)
     for name in (domain, f"svc.{domain}", f"pod.{domain}"):
         zone.add(name)
     by_service: dict[str, list[Object]] = {}

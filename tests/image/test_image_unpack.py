@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import io
+import multiprocessing
 import os
 import stat
 import tarfile
 import tempfile
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -346,3 +348,46 @@ def test_noise_is_refused_or_empty(noise: bytes) -> None:
         except BadImage:
             return
         assert io.BytesIO(noise).read(257).strip(b"\0") == b""
+
+
+def _as_nobody(work: Path, archives: list[bytes], answer: Connection) -> None:
+    """In a forked child, modules loaded: all privileges dropped for good."""
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+    try:
+        answer.send([unpack(work, data) for data in archives])
+    except BaseException as error:
+        answer.send(repr(error))
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not ROOT, reason="needs root: only root can become nobody")
+def test_without_privilege() -> None:
+    """Ownership, set-id bits and devices are left out; all else is there, whiteouts too, and can be removed."""
+    with tempfile.TemporaryDirectory(prefix="image-nobody-") as scratch:
+        work = Path(scratch)
+        os.chown(work, 65534, 65534)
+        lower = layer(entry("a/one", b"1"), entry("b/two", b"2"))
+        upper = layer(
+            entry("a/.wh.one"),
+            entry("b/.wh..wh..opq"),
+            entry("su", b"x", mode=0o6755, uid=0),
+            entry("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3),
+            directory("closed", 0o000),
+            entry("closed/file", b"c", mode=0o000),
+        )
+        here, there = multiprocessing.Pipe()
+        context = multiprocessing.get_context("fork")
+        child = context.Process(target=_as_nobody, args=(work, [lower, upper], there))
+        child.start()
+        assert here.poll(30)
+        layers = here.recv()
+        child.join(10)
+        assert isinstance(layers, list), layers
+        assert find(layers, "a/one") is None and find(layers, "b/two") is None
+        su = (layers[1] / "su").stat()
+        assert (su.st_uid, stat.S_IMODE(su.st_mode)) == (65534, 0o755)
+        assert not (layers[1] / "null").exists()
+        assert (layers[1] / "closed/file").read_bytes() == b"c"
+        assert stat.S_IMODE((layers[1] / "closed").stat().st_mode) == 0o700

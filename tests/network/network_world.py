@@ -177,6 +177,11 @@ async def main(directory: Path) -> dict[str, Any]:
     await fresh.apply([service(ports=ports)], both)
     seen["taken over"] = await names(12, "10.43.0.5", 80)
 
+    # the cluster DNS has a Service without endpoints: the node answers at its address itself
+    dns_service = service(
+        "kube-dns", clusterIP="10.43.0.10", ports=[{"port": 53, "protocol": "UDP"}]
+    )
+    await fresh.apply([service(ports=ports), dns_service], both)
     records = zone.build([service()], both)
     await network.serve_address("10.43.0.10")
     dns = DNSServer(["10.43.0.10"], 53, lambda: records, [Upstream("192.0.2.2")])

@@ -192,6 +192,11 @@ async def test_a_name_without_such_a_record_is_no_error(
     assert [record for record in reply.rr if record.rtype != QTYPE.CNAME] == []
 
 
+def test_pods_of_any_namespace_unless_they_are_named() -> None:
+    assert build([], []).pod_address("1-2-3-4.any.pod.cluster.local") == "1.2.3.4"
+    assert build([], [], namespaces=["x"]).pod_address("1-2-3-4.any.pod.cluster.local") is None
+
+
 async def test_truncation_and_tcp(server: DNSServer) -> None:
     name = "crowd.shop.svc.cluster.local"
     short = await query(server, name)
