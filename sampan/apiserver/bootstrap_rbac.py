@@ -330,7 +330,8 @@ CONTROLLER_ROLES: dict[str, tuple[str, ...]] = {
     "ttl-controller": ("list,patch,update,watch; core; nodes", *EVENTS),
 }
 
-# Role → the roles that it sums up, by label; each row also is a member of the next.
+# Role → whose rules it begins with. It sums up, by label, what is aggregated to it; `view` is part of `edit`, and that of
+# `admin`.
 AGGREGATED = {"admin": ("admin", "edit", "view"), "edit": ("edit", "view"), "view": ("view",)}
 
 MASTERS, AUTHENTICATED, UNAUTHENTICATED = (
@@ -470,7 +471,7 @@ def _cluster_roles() -> Iterator[dict[str, Any]]:
         metadata = _metadata(name, labels={AGGREGATE + higher: "true"} if higher else {})
         role = _role("ClusterRole", metadata, [r for m in members for r in ROLES[MEMBER + m]])
         role["aggregationRule"] = {
-            "clusterRoleSelectors": [{"matchLabels": {AGGREGATE + m: "true"}} for m in members]
+            "clusterRoleSelectors": [{"matchLabels": {AGGREGATE + name: "true"}}]
         }
         yield role
     for name, lines in CONTROLLER_ROLES.items():

@@ -211,15 +211,20 @@ class RBACIndex:
             return role.rules
         name = key[1]
         if name not in self._aggregated:
-            self._aggregated[name] = tuple(
-                dict.fromkeys([*role.rules, *self._matching(role.aggregates)])
-            )
+            members = self._members(role, {name})
+            rules = [*role.rules, *(rule for member in members for rule in member.rules)]
+            self._aggregated[name] = tuple(dict.fromkeys(rules))
         return self._aggregated[name]
 
-    def _matching(self, selectors: tuple[LabelSelector, ...]) -> Iterator[Rule]:
-        for (namespace, _), role in sorted(self._roles.items()):
-            if not namespace and any(selector.matches(role.labels) for selector in selectors):
-                yield from role.rules
+    def _members(self, role: _Role, seen: set[str]) -> Iterator[_Role]:
+        """The cluster roles that `role` sums up, and those that these sum up, each once."""
+        for (namespace, name), other in sorted(self._roles.items(), key=lambda item: item[0]):
+            if namespace or name in seen:
+                continue
+            if any(selector.matches(other.labels) for selector in role.aggregates):
+                seen.add(name)
+                yield other
+                yield from self._members(other, seen)
 
     def rules_for(self, user: User, namespace: str) -> list[Rule]:
         """Everything that the user may do in the namespace, once each."""

@@ -174,6 +174,20 @@ def test_wording(asked: Attributes, text: str) -> None:
     assert (error.code, error.reason, error.message) == (403, "Forbidden", text)
 
 
+def test_aggregates_of_aggregates_and_cycles() -> None:
+    index = bootstrapped()
+    label = {"rbac.authorization.k8s.io/aggregate-to-view": "true"}
+    boats = rule(apiGroups=["example.com"], resources=["boats"], verbs=["get"])
+    index.apply("clusterroles", role("boats", boats, labels=label))
+    for name in ("view", "edit", "admin"):
+        assert Rule.of(boats) in index.rules_of_role(("", name))
+    itself = {"clusterRoleSelectors": [{"matchLabels": {"to": "sum"}}]}
+    index.apply(
+        "clusterroles", role("sum", READ_PODS, labels={"to": "sum"}, aggregationRule=itself)
+    )
+    assert index.rules_of_role(("", "sum")) == (Rule.of(READ_PODS),)
+
+
 # --- granting -----------------------------------------------------------------------------------------
 
 
