@@ -76,7 +76,7 @@ def mount_source(root: Path, sub: str, place: Path, *, create: bool, bind: bool)
         link = f"/proc/self/fd/{descriptor}"
         if not bind:
             return os.readlink(link)
-        if os.path.ismount(place):
+        for _ in linux.mounts_below(place):  # ismount() does not see binds on one file system
             linux.umount(place, linux.UMOUNT_DETACH | linux.UMOUNT_NOFOLLOW)
         place.parent.mkdir(parents=True, exist_ok=True)
         if os.path.isdir(link):
