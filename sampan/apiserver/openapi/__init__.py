@@ -2,6 +2,7 @@
 
 `/openapi/v3` lists one document per group version, each under an address that carries its hash, so that clients cache it
 for ever. The hash is taken of what a document is made from, so that the index need not write them all.
+The writers are imported at first use: most servers never see a request for them.
 `/openapi/v2` is one large document, in JSON; a client that accepts only its protobuf form is told 406.
 """
 
@@ -14,7 +15,6 @@ from typing import Any
 import orjson
 
 from sampan.apiserver.documents import Document, media_types
-from sampan.apiserver.openapi import v2, v3
 from sampan.apiserver.resources import Resource, Table
 from sampan.client.transport import Request, Response
 from sampan.kube import errors, schema
@@ -77,7 +77,11 @@ class OpenAPI:
                 for version in versions:
                     rows += self.table.in_version(group, version)
                     extra |= self.schemas(group, version)
+            from sampan.apiserver.openapi import v2
+
             return Document(v2.document(rows, extra, self.version), packed=True)
+        from sampan.apiserver.openapi import v3
+
         group, version = self._group_version(path)
         rows = self.table.in_version(group, version)
         return Document(v3.document(rows, self.schemas(group, version), self.version), packed=True)
