@@ -183,7 +183,6 @@ class Extractor:
         elif entry.isdir():
             self._directory(entry, parts, parent)
         elif entry.isreg():
-            self._clear(name, parent)
             self._file(entry, name, parent)
         elif entry.issym():
             if not entry.linkname:
@@ -256,7 +255,11 @@ class Extractor:
 
     def _file(self, entry: tarfile.TarInfo, name: str, parent: int) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(name, flags, 0o600, dir_fd=parent)
+        try:
+            fd = os.open(name, flags, 0o600, dir_fd=parent)
+        except FileExistsError:
+            self._clear(name, parent)
+            fd = os.open(name, flags, 0o600, dir_fd=parent)
         try:
             self.inodes += 1
             pieces: list[tuple[int, int]] | None = entry.sparse  # type: ignore[assignment,attr-defined]
