@@ -31,6 +31,7 @@ RENEW_BEFORE = timedelta(days=90)
 BACKDATE = timedelta(minutes=5)  # clients whose clock is a little behind
 
 CA_NAME = "sampan-ca"
+UNSPECIFIED = ("0.0.0.0", "::")  # one may listen there, nobody connects to it
 SERVICE_NAMES = (
     "kubernetes",
     "kubernetes.default",
@@ -124,6 +125,7 @@ def ensure_pki(
             f"kubernetes.default.svc.{cluster_domain}",
             *extra_names,
         )
+        if name not in UNSPECIFIED
     )
     leaves = (
         Leaf(paths.apiserver, "kube-apiserver", names=server_names),
@@ -133,7 +135,11 @@ def ensure_pki(
             paths.node_serving,
             f"system:node:{node_name}",
             ("system:nodes",),
-            frozenset(canonical_name(name) for name in (*local, node_name, *node_names))
+            frozenset(
+                canonical_name(name)
+                for name in (*local, node_name, *node_names)
+                if name not in UNSPECIFIED
+            )
             | (frozenset() if node_names else _present_names(paths.node_serving)),
         ),
         Leaf(paths.kubelet_client, "kube-apiserver-kubelet-client", ("system:masters",)),
