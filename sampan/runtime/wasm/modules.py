@@ -155,7 +155,7 @@ def _seconds(text: str) -> float:
 def _bytes(text: str) -> int:
     if not text:
         return DEFAULT_MAX_BODY
-    digits = text.rstrip("kMGi")
+    digits = text.rstrip("kKMGi")
     if digits.isdigit() and text[len(digits) :] in _UNITS:
         return min(int(digits) * _UNITS[text[len(digits) :]], MAX_BODY)
     raise CannotStart(

@@ -1,0 +1,148 @@
+"""A lab for the wasm kind: C and WAT sources compiled once, and pods of them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from sampan.image import UnpackedImage
+from sampan.network.pods import Attachment
+from sampan.runtime.sandbox import ContainerSpec, Mount, Resources, SandboxSpec, SecurityContext
+from sampan.runtime.wasm.kind import WasmKind
+from sampan.runtime.wasm.process import WasmProcess
+from sampan.runtime.wasm.sandbox import WasmSandbox
+
+SOURCES = Path(__file__).parent / "fixtures"
+CACHE = Path(__file__).parents[2] / ".cache" / "wasm-fixtures"
+LINE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z) (stdout|stderr) ([FP]) (.*)")
+
+
+def compiled(name: str) -> Path:
+    """The module made from `fixtures/<name>`, from the cache when its source has not changed."""
+    source = SOURCES / name
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    target = CACHE / digest / f"{source.stem}.wasm"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        beside = target.with_name(f"{target.stem}.{os.getpid()}.wasm")
+        if source.suffix == ".wat":
+            from wasmtime import wat2wasm
+
+            beside.write_bytes(wat2wasm(source.read_text()))
+        else:
+            command = [sys.executable, "-m", "ziglang", "cc", "-target", "wasm32-wasi", "-Os", "-s"]
+            subprocess.run([*command, str(source), "-o", str(beside)], check=True)
+        beside.chmod(0o644)
+        beside.rename(target)
+    return target
+
+
+def artifact(*modules: Path, labels: dict[str, str] | None = None) -> UnpackedImage:
+    """A wasm artifact: modules and no file system."""
+    config: dict[str, Any] = {"Labels": labels or {}}
+    return UnpackedImage("sha256:test", "test:1", "wasip1", "wasm", (), modules, config)
+
+
+class Lab:
+    """A kind in a directory of its own, and pods in it that end with the test."""
+
+    def __init__(self, directory: Path, shared: Path) -> None:
+        self.directory = directory
+        self.shared = shared  # compiled modules, kept from test to test
+        self.kind = self.new_kind()
+        self.sandboxes: list[WasmSandbox] = []
+        self.count = 0
+
+    def new_kind(self) -> WasmKind:
+        kind = WasmKind(self.directory / "data", self.directory / "run", "test")
+        kind._cache.directory = self.shared
+        return kind
+
+    def pod_spec(self, **changes: Any) -> SandboxSpec:
+        self.count += 1
+        directory = self.directory / f"pod{self.count}"
+        directory.mkdir(mode=0o700)
+        values: dict[str, Any] = {
+            "id": hashlib.sha256(str(directory).encode()).hexdigest(),
+            "name": f"pod{self.count}",
+            "namespace": "test",
+            "uid": f"uid-{directory}",
+            "attempt": 0,
+            "hostname": f"pod{self.count}",
+            "directory": directory,
+            "log_directory": directory,
+            "cgroup_parent": "",
+            "network": Attachment(None, (f"127.91.{os.getpid() % 250}.{self.count}",)),
+        }
+        return SandboxSpec(**{**values, **changes})
+
+    async def pod(self, **changes: Any) -> WasmSandbox:
+        sandbox = await self.kind.create(self.pod_spec(**changes))
+        self.sandboxes.append(sandbox)
+        return sandbox
+
+    def container(self, *args: str, **changes: Any) -> ContainerSpec:
+        self.count += 1
+        directory = self.directory / f"container{self.count}"
+        directory.mkdir(mode=0o700)
+        values: dict[str, Any] = {
+            "id": hashlib.sha256(str(directory).encode()).hexdigest(),
+            "name": "main",
+            "attempt": 0,
+            "args": args,
+            "env": {},
+            "cwd": "/",
+            "directory": directory,
+            "log_path": directory / "log",
+        }
+        return ContainerSpec(**{**values, **changes})
+
+    async def run(
+        self, image: UnpackedImage, *args: str, **changes: Any
+    ) -> tuple[WasmSandbox, WasmProcess]:
+        sandbox = await self.pod()
+        return sandbox, await sandbox.start(self.container(*args, **changes), image)
+
+    async def close(self) -> None:
+        for sandbox in self.sandboxes:
+            await sandbox.stop(0)
+        await self.kind.close()
+
+
+def log_lines(process: WasmProcess) -> list[tuple[str, str, str]]:
+    """(stream, tag, text) of each line of the container's log, whose form is checked."""
+    path = process.spec.log_path
+    assert path is not None
+    lines = []
+    for line in path.read_text().splitlines():
+        match = LINE.fullmatch(line)
+        assert match, line
+        lines.append((match[2], match[3], match[4]))
+    return lines
+
+
+async def logged(process: WasmProcess, text: str, timeout: float = 10) -> None:
+    """Wait until the log holds `text`; watched by its size, as the file has no other event here."""
+    path = process.spec.log_path
+    assert path is not None
+    async with asyncio.timeout(timeout):
+        while text not in path.read_text():
+            await asyncio.sleep(0.005)
+
+
+__all__ = [
+    "Lab",
+    "Mount",
+    "Resources",
+    "SecurityContext",
+    "artifact",
+    "compiled",
+    "log_lines",
+    "logged",
+]
