@@ -30,6 +30,10 @@ _OBJECT_OPERATORS = {
 }
 
 
+# Stricter than int(), which would also read "1_0" and " 1".
+_is_integer = re.compile(r"[+-]?[0-9]{1,19}").fullmatch
+
+
 class Requirement(NamedTuple):
     key: str
     operator: str
@@ -50,10 +54,9 @@ class Requirement(NamedTuple):
 
     def _compares(self, found: str) -> bool:
         (bound,) = self.values
-        try:
-            return int(found) > int(bound) if self.operator == GREATER else int(found) < int(bound)
-        except ValueError:
+        if not _is_integer(found) or not _is_integer(bound):
             return False
+        return int(found) > int(bound) if self.operator == GREATER else int(found) < int(bound)
 
     def __str__(self) -> str:
         if self.operator == EXISTS:
@@ -234,7 +237,7 @@ def _requirement(tokens: _Tokens) -> Requirement:
             return Requirement(key, operator, _value_set(tokens, key))
         case "<" | ">":
             value = _value(tokens, key)
-            if not re.fullmatch(r"[+-]?\d{1,19}", value):
+            if not _is_integer(value):
                 raise _unparsed(
                     f'values[0]: Invalid value: "{value}": '
                     "for 'Gt', 'Lt' operators, the value must be an integer"

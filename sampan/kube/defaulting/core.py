@@ -85,7 +85,8 @@ def _replication_controller(controller: Object) -> None:
         empty(spec, selector=labels)
         empty(sub(controller, "metadata"), labels=labels)
     unset(spec, replicas=1)
-    pods.default_template(spec)
+    if spec.get("template") is not None:  # here, and only here, a pointer
+        pods.default_template(spec)
 
 
 DEFAULTS = {

@@ -46,10 +46,10 @@ def default_pod(pod: Object) -> None:
 
 
 def default_template(holder: Object) -> None:
-    """The `template` of a workload's spec."""
-    if (template := holder.get("template")) is not None:
-        template.setdefault("metadata", {})
-        default_spec(sub(template, "spec"))
+    """The `template` of a workload's spec; one that is missing is defaulted too, then found to have no containers."""
+    template = sub(holder, "template")
+    sub(template, "metadata")
+    default_spec(sub(template, "spec"))
 
 
 def default_spec(spec: Object) -> None:

@@ -79,14 +79,11 @@ def _retain_keys(original: Map, patch: Map) -> None:
     retained = patch.pop(RETAIN_KEYS)
     if not isinstance(retained, list):
         raise malformed("invalid patch format of retainKeys")
+    kept = {_hashable(key) for key in retained}
     for key, value in patch.items():
-        if (
-            value is not None
-            and not key.startswith((DELETE_VALUES, SET_ORDER))
-            and key not in retained
-        ):
+        if value is not None and not key.startswith((DELETE_VALUES, SET_ORDER)) and key not in kept:
             raise malformed("invalid patch format of retainKeys")
-    for key in [key for key in original if key not in retained]:
+    for key in [key for key in original if key not in kept]:
         del original[key]
 
 
@@ -95,7 +92,8 @@ def _delete_values(original: Map, key: str, values: Any) -> None:
         raise malformed("invalid patch format of primitive list")
     present = original.get(key)
     if isinstance(present, list):
-        original[key] = [item for item in present if item not in values]
+        gone = {_hashable(value) for value in values}
+        original[key] = [item for item in present if _hashable(item) not in gone]
 
 
 def _apply_orders(original: Map, patch: Map, known: dict[str, schema.Node]) -> None:
@@ -175,26 +173,28 @@ def _merge_maps(
 ) -> list[Any]:
     identity = _identity(merge_key)
     plain: list[Map] = []
-    dropped: list[Any] = []
+    dropped: set[Any] = set()
     replace = False
     for item in patch:
         match item.get(PATCH, "merge"):
             case "merge":
                 plain.append({key: value for key, value in item.items() if key != PATCH})
             case "delete":
-                dropped.append(identity(item))
+                dropped.add(_hashable(identity(item)))
             case "replace":
                 replace = True
             case other:
                 raise does_not_apply(f"unknown patch type {other} in map")
     if replace:
         return plain
-    kept = [item for item in original if identity(item) not in dropped]
+    kept = [item for item in original if _hashable(identity(item)) not in dropped]
     merged = list(kept)
+    places = _places(merged, identity)
     for item in plain:
-        wanted = identity(item)
-        place = next((at for at, old in enumerate(merged) if identity(old) == wanted), None)
+        wanted = _hashable(identity(item))
+        place = places.get(wanted)
         if place is None:
+            places[wanted] = len(merged)
             merged.append(_without_directives(item))
         else:
             merged[place] = _merge_map(merged[place], item, name)
