@@ -294,11 +294,16 @@ class ContainerSandbox:
         return await asyncio.open_connection(sock=connection)
 
     def _connect(self, port: int) -> socket.socket:
-        namespace = None if self.spec.host_network else self.spec.network.namespace
-        if namespace is not None:
-            kernel.enter(namespace, kernel.CLONE_NEWNET)
+        network = self.spec.network
+        addresses = ("127.0.0.1", "::1", *network.addresses)
+        if not self.spec.host_network:
+            if network.namespace is not None:
+                kernel.enter(network.namespace, kernel.CLONE_NEWNET)
+            else:
+                # On the host's network with an address of its own: the host's loopback is not the pod's.
+                addresses = network.addresses
         refused: OSError | None = None
-        for address in ("127.0.0.1", "::1", *self.spec.network.addresses):
+        for address in addresses:
             try:
                 return socket.create_connection((address, port), timeout=CONNECT_LIMIT)
             except OSError as error:
