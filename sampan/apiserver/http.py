@@ -1,11 +1,8 @@
-"""HTTPS around the pipeline: aiohttp's HTTP parser (llhttp), our own protocol on uvloop's transport.
+"""HTTPS around the pipeline: one protocol object per connection, on uvloop's transport.
 
-aiohttp's server objects (request, response, payload writer) cost more than a whole GET from the watch cache, so a
-connection here parses with aiohttp, hands the pipeline plain dataclasses, and writes status line, headers and body as bytes.
-Requests of one connection are answered in order; a task exists only while one is being answered.
-
-A client sends the same header block with every request. A block that llhttp has parsed once is remembered whole, so that the
-next plain GET with these very bytes costs one dictionary look-up (`_shortcut`); anything else goes through the parser.
+Requests of one connection are answered in order. What the cache can answer at once is written before `data_received`
+returns; anything else runs as one task, which the connection owns and cancels when the client goes. Only a write goes on
+without its client: it is owned by the server, which waits for it at the end.
 """
 
 from __future__ import annotations
@@ -17,23 +14,20 @@ import socket
 import ssl
 import time
 import zlib
-from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
-from aiohttp.streams import StreamReader
-
 from sampan.apiserver.auth import user_of_certificate
+from sampan.apiserver.http1 import HEAD_LIMIT, Chunks, Head, Heads, Malformed
 from sampan.apiserver.present import respond_error
+from sampan.apiserver.tunnels import RawTunnel
 from sampan.apiserver.upgrade import Upgrade
 from sampan.client.transport import Request, Response, User
 from sampan.kube import errors
+from sampan.kube.errors import ApiError
 
 if TYPE_CHECKING:
     from sampan.apiserver.pki import PKIPaths
@@ -43,21 +37,27 @@ log = logging.getLogger(__name__)
 
 IDLE = 90.0  # seconds that a connection may stay without a request
 SHUTDOWN = 5.0  # seconds that requests get to finish when the server stops
-HEAD_LIMIT = 65536
+LINGER = (
+    2.0  # seconds in which the rest of a refused body is read, so that the client sees the answer
+)
+PIPELINED = 256 * 1024  # bytes taken in ahead while a request is being answered
+ONE_PIECE = 64 * 1024  # bodies up to this size are written together with their head
 COMPRESS_FROM = 128 * 1024  # as Kubernetes: smaller answers are not worth the time
 COMPRESS_IN_THREAD = 1 << 20
-REMEMBERED_BLOCKS = 1024
-_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
-_STATUS = {code: b"HTTP/1.1 %d %b\r\n" % (code, phrase) for code, phrase in _REASONS.items()}
+QUERY_FIELDS = 512
+
+_STATUS = {
+    each.value: b"HTTP/1.1 %d %b\r\n" % (each.value, each.phrase.encode()) for each in HTTPStatus
+}
 _COMMON = b"Cache-Control: no-cache, private\r\n"
 _JSON_OK = (
     _STATUS[200]
     + _COMMON
     + b"Content-Type: application/json\r\nDate: %b\r\nContent-Length: %d\r\n\r\n"
 )
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_JSON_CREATED = _JSON_OK.replace(_STATUS[200], _STATUS[201])
 _JSON = {"Content-Type": "application/json"}
-_JOINED_BY_LINES = ("impersonate-",)
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class _Date:
@@ -74,48 +74,41 @@ class _Date:
         return cls.value
 
 
-class Connection(BaseProtocol):
+class Connection(asyncio.Protocol):
     """One client connection."""
 
     def __init__(self, server: HTTPServer) -> None:
-        super().__init__(server.loop)
         self.server = server
+        self.loop = server.loop
+        self.transport: asyncio.Transport | None = None
         self.user: User | None = None
         self.remote = ""
-        self.queue: deque[tuple[RawRequestMessage, StreamReader]] = deque()
+        self.buffer = b""  # taken in and not yet parsed
+        self.head: Head | None = None  # parsed, its body is coming
+        self.parts: list[bytes] = []
+        self.missing = 0  # bytes of the body
+        self.chunks: Chunks | None = None
         self.task: asyncio.Task[None] | None = None
-        self.clean = True  # the parser stands between two requests
         self.closing = False
-        self.tunnel: _Tunnel | None = None
+        self.tunnel: RawTunnel | None = None
         self.last = 0.0
         self.timer: asyncio.TimerHandle | None = None
-        self.parser = self._parser = self._new_parser()
-
-    def _new_parser(self) -> Any:
-        return HttpRequestParser(
-            self,
-            self._loop,
-            2**16,
-            max_line_size=HEAD_LIMIT,
-            max_field_size=HEAD_LIMIT,
-            payload_exception=ConnectionError,
-            auto_decompress=False,
-        )
+        self.full = False  # the transport wants us to wait
+        self.drained: asyncio.Future[None] | None = None
 
     # The transport's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
+        self.transport = transport  # type: ignore[assignment]  # uvloop's is no asyncio.Transport
         self.server.connections.add(self)
-        certificate = transport.get_extra_info("peercert")
-        self.user = user_of_certificate(certificate)
+        self.user = user_of_certificate(transport.get_extra_info("peercert"))
         peer = transport.get_extra_info("peername")
         self.remote = peer[0] if isinstance(peer, tuple) else ""
-        self.last = self._loop.time()
-        self.timer = self._loop.call_later(IDLE, self._check_idle)
+        self.last = self.loop.time()
+        self.timer = self.loop.call_later(IDLE, self._check_idle)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        super().connection_lost(exc)
+        self.transport = None
         self.server.connections.discard(self)
         if self.timer is not None:
             self.timer.cancel()
@@ -123,22 +116,35 @@ class Connection(BaseProtocol):
             self.tunnel.feed_eof()
         if self.task is not None:
             self.task.cancel()
-        for _, payload in self.queue:
-            payload.set_exception(ConnectionError("the client closed the connection"))
-        self.queue.clear()
-        with contextlib.suppress(Exception):
-            self.parser.feed_eof()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        self.full = True
+
+    def resume_writing(self) -> None:
+        self.full = False
+        if self.drained is not None and not self.drained.done():
+            self.drained.set_result(None)
+
+    async def drain(self) -> None:
+        """Wait while the client reads too slowly. Raises ConnectionError when it is gone."""
+        if self.full and self.transport is not None:
+            if self.drained is None or self.drained.done():
+                self.drained = self.loop.create_future()
+            await self.drained
+        if self.transport is None:
+            raise ConnectionResetError("the client closed the connection")
 
     def _check_idle(self) -> None:
         if self.transport is None:
             return
-        left = self.last + IDLE - self._loop.time()
+        left = self.last + IDLE - self.loop.time()
         if self.task is not None:
             left = IDLE
         elif left <= 0:
             self.transport.close()
             return
-        self.timer = self._loop.call_later(left, self._check_idle)
+        self.timer = self.loop.call_later(left, self._check_idle)
 
     def eof_received(self) -> bool:
         if self.tunnel is not None:
@@ -152,382 +158,292 @@ class Connection(BaseProtocol):
             return
         if self.closing:
             return
-        self.last = self._loop.time()
-        idle = self.clean and self.task is None
-        plain = data.startswith(b"GET ") and data.endswith(b"\r\n\r\n")
-        if idle and plain and self._shortcut(data):
-            return
-        self.clean = False
+        self.last = self.loop.time()
+        if self.buffer:
+            data = self.buffer + data
+            self.buffer = b""
+        if self.task is None:
+            self._advance(data)
+        else:
+            self._keep(data)
+
+    def _keep(self, data: bytes) -> None:
+        self.buffer = data
+        if len(data) > PIPELINED and self.transport is not None:
+            self.transport.pause_reading()
+
+    def _advance(self, data: bytes) -> None:
+        """Parse, and answer each request that is whole; what comes behind one that has to wait is kept."""
         try:
-            messages, upgraded, tail = self.parser.feed_data(data)
-        except HttpProcessingError as error:
-            self._refuse(str(error.message or "malformed request"))
-            return
-        except Exception as error:  # the parser's own errors have no common root
-            log.debug("malformed request from %s: %r", self.remote, error)
-            self._refuse("malformed request")
-            return
-        if len(messages) == 1 and not self.queue:
-            message, payload = messages[0]
-            if plain and idle and message.method == "GET" and not message.upgrade:
-                # One whole request and nothing after it, when the blank line is the only one.
-                if data.index(b"\r\n\r\n") == len(data) - 4 and not message.should_close:
-                    self.clean = True
-                    self.server.remember(data, message)
-            elif payload.is_eof() and not message.upgrade:
-                self.clean = _ends_here(data, message) and idle
-        self.queue.extend(messages)
-        if upgraded and tail:
-            self.early = tail
-        if self.queue and self.task is None:
-            self.task = self._loop.create_task(self._serve())
+            while data and not self.closing:
+                if self.head is None:
+                    end = data.find(b"\r\n\r\n")
+                    if end < 0:
+                        if (
+                            data[:2] == b"\r\n"
+                        ):  # RFC 9112 §2.2: an empty line before a request is ignored
+                            data = data[2:]
+                            continue
+                        if len(data) > HEAD_LIMIT:
+                            raise Malformed("the request head is too large", 431)
+                        self.buffer = data
+                        return
+                    if end > HEAD_LIMIT:
+                        raise Malformed("the request head is too large", 431)
+                    self.head = self.server.heads.parse(data[:end])
+                    data = data[end + 4 :]
+                    if self.head.block.length and not self._expect_body(self.head, data):
+                        return
+                if self.head.block.length:
+                    data = self._take_body(data)
+                    if self.missing or (self.chunks is not None and not self.chunks.done):
+                        return
+                head, self.head = self.head, None
+                body = self._whole_body()
+                self._answer(head, body)
+                if self.task is not None:
+                    if data:
+                        self._keep(data)
+                    return
+        except Malformed as error:
+            self._refuse(ApiError(error.code, "BadRequest", str(error)))
 
-    early = b""  # bytes that came right behind an Upgrade request
-
-    def _shortcut(self, data: bytes) -> bool:
-        """Answer a plain GET whose header block is known, at once when the cache can. False: not ours to answer."""
-        line, _, block = data.partition(b"\r\n")
-        headers = self.server.blocks.get(block)
-        if headers is None or not line.endswith(b" HTTP/1.1"):
+    def _expect_body(self, head: Head, behind: bytes) -> bool:
+        """Prepare for a body; False when it is refused already."""
+        length = head.block.length
+        limit = self.server.api.config.body_limit
+        if length > limit:
+            self._refuse(errors.too_large(f"limit is {limit}"))
             return False
-        target = line[4:-9]
-        if not target.startswith(b"/") or b" " in target or not target.isascii():
-            return False
-        request = self._request("GET", target.decode("ascii"), headers)
-        if request is None:
-            return False
-        response = self.server.api.immediate(request)
-        if response is not None and self._write_short(request, response):
-            return True
-        self.task = self._loop.create_task(self._serve_one(request))
+        self.chunks = Chunks() if length < 0 else None
+        self.missing = max(length, 0)
+        if head.block.waits and not behind:
+            self.write(_CONTINUE)
         return True
 
-    def _request(self, method: str, target: str, headers: dict[str, str]) -> Request | None:
-        path, mark, text = target.partition("?")
-        if "#" in path or any(char < "!" or char == "\x7f" for char in path):
-            return None
-        query: list[tuple[str, str]] = []
-        if mark:
-            try:
-                query = parse_qsl(
-                    text.partition("#")[0], keep_blank_values=True, max_num_fields=512
-                )
-            except ValueError:
-                return None
-        return Request(
-            method, path, query, headers, b"", self._certified(headers), remote=self.remote
-        )
+    def _take_body(self, data: bytes) -> bytes:
+        if self.chunks is not None:
+            data = self.chunks.feed(data)
+            limit = self.server.api.config.body_limit
+            if self.chunks.size > limit:
+                self._refuse(errors.too_large(f"limit is {limit}"))
+            return data
+        part = data[: self.missing]
+        self.parts.append(part)
+        self.missing -= len(part)
+        return data[len(part) :]
 
-    def _certified(self, headers: dict[str, str]) -> User | None:
-        """The certificate's user. Impersonation is left to the pipeline, which asks this user's rights."""
-        return self.user
+    def _whole_body(self) -> bytes:
+        parts = self.chunks.parts if self.chunks is not None else self.parts
+        self.parts, self.chunks = [], None
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     # Answering
 
-    async def _serve(self) -> None:
+    def _answer(self, head: Head, body: bytes) -> None:
+        """Answer now when the cache can, else begin the task that will."""
+        path, mark, text = head.target.partition("?")
+        query: list[tuple[str, str]] = []
+        if mark:
+            try:
+                query = parse_qsl(text, keep_blank_values=True, max_num_fields=QUERY_FIELDS)
+            except ValueError:
+                raise Malformed("the query is malformed") from None
+        if not path.startswith("/"):
+            raise Malformed("the request target is malformed")
+        headers = head.block.headers
+        encoding = headers.get("content-encoding", "identity")
+        request = Request(
+            head.method, path, query, dict(headers), body, self.user, remote=self.remote
+        )
+        if body and encoding not in ("identity", ""):
+            error = errors.unsupported_media_type(
+                f"content encoding {encoding} is not supported for requests"
+            )
+            self.task = self.loop.create_task(self._run(request, head.close, respond_error(error)))
+            return
+        if not body and not self.full:
+            response = self.server.api.immediate(request)
+            if response is not None:
+                if not head.close and self._write_short(request, response):
+                    return
+                self.task = self.loop.create_task(self._run(request, head.close, response))
+                return
+        self.task = self.loop.create_task(self._run(request, head.close))
+
+    async def _run(self, request: Request, close: bool, response: Response | None = None) -> None:
         try:
-            while self.queue and not self.closing:
-                message, payload = self.queue.popleft()
-                await self._one(message, payload)
+            if response is None:
+                if request.method in ("GET", "HEAD") or "upgrade" in request.headers:
+                    response = await self._timed(request)
+                else:
+                    response = await asyncio.shield(self.server.begin(self._timed(request)))
+            await self._send(request, response, close)
         except asyncio.CancelledError:
-            if self.transport is not None:
-                self.transport.abort()
+            self._abort()
             raise
+        except ConnectionError:
+            self._abort()
         except Exception:
-            log.exception("connection of %s", self.remote)
-            if self.transport is not None:
-                self.transport.abort()
+            log.exception("%s %s from %s", request.method, request.path, self.remote)
+            self._abort()
         finally:
             self.task = None
-            self.last = self._loop.time()
+            self.last = self.loop.time()
+        if self.transport is not None and not self.closing:
+            data, self.buffer = self.buffer, b""
+            if data:
+                if len(data) > PIPELINED:
+                    self.transport.resume_reading()
+                self._advance(data)
 
-    async def _serve_one(self, request: Request) -> None:
-        """A request that came by the shortcut and has to wait for something."""
-        try:
-            await self._respond(request, False)
-        except asyncio.CancelledError:
-            if self.transport is not None:
-                self.transport.abort()
-            raise
-        except Exception:
-            log.exception("%s %s", request.method, request.path)
-            if self.transport is not None:
-                self.transport.abort()
-        finally:
-            self.task = None
-            self.last = self._loop.time()
-        if self.queue and not self.closing and self.transport is not None:
-            self.task = self._loop.create_task(self._serve())
-
-    async def _one(self, message: RawRequestMessage, payload: StreamReader) -> None:
-        headers = plain_headers(message)
-        request = self._request(message.method, message.path, headers)
-        close = message.should_close
-        if request is None:
-            self._refuse("the request target is malformed")
-            return
-        limit = self.server.api.config.body_limit
-        length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > limit:
-            await self._too_large(request, payload, limit)
-            return
-        if not payload.is_eof() or payload.total_bytes:
-            if headers.get("expect", "").lower() == "100-continue" and not payload.is_eof():
-                self._write(_CONTINUE)
-            body = await read_body(payload, limit)
-            if body is None:
-                await self._too_large(request, payload, limit)
-                return
-            encoding = headers.get("content-encoding", "")
-            if encoding and encoding != "identity":
-                error = errors.unsupported_media_type(
-                    f"content encoding {encoding} is not supported for requests"
-                )
-                await self._send(request, respond_error(error), close)
-                return
-            request.body = body
-        await self._respond(request, close)
-
-    async def _too_large(self, request: Request, payload: StreamReader, limit: int) -> None:
-        error = errors.too_large(f"limit is {limit}")
-        await self._send(request, respond_error(error), True)
-        # The client is still sending: take in a little more, or it sees a reset in place of the answer.
-        with contextlib.suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(2.0):
-                while not payload.is_eof():
-                    await payload.readany()
+    def _abort(self) -> None:
         if self.transport is not None:
-            self.transport.close()
-
-    async def _respond(self, request: Request, close: bool) -> None:
-        response = self.server.api.immediate(request)
-        if response is None:
-            # The client may go at any time; what a write began is finished all the same.
-            if request.method in ("GET", "HEAD"):
-                response = await self._timed(request)
-            else:
-                response = await asyncio.shield(self.server.begin(self._timed(request)))
-        await self._send(request, response, close)
+            self.transport.abort()
 
     async def _timed(self, request: Request) -> Response:
+        """The pipeline's answer within the time that a request may take (a stream has begun by then)."""
         timeout = self.server.api.config.request_timeout
         try:
             async with asyncio.timeout(timeout):
                 return await self.server.api.handle(request)
         except TimeoutError:
-            error = errors.timeout(
-                f"request did not complete within requested timeout - context deadline exceeded ({timeout:g}s)"
-            )
-            return respond_error(error)
+            text = f"request did not complete within requested timeout - context deadline exceeded ({timeout:g}s)"
+            return respond_error(errors.timeout(text))
 
     async def _send(self, request: Request, response: Response, close: bool) -> None:
         if self.transport is None:
             await response.aclose()
             return
         if isinstance(response, Upgrade):
-            await self._tunnel(response)
+            await self._hand_over(response)
             return
         close = close or self.server.closing
-        if isinstance(response.body, bytes):
-            if not close and self._write_short(request, response):
-                return
-            body = response.body
-            extra = b""
-            if wants_gzip(request, response):
-                body = await compressed(body)
-                extra = b"Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n"
-            head = self._head(response, close) + extra + b"Content-Length: %d\r\n\r\n" % len(body)
-            if request.method == "HEAD" or response.status in (204, 304):
-                body = b""
-            self._write(head + body if len(body) < 65536 else head)
-            if len(body) >= 65536:
-                self._write(body)
-            await self._drain_helper()
+        body = response.body
+        if isinstance(body, bytes):
+            if close or not self._write_short(request, response):
+                await self._write_whole(request, response, body, close)
         else:
-            await self._stream(request, response, response.body)
+            await self._stream(request, response, body, close)
         if close:
-            self.closing = True
-            if self.transport is not None:
-                self.transport.close()
+            self._close()
+
+    def _close(self) -> None:
+        self.closing = True
+        if self.transport is not None:
+            self.transport.close()
 
     def _write_short(self, request: Request, response: Response) -> bool:
-        """Write an ordinary JSON answer in one piece; False when it is not one."""
+        """Write an ordinary JSON answer; False when it is not one."""
         body = response.body
-        if response.status != 200 or response.headers != _JSON or not isinstance(body, bytes):
+        if (
+            response.headers != _JSON
+            or not isinstance(body, bytes)
+            or request.method == "HEAD"
+            or self.full
+        ):
             return False
-        if len(body) >= COMPRESS_FROM and "accept-encoding" in request.headers:
-            return False
-        if request.method == "HEAD" or self._paused:
-            return False
-        head = _JSON_OK % (_Date.now(), len(body))
-        if len(body) < 65536:
-            self._write(head + body)
+        if response.status == 200:
+            head = _JSON_OK
+        elif response.status == 201:
+            head = _JSON_CREATED
         else:
-            self._write(head)
-            self._write(body)
+            return False
+        size = len(body)
+        if size >= COMPRESS_FROM and "gzip" in request.headers.get("accept-encoding", ""):
+            return False
+        head = head % (_Date.now(), size)
+        if size < ONE_PIECE:
+            self.write(head + body)
+        else:
+            self.write(head)
+            self.write(body)
         return True
 
-    def _head(self, response: Response, close: bool) -> bytes:
-        """Status line and headers, without the blank line."""
-        status = _STATUS.get(response.status) or b"HTTP/1.1 %d \r\n" % response.status
-        parts = [status, b"Date: ", _Date.now(), b"\r\n"]
-        headers = response.headers
-        if "Cache-Control" not in headers:
-            parts.append(_COMMON)
-        for name, value in headers.items():
-            for line in value.split("\n") if "\n" in value else (value,):
-                text = f"{name}: {line}\r\n"
-                parts.append(text.encode("latin-1", "replace"))
-        if close:
-            parts.append(b"Connection: close\r\n")
-        return b"".join(parts)
+    async def _write_whole(
+        self, request: Request, response: Response, body: bytes, close: bool
+    ) -> None:
+        head = head_of(response, close)
+        if wants_gzip(request, response, body):
+            body = await compressed(body)
+            head += b"Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n"
+        if response.status not in (204, 304):
+            head += b"Content-Length: %d\r\n" % len(body)
+        if request.method == "HEAD" or response.status in (204, 304):
+            body = b""
+        self.write(head + b"\r\n" + body)
+        await self.drain()
 
     async def _stream(
-        self, request: Request, response: Response, body: AsyncIterator[bytes]
+        self, request: Request, response: Response, body: AsyncIterator[bytes], close: bool
     ) -> None:
-        self._write(self._head(response, False) + b"Transfer-Encoding: chunked\r\n\r\n")
+        self.write(head_of(response, close) + b"Transfer-Encoding: chunked\r\n\r\n")
         try:
             if request.method != "HEAD":
                 async for part in body:
                     if part:
-                        self._write(b"%x\r\n%b\r\n" % (len(part), part))
-                        await self._drain_helper()
-            self._write(b"0\r\n\r\n")
-        except ConnectionError:
-            return
+                        self.write(b"%x\r\n%b\r\n" % (len(part), part))
+                        await self.drain()
+            self.write(b"0\r\n\r\n")
         finally:
             await response.aclose()
 
-    async def _tunnel(self, response: Upgrade) -> None:
-        self.tunnel = _Tunnel(self)
-        if self.early:
-            self.tunnel.feed(self.early)
-            self.early = b""
+    async def _hand_over(self, response: Upgrade) -> None:
+        self.tunnel = RawTunnel(self)
+        if self.buffer:
+            self.tunnel.feed(self.buffer)
+            self.buffer = b""
         try:
             await response.run(self.tunnel)
         except (ConnectionError, TimeoutError) as error:
             log.debug("tunnel of %s: %s", self.remote, error)
         finally:
-            self.closing = True
-            self.tunnel.close()
+            self._close()
 
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         transport = self.transport
         if transport is not None and not transport.is_closing():
             transport.write(data)
 
-    def _refuse(self, why: str) -> None:
-        """What is no HTTP gets a 400 and the end of the connection."""
-        response = respond_error(errors.bad_request(why))
+    def _refuse(self, error: ApiError) -> None:
+        """An answer to what cannot be read on: then the end of the connection, after a moment of reading."""
+        response = respond_error(error)
         body = response.body if isinstance(response.body, bytes) else b""
-        self._write(self._head(response, True) + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        self.write(head_of(response, True) + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
         self.closing = True
+        self.buffer = b""
         if self.transport is not None:
-            self.transport.close()
+            self.loop.call_later(LINGER, self.transport.close)
 
     def shut(self) -> None:
         """Close now when nothing is being answered, else after the answer."""
-        if self.task is None and self.transport is not None:
-            self.transport.close()
+        if self.task is None:
+            self._close()
 
 
-class _Tunnel:
-    """See `upgrade.Tunnel`."""
-
-    LIMIT = 256 * 1024
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.parts: deque[bytes] = deque()
-        self.size = 0
-        self.ended = False
-        self.waiter: asyncio.Future[None] | None = None
-        self.held = False
-
-    def feed(self, data: bytes) -> None:
-        self.parts.append(data)
-        self.size += len(data)
-        if self.size > self.LIMIT and not self.held and self.connection.transport is not None:
-            self.held = True
-            self.connection.transport.pause_reading()
-        self._wake()
-
-    def feed_eof(self) -> None:
-        self.ended = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
-
-    async def read(self) -> bytes:
-        while not self.parts:
-            if self.ended:
-                return b""
-            self.waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self.waiter
-            finally:
-                self.waiter = None
-        data = self.parts.popleft()
-        self.size -= len(data)
-        if self.held and self.size < self.LIMIT // 2 and self.connection.transport is not None:
-            self.held = False
-            self.connection.transport.resume_reading()
-        return data
-
-    def write(self, data: bytes) -> None:
-        self.connection._write(data)
-
-    async def drain(self) -> None:
-        await self.connection._drain_helper()
-
-    def close(self) -> None:
-        if self.connection.transport is not None:
-            self.connection.transport.close()
+def head_of(response: Response, close: bool) -> bytes:
+    """Status line and headers, without the blank line."""
+    parts = [
+        _STATUS.get(response.status) or b"HTTP/1.1 %d \r\n" % response.status,
+        b"Date: ",
+        _Date.now(),
+        b"\r\n",
+    ]
+    if "Cache-Control" not in response.headers:
+        parts.append(_COMMON)
+    for name, value in response.headers.items():
+        parts += [f"{name}: {line}\r\n".encode("utf-8", "replace") for line in value.split("\n")]
+    if close:
+        parts.append(b"Connection: close\r\n")
+    return b"".join(parts)
 
 
-def plain_headers(message: RawRequestMessage) -> dict[str, str]:
-    """Header names in lower case; repeats joined by a comma (RFC 9110 §5.3), impersonation's by newlines."""
-    found: dict[str, str] = {}
-    for raw_name, raw_value in message.raw_headers:
-        name = raw_name.decode("latin-1").lower()
-        value = raw_value.decode("utf-8", "replace")
-        if name in found:
-            glue = "\n" if name.startswith(_JOINED_BY_LINES) else ", "
-            found[name] += glue + value
-        else:
-            found[name] = value
-    return found
-
-
-def _ends_here(data: bytes, message: RawRequestMessage) -> bool:
-    """Did this one segment hold exactly this request, body included?"""
-    head = data.find(b"\r\n\r\n")
-    length = message.headers.get("Content-Length", "")
-    return head > 0 and length.isdigit() and head + 4 + int(length) == len(data)
-
-
-async def read_body(payload: StreamReader, limit: int) -> bytes | None:
-    """The whole body; None when it is larger than `limit`. Raises ConnectionError."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        part = await payload.readany()
-        if not part:
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-        size += len(part)
-        if size > limit:
-            return None
-        parts.append(part)
-
-
-def wants_gzip(request: Request, response: Response) -> bool:
+def wants_gzip(request: Request, response: Response, body: bytes) -> bool:
     return (
-        len(response.body) >= COMPRESS_FROM  # type: ignore[arg-type]
+        len(body) >= COMPRESS_FROM
+        and request.method == "GET"
         and "gzip" in request.headers.get("accept-encoding", "")
         and "Content-Encoding" not in response.headers
-        and request.method == "GET"
     )
 
 
@@ -546,22 +462,21 @@ class HTTPServer:
 
     def __init__(self, api: APIServer) -> None:
         self.api = api
-        self.loop = asyncio.get_event_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.heads = Heads()
         self.connections: set[Connection] = set()
-        self.blocks: dict[bytes, dict[str, str]] = {}
         self.closing = False
         self._writes: set[asyncio.Task[Response]] = set()
         self._socket: socket.socket | None = None
         self._listener: asyncio.Server | None = None
 
-    async def bind(self, address: str, port: int) -> int:
+    def bind(self, address: str, port: int) -> int:
         """The port that will be served; connections wait in the kernel until `accept`."""
-        self.loop = asyncio.get_running_loop()
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.setblocking(False)
         try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.setblocking(False)
             listening.bind((address, port))
         except OSError:
             listening.close()
@@ -576,22 +491,9 @@ class HTTPServer:
             lambda: Connection(self), sock=self._socket, ssl=tls_context(pki), backlog=1024
         )
 
-    def remember(self, data: bytes, message: RawRequestMessage) -> None:
-        """Keep a header block that llhttp found to be one plain request."""
-        if len(self.blocks) >= REMEMBERED_BLOCKS:
-            self.blocks.clear()
-        block = data.partition(b"\r\n")[2]
-        headers = plain_headers(message)
-        if (
-            "expect" not in headers
-            and "content-length" not in headers
-            and "transfer-encoding" not in headers
-        ):
-            self.blocks[block] = headers
-
-    def begin(self, work: Any) -> asyncio.Task[Response]:
+    def begin(self, work: Coroutine[Any, Any, Response]) -> asyncio.Task[Response]:
         """A write, which goes on when its client is gone. `close` waits for it."""
-        task: asyncio.Task[Response] = self.loop.create_task(work)
+        task = self.loop.create_task(work)
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
         return task
@@ -605,17 +507,16 @@ class HTTPServer:
         for connection in list(self.connections):
             connection.shut()
         busy = [connection.task for connection in self.connections if connection.task is not None]
-        waiting = [*busy, *self._writes]
+        waiting: list[asyncio.Task[Any]] = [*busy, *self._writes]
         if waiting:
             await asyncio.wait(waiting, timeout=SHUTDOWN)
-        tasks = []
         for connection in list(self.connections):
             if connection.task is not None:
                 connection.task.cancel()
-                tasks.append(connection.task)
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([connection.task])
             if connection.transport is not None:
                 connection.transport.abort()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def tls_context(pki: PKIPaths) -> ssl.SSLContext:

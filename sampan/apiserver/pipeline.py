@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sampan.apiserver import conversion, lists, routes
+from sampan.apiserver.authz import MASTERS
 from sampan.apiserver.body import decode_object, delete_options, patched
 from sampan.apiserver.call import Call
 from sampan.apiserver.negotiate import PLAIN, accepted
@@ -33,7 +34,7 @@ from sampan.apiserver.routes import RequestInfo
 from sampan.apiserver.selection import select
 from sampan.apiserver.subresources import SUBRESOURCES
 from sampan.apiserver.watches import Stream, error_frame
-from sampan.client.transport import Request, Response
+from sampan.client.transport import Request, Response, User
 from sampan.kube import errors
 from sampan.kube.errors import ApiError
 from sampan.store import Closed, StoreError
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from sampan.apiserver.server import APIServer
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+NOBODY = User("")  # where the user no longer matters
 
 _PATCH_VERBS = ("create", "update", "patch", "delete", "deletecollection")
 _IMMEDIATE_QUERY = ("limit", "timeout", "pretty")
@@ -68,20 +72,21 @@ class Pipeline:
 
     def immediate(self, request: Request) -> Response | None:
         """The answer to a plain GET of objects that the cache can give now, else None. Never raises, never waits."""
-        user = request.user
-        if user is None or request.method != "GET" or "system:masters" not in user.groups:
+        if request.method != "GET":
             return None
         query = request.query
         if query and any(key not in _IMMEDIATE_QUERY for key, _ in request.pairs()):
             return None
         headers = request.headers
-        if "impersonate-user" in headers or "authorization" in headers or "upgrade" in headers:
+        if "impersonate-user" in headers or "upgrade" in headers:
             return None
         started = time.perf_counter()
         try:
             if accepted(headers.get("accept", "")) is not PLAIN:
                 return None
             info = routes.parse("GET", request.path, [])
+            if not self._may(request, info):
+                return None
         except (ApiError, ValueError):
             return None
         if not info.is_resource or info.subresource:
@@ -100,7 +105,7 @@ class Pipeline:
         else:
             if query:
                 try:
-                    call = Call(request, info, row, user)
+                    call = Call(request, info, row, NOBODY)
                     listed = lists.from_cache(self.caches, cache, select(call), "")
                 except ApiError:
                     return None
@@ -114,6 +119,21 @@ class Pipeline:
             response = Response(200, JSON_HEADERS, body)
         self.server.metrics.observe(info, 200, time.perf_counter() - started)
         return response
+
+    def _may(self, request: Request, info: RequestInfo) -> bool:
+        """Is the user known and the request allowed, without waiting for anything?"""
+        user = request.user
+        if user is None:
+            user = without_waiting(self.server.access.user(request))
+            if user is None:
+                return False
+        if MASTERS in user.groups:
+            return True
+        return without_waiting(self._allowed(user, info)) is True
+
+    async def _allowed(self, user: User, info: RequestInfo) -> bool:
+        await self.server.access.check(user, info)
+        return True
 
     # The whole way
 
@@ -322,6 +342,16 @@ class Pipeline:
         row = call.resource
         shown = lists.Listed(deleted, listed.revision)
         return respond_bytes(call, lists.encode_list(row.list_kind, row.api_version, shown, items))
+
+
+def without_waiting(work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of a coroutine that finishes without suspending, which is its usual case; None when it would wait."""
+    try:
+        work.send(None)
+    except StopIteration as finished:
+        return finished.value  # type: ignore[no-any-return]
+    work.close()
+    return None
 
 
 def name_namespace(call: Call, obj: Object) -> None:

@@ -86,7 +86,7 @@ class APIServer:
         self._own("event expiry", self.expiry.run())
         self._own("compaction", self._compact())
         if serve:
-            self.port = await self.http.bind(config.address, config.port)
+            self.port = self.http.bind(config.address, config.port)
             write_admin_kubeconfig(config.kubeconfig, self.address, self.pki)
         await bootstrap(self)
         if serve:
