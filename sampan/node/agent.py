@@ -38,6 +38,7 @@ from sampan.node.errors import SandboxError, VolumeError
 from sampan.node.images import Images
 from sampan.node.observed import POD_NAME, POD_NAMESPACE, ContainerState, SandboxState
 from sampan.node.podspec import Object
+from sampan.node.quietevents import QuietRecorder
 from sampan.node.references import References
 from sampan.node.registration import Registrar
 from sampan.node.runtimewatch import PodNews, RuntimeWatch
@@ -61,7 +62,9 @@ class NodeAgent:
         self.config = config
         self.workers: dict[str, PodWorker] = {}
         self.port = 0  # of the endpoint, once it listens
-        self.running = asyncio.Event()  # set when pods are being looked after
+        self.running = (
+            asyncio.Event()
+        )  # pods are looked after, and the Node is registered if it can be
         self._listed = asyncio.Event()
         self._services: Informer | None = None
         self._handlers: dict[str, str] = {}
@@ -95,7 +98,10 @@ class NodeAgent:
     def _build(self, cri: CRIClient, group: asyncio.TaskGroup) -> None:
         config = self.config
         facts = machine.read(config.data_dir)
-        recorder = EventRecorder(self.client, "kubelet", config.name) if self.client else None
+        recorder = None
+        if self.client:
+            events = EventRecorder(self.client, "kubelet", config.name)
+            recorder = QuietRecorder(events, self._is_busy)
         runtime = RuntimeWatch(cri)
         runtime.event, runtime.listing = self._on_event, self._on_listing
         runtime.connected = self._on_connected
@@ -169,6 +175,8 @@ class NodeAgent:
         self.context.open = True
         for worker in list(self.workers.values()):
             worker.wake()
+        if self._registrar is not None and self._pods.has_synced:
+            await self._registrar.registered.wait()
         self.running.set()
         if self.client is not None:
             await self._pods.synced()
@@ -277,6 +285,10 @@ class NodeAgent:
         if self.workers.get(worker.uid) is worker:
             del self.workers[worker.uid]
         self.cache.put("pod", worker.pod["metadata"]["namespace"], worker.uid, None)
+
+    def _is_busy(self) -> bool:
+        """A pod is being started or stopped right now."""
+        return self.context.active > 0
 
     # What workers ask
 

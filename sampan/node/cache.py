@@ -8,12 +8,13 @@ nobody waits for the disk. The file is 0600, because Secrets are in it.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ Key = tuple[str, str, str]  # kind, namespace, name
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS objects (
-    kind TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL,
+    kind TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL,
     PRIMARY KEY (kind, namespace, name)
 ) WITHOUT ROWID;
 """
@@ -33,7 +34,7 @@ class ObjectCache:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.touch(mode=0o600)
         self._path = path
-        self._pending: dict[Key, str | None] = {}
+        self._pending: dict[Key, Object | None] = {}
         self._wake = asyncio.Event()
         self._written = asyncio.Event()
         self._written.set()
@@ -59,21 +60,20 @@ class ObjectCache:
     def load(self, kind: str) -> list[Object]:
         """What was kept of that kind when the cache was opened, and written since."""
         rows = self._database.execute("SELECT body FROM objects WHERE kind = ?", (kind,))
-        return [json.loads(body) for (body,) in rows]
+        return [orjson.loads(body) for (body,) in rows]
 
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
         key = (kind, namespace, name)
         if key in self._pending:
-            text = self._pending[key]
-            return None if text is None else json.loads(text)
+            return self._pending[key]
         row = self._database.execute(
             "SELECT body FROM objects WHERE kind = ? AND namespace = ? AND name = ?", key
         ).fetchone()
-        return None if row is None else json.loads(row[0])
+        return None if row is None else orjson.loads(row[0])
 
     def put(self, kind: str, namespace: str, name: str, obj: Object | None) -> None:
-        """Keep (None: forget) an object. Written soon."""
-        self._pending[(kind, namespace, name)] = None if obj is None else json.dumps(obj)
+        """Keep (None: forget) an object, which is not changed any more. Encoded and written soon."""
+        self._pending[(kind, namespace, name)] = obj
         self._written.clear()
         self._wake.set()
 
@@ -84,9 +84,9 @@ class ObjectCache:
             self._wake.clear()
             batch = dict(self._pending)
             await asyncio.to_thread(self._write, batch)
-            for key, text in batch.items():
+            for key, obj in batch.items():
                 # What was put meanwhile stays for the next round.
-                if key in self._pending and self._pending[key] == text:
+                if key in self._pending and self._pending[key] is obj:
                     del self._pending[key]
             if not self._pending:
                 self._written.set()
@@ -95,7 +95,7 @@ class ObjectCache:
         """Return when all that was put is written. Needs `run` to be running."""
         await self._written.wait()
 
-    def _write(self, batch: dict[Key, str | None]) -> None:
+    def _write(self, batch: dict[Key, Object | None]) -> None:
         with self._writing:
             self._database.execute("BEGIN")
             try:
@@ -105,14 +105,16 @@ class ObjectCache:
                 self._database.execute("ROLLBACK")
                 raise
 
-    def _write_all(self, batch: dict[Key, str | None]) -> None:
-        for key, text in batch.items():
-            if text is None:
+    def _write_all(self, batch: dict[Key, Object | None]) -> None:
+        for key, obj in batch.items():
+            if obj is None:
                 self._database.execute(
                     "DELETE FROM objects WHERE kind = ? AND namespace = ? AND name = ?", key
                 )
             else:
-                self._database.execute("REPLACE INTO objects VALUES (?, ?, ?, ?)", (*key, text))
+                self._database.execute(
+                    "REPLACE INTO objects VALUES (?, ?, ?, ?)", (*key, orjson.dumps(obj))
+                )
 
     def close(self) -> None:
         """Write what is left and release the file."""

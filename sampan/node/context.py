@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sampan.client.client import Client
-from sampan.client.events import EventRecorder
 from sampan.cri.client import CRIClient
 from sampan.node.config import NodeConfig
 from sampan.node.environment import NodeFacts
 from sampan.node.images import Images
 from sampan.node.machine import Machine
 from sampan.node.podspec import Object
+from sampan.node.quietevents import QuietRecorder
 from sampan.node.references import References
 from sampan.node.runtimewatch import RuntimeWatch
 from sampan.node.sandboxconfig import ResolvConf
@@ -40,7 +40,7 @@ class Context:
     images: Images
     status: StatusWriter
     runtime: RuntimeWatch
-    recorder: EventRecorder | None
+    recorder: QuietRecorder | None
     facts: Facts
     node_facts: NodeFacts
     resolv_conf: ResolvConf
@@ -52,4 +52,5 @@ class Context:
     gone: Callable[[PodWorker], None]
     sandbox_slots: asyncio.Semaphore
     handlers: frozenset[str] = field(default_factory=frozenset)
+    active: int = 0  # workers that are carrying out actions
     open: bool = False  # workers may act: the runtime was listed, services are known

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from sampan.client.client import Client
 from sampan.client.informer import Informer
 from sampan.client.resources import ENDPOINTSLICES
-from sampan.network import zone
-from sampan.network.dns import DNSServer, Upstream
 from sampan.network.errors import NetworkError
 from sampan.node.podspec import Object
 
@@ -79,28 +77,3 @@ class NetworkFeed:
                 pause = min(pause * 2, LONGEST_PAUSE)
                 continue
             await changed.wait()
-
-
-class ClusterDNS:
-    """The DNS server as a consumer: its zone is built when services change, not when it is asked."""
-
-    def __init__(
-        self,
-        addresses: Iterable[str],
-        domain: str,
-        *,
-        port: int = 53,
-        upstreams: Sequence[Upstream] | None = None,
-    ) -> None:
-        self._domain = domain
-        self._zone = zone.build((), (), domain)
-        self.server = DNSServer(addresses, port, lambda: self._zone, upstreams)
-
-    async def start(self) -> None:
-        await self.server.start()
-
-    async def apply(self, services: list[Object], slices: list[Object]) -> None:
-        self._zone = zone.build(services, slices, self._domain)
-
-    async def close(self) -> None:
-        await self.server.close()

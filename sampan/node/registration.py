@@ -16,7 +16,6 @@ from typing import Any
 
 from sampan import __version__
 from sampan.client.client import Client
-from sampan.client.events import EventRecorder
 from sampan.client.resources import LEASES, NODES
 from sampan.cri.client import CRIClient
 from sampan.cri.errors import CRIError
@@ -26,6 +25,7 @@ from sampan.node import machine as machines
 from sampan.node.config import NodeConfig
 from sampan.node.machine import Machine, Pressure
 from sampan.node.podspec import Object
+from sampan.node.quietevents import QuietRecorder
 
 log = logging.getLogger(__name__)
 
@@ -225,7 +225,7 @@ class Registrar:
         machine: Machine,
         client: Client,
         cri: CRIClient,
-        recorder: EventRecorder | None,
+        recorder: QuietRecorder | None,
     ) -> None:
         self._config = config
         self._machine = machine

@@ -21,7 +21,9 @@ from sampan.node.status import changes, is_urgent
 
 log = logging.getLogger(__name__)
 
-HOLD_BACK = 0.15  # seconds
+HOLD_BACK = 0.05  # seconds, for what nobody waits for
+HOLD_BACK_BUSY = 1.0  # while the pod is on its way to its next state
+PARALLEL = 4  # requests at once: more would only open more connections
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 
 
@@ -47,6 +49,7 @@ class StatusWriter:
         self._client = client
         self._group = group
         self._answered = answered
+        self._slots = asyncio.Semaphore(PARALLEL)
         self._entries: dict[str, _Entry] = {}
 
     def latest(self, pod: Object) -> Object:
@@ -56,8 +59,8 @@ class StatusWriter:
             return pod
         return {**pod, "status": {**(pod.get("status") or {}), **entry.wanted}}
 
-    def submit(self, pod: Object, status: Object, *, more_to_come: bool = False) -> None:
-        """`status` is what the API shall show. `more_to_come`: another one is expected within moments."""
+    def submit(self, pod: Object, status: Object, *, busy: bool = False) -> None:
+        """`status` is what the API shall show. `busy`: another one is expected within moments."""
         uid = pod["metadata"]["uid"]
         entry = self._entries.get(uid)
         if entry is None:
@@ -75,11 +78,20 @@ class StatusWriter:
         entry.idle.clear()
         if entry.task is not None:
             return
-        if is_urgent(current, status) and not more_to_come:
+        if busy:
+            self._send_within(HOLD_BACK_BUSY, entry)
+        elif is_urgent(current, status):
             self._send(entry)
-        elif entry.timer is None:
-            loop = asyncio.get_running_loop()
-            entry.timer = loop.call_later(HOLD_BACK, self._send, entry)
+        else:
+            self._send_within(HOLD_BACK, entry)
+
+    def _send_within(self, seconds: float, entry: _Entry) -> None:
+        loop = asyncio.get_running_loop()
+        if entry.timer is not None:
+            if entry.timer.when() <= loop.time() + seconds:
+                return
+            entry.timer.cancel()
+        entry.timer = loop.call_later(seconds, self._send, entry)
 
     async def flush(self, uid: str) -> None:
         """Return when what was submitted is written, or the pod is gone."""
@@ -120,21 +132,14 @@ class StatusWriter:
         pause = FIRST_PAUSE
         try:
             while entry.wanted is not None and not entry.gone:
-                wanted = entry.wanted
-                patch = changes(entry.known.get("status") or {}, wanted)
-                if not patch:
-                    break
                 meta = entry.known["metadata"]
-                body = {"metadata": {"uid": meta["uid"]}, "status": patch}
                 try:
-                    answer = await self._client.patch(
-                        PODS,
-                        meta["name"],
-                        body,
-                        meta["namespace"],
-                        kind="strategic",
-                        subresource="status",
-                    )
+                    async with self._slots:
+                        wanted = entry.wanted  # the newest, after the wait
+                        patch = changes(entry.known.get("status") or {}, wanted)
+                        if not patch:
+                            break
+                        answer = await self._patch(meta, patch)
                 except ApiError as error:
                     if error.code in (404, 409):
                         break  # gone, or another pod of that name
@@ -156,6 +161,14 @@ class StatusWriter:
         finally:
             entry.task = None
             self._settle(entry)
+
+    async def _patch(self, meta: Object, status: Object) -> Object:
+        assert self._client is not None
+        body = {"metadata": {"uid": meta["uid"]}, "status": status}
+        name, namespace = meta["name"], meta["namespace"]
+        return await self._client.patch(
+            PODS, name, body, namespace, kind="strategic", subresource="status"
+        )
 
 
 def newer(new: Object, old: Object) -> bool:

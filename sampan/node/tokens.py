@@ -22,6 +22,7 @@ from sampan.node.podspec import Object
 DEFAULT_SECONDS = 3600
 RENEW_AT = 0.8
 LONGEST = 24 * 3600.0
+PARALLEL = 4  # requests at once: more would only open more connections
 
 
 class Token(NamedTuple):
@@ -41,6 +42,7 @@ class Tokens:
         self._client = client
         self._cache = cache
         self._clock = clock
+        self._slots = asyncio.Semaphore(PARALLEL)
         self._tokens: dict[tuple[str, str], Token] = {}  # by pod uid and request
         self._asking: dict[tuple[str, str], asyncio.Lock] = {}
 
@@ -54,7 +56,8 @@ class Tokens:
                 self._tokens[key] = held
                 return held.text
             try:
-                fresh = await self._request(pod, request)
+                async with self._slots:
+                    fresh = await self._request(pod, request)
             except (ApiError, OSError, TimeoutError) as error:
                 if held:
                     return held.text

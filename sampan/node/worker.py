@@ -56,6 +56,7 @@ from sampan.node.plan import (
     CreateSandbox,
     Fail,
     HoldBack,
+    Plan,
     Remove,
     RemoveSandbox,
     ShowPullBackOff,
@@ -128,8 +129,9 @@ class PodWorker:
 
     def update(self, pod: Object) -> None:
         """The API shows the pod like this now."""
-        if not newer(pod, self.pod):
-            return
+        same = objects.resource_version(pod) == objects.resource_version(self.pod)
+        if same or not newer(pod, self.pod):
+            return  # the answer to a write, which the watch shows again
         old, self.pod = self.pod, pod
         if objects.is_deleting(pod):
             self._ending.set()
@@ -239,14 +241,18 @@ class PodWorker:
         view = self.view()
         pod = self.context.status.latest(self.pod)
         todo = plan(pod, view, now)
-        self._publish(pod, view, now, done=todo.done)
+        self._publish(pod, view, now, todo)
         if todo.done:
             await self._end()
             return
         await self._attend_volumes()
         acted = False
-        for action in todo.actions:
-            acted |= await self._do(action)
+        self.context.active += 1
+        try:
+            for action in todo.actions:
+                acted |= await self._do(action)
+        finally:
+            self.context.active -= 1
         if acted:
             self._dirty = True
             return
@@ -286,13 +292,13 @@ class PodWorker:
             messages=self._messages,
         )
 
-    def _publish(self, pod: Object, view: View, now: float, *, done: bool) -> None:
+    def _publish(self, pod: Object, view: View, now: float, todo: Plan) -> None:
         if self._removed:
             return
-        wanted = status.pod_status(pod, view, self.context.facts, now, done=done)
-        self.context.status.submit(
-            self.pod, wanted, more_to_come=not done and self.prober.has_unasked_readiness()
-        )
+        wanted = status.pod_status(pod, view, self.context.facts, now, done=todo.done)
+        coming = any(isinstance(action, (CreateSandbox, Start)) for action in todo.actions)
+        busy = not todo.done and (coming or self.prober.has_unasked_readiness())
+        self.context.status.submit(self.pod, wanted, busy=busy)
 
     def _event(self, kind: str, reason: str, message: str, named: Named | None = None) -> None:
         if self.context.recorder:
