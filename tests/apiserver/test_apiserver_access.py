@@ -14,6 +14,7 @@ import pytest
 
 from sampan.apiserver.config import ServerConfig
 from sampan.apiserver.ensure_rbac import ensure_rbac
+from sampan.apiserver.pki import PKIPaths, ensure_pki
 from sampan.apiserver.server import APIServer
 from sampan.client.transport import Request, Response, User
 from sampan.store.sqlite import SQLiteStore
@@ -29,10 +30,15 @@ def kubectl_path() -> str:
     return str(fetched) if fetched.exists() else shutil.which("kubectl") or ""
 
 
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> PKIPaths:
+    return ensure_pki(tmp_path_factory.mktemp("pki"))
+
+
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[APIServer]:
+async def server(tmp_path: Path, pki: PKIPaths) -> AsyncIterator[APIServer]:
     store = await SQLiteStore.open(tmp_path / "state.db")
-    config = ServerConfig(pki=tmp_path / "pki", kubeconfig=tmp_path / "kubeconfig.yaml", port=0)
+    config = ServerConfig(pki.directory, tmp_path / "kubeconfig.yaml", port=0)
     found = APIServer(store, config)
     await found.start()
     try:

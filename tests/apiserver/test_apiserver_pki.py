@@ -145,7 +145,9 @@ def test_existing_files_need_no_cryptography(tmp_path: Path) -> None:
         f"write_admin_kubeconfig(Path({str(tmp_path)!r}) / 'k', 'https://localhost:1', p);"
         "print('cryptography' in sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert result.stdout.strip() == "False", result.stderr
 
 

@@ -241,9 +241,13 @@ SPEC = {
 }
 
 
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> PKIPaths:
+    return ensure_pki(tmp_path_factory.mktemp("pki"), node_name="n1")
+
+
 @asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[Cluster]:
-    pki = ensure_pki(directory / "pki", node_name="n1")
+async def running(directory: Path, pki: PKIPaths) -> AsyncIterator[Cluster]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pki.node_serving.crt, pki.node_serving.key)
     context.load_verify_locations(pki.ca.crt)
@@ -252,7 +256,8 @@ async def running(directory: Path) -> AsyncIterator[Cluster]:
     listener = await asyncio.start_server(node.serve, "127.0.0.1", 0, ssl=context)
     node.port = listener.sockets[0].getsockname()[1]
     store = await SQLiteStore.open(directory / "state.db")
-    config = ServerConfig(pki=directory / "pki", kubeconfig=directory / "kubeconfig", port=0)
+    kubeconfig = directory / "kubeconfig.yaml"
+    config = ServerConfig(pki.directory, kubeconfig, port=0, authorization=False)
     server = APIServer(store, config)
     await server.start()
     cluster = Cluster(server, node, pki)
@@ -277,8 +282,8 @@ async def running(directory: Path) -> AsyncIterator[Cluster]:
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    async with running(tmp_path) as found, asyncio.timeout(60):
+async def cluster(tmp_path: Path, pki: PKIPaths) -> AsyncIterator[Cluster]:
+    async with running(tmp_path, pki) as found, asyncio.timeout(60):
         yield found
 
 
