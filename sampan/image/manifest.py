@@ -140,10 +140,11 @@ def read_layers(manifest: Mapping[str, Any]) -> tuple[Descriptor, list[Descripto
     return config, [Descriptor.read(layer) for layer in layers]
 
 
-def default_platforms() -> tuple[str, ...]:
+def default_platforms(*, prefer_wasm: bool = False) -> tuple[str, ...]:
+    """What this machine can run, best first. Without root only wasm runs: `prefer_wasm`."""
     machine = MACHINES.get(host.machine(), host.machine())
     wasm = tuple(f"{system}/wasm" for system in WASM_SYSTEMS)
-    return (f"linux/{machine}", *wasm)
+    return (*wasm, f"linux/{machine}") if prefer_wasm else (f"linux/{machine}", *wasm)
 
 
 def choose(entries: Sequence[Descriptor], platforms: Sequence[str]) -> Descriptor:

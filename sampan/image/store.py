@@ -358,7 +358,12 @@ class ImageStore:
             fcntl.flock(file, fcntl.LOCK_EX)  # another process may be unpacking the same layer
             if target.is_dir():
                 return
-            size = unpack_layer(self.content.path(blob), diff_id, target, self.limits)
+            try:
+                size = unpack_layer(self.content.path(blob), diff_id, target, self.limits)
+            except FileNotFoundError:
+                if self.content.has(blob):
+                    raise
+                raise ImageNotFound(f"layer {blob}: the image was removed") from None
             with self._index() as index:
                 index.execute(
                     "INSERT OR REPLACE INTO layers VALUES (?, ?, ?)",

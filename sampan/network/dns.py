@@ -163,22 +163,13 @@ class DNSServer:
         """Answers on every address on return. Raises OSError naming the one that could not be bound."""
         import dnslib  # noqa: F401 - paid here, not at the first question
 
-        loop = asyncio.get_running_loop()
-        failing = ""
-        try:
-            for address in self.addresses:
-                failing = address
-                transport, _ = await loop.create_datagram_endpoint(
-                    lambda: _UDPServer(self), local_addr=(address, self.port)
-                )
-                self._udp.append(transport)
-                port = transport.get_extra_info("sockname")[1]
-                self._tcp.append(await asyncio.start_server(self._serve_tcp, address, port))
-                self.bound.append((address, port))
-        except OSError as error:
-            await self.close()
-            message = f"DNS on {failing}:{self.port}: {os.strerror(error.errno or 0)}"
-            raise OSError(error.errno, message) from None
+        for address in self.addresses:
+            try:
+                await self._bind(address)
+            except OSError as error:
+                await self.close()
+                message = f"DNS on {address}:{self.port}: {os.strerror(error.errno or 0)}"
+                raise OSError(error.errno, message) from None
         own = {address for address, _ in self.bound}
         if self._given is None:
             from sampan.network.resolv import read_host
@@ -192,6 +183,28 @@ class DNSServer:
             if (upstream.address, upstream.port) not in self.bound
             and not (upstream.address in own and upstream.port == 53)
         )
+
+    async def _bind(self, address: str) -> None:
+        """UDP and TCP at one port. The port that the kernel chooses (0) for one may be taken for the other: try again."""
+        loop = asyncio.get_running_loop()
+        attempts = 1 if self.port else 20
+        while True:
+            attempts -= 1
+            transport, _ = await loop.create_datagram_endpoint(
+                lambda: _UDPServer(self), local_addr=(address, self.port)
+            )
+            port = transport.get_extra_info("sockname")[1]
+            try:
+                server = await asyncio.start_server(self._serve_tcp, address, port)
+            except OSError:
+                transport.close()
+                if not attempts:
+                    raise
+                continue
+            self._udp.append(transport)
+            self._tcp.append(server)
+            self.bound.append((address, port))
+            return
 
     async def close(self) -> None:
         """Idempotent."""

@@ -16,6 +16,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from sampan.network import nftables
 from sampan.network.errors import NetlinkError, NftError
@@ -177,6 +178,7 @@ class NFTProxy:
         self.pod_cidr, self.service_cidr, self.node = pod_cidr, service_cidr, node
         self.bridge = bridge or f"{instance}0"
         self._applied: Table | None = None  # None: not known, replace all
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="nft")
         self._lock = asyncio.Lock()
         self._wanted: Table | None = None
         self._routed = False
@@ -188,7 +190,14 @@ class NFTProxy:
             if wanted is None:  # a later call's table, which holds ours, is in the kernel already
                 return
             self._wanted = None
-            await asyncio.to_thread(self._write, wanted)
+            try:
+                # one worker, so that a cancelled call's transaction never runs beside the next one
+                await asyncio.get_running_loop().run_in_executor(self._worker, self._write, wanted)
+            except NftError:
+                self._wanted = (
+                    self._wanted or wanted
+                )  # those who waited must not believe it is applied
+                raise
 
     def _write(self, wanted: Table) -> None:
         if not self._routed:
@@ -223,6 +232,7 @@ class NFTProxy:
 
     async def close(self) -> None:
         """The table stays: services go on while the node agent is away. `remove` takes it down."""
+        self._worker.shutdown(wait=False)
 
     async def remove(self) -> None:
         """Delete the table. Idempotent."""

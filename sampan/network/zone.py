@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sampan.network.services import SERVICE_LABEL
+from sampan.network.services import SERVICE_LABEL, is_ipv4
 
 SCHEMA_VERSION = "1.1.0"
 Object = dict[str, Any]
@@ -56,13 +56,6 @@ class Zone:
             return str(ipaddress.IPv4Address(labels[0].replace("-", ".")))
         except ValueError:
             return None
-
-
-def _is_ipv4(text: Any) -> bool:
-    try:
-        return isinstance(text, str) and ipaddress.ip_address(text).version == 4
-    except ValueError:
-        return False
 
 
 def build(
@@ -115,7 +108,7 @@ def _add_srv(zone: Zone, full: str, port: Object, target: str, number: int) -> N
 
 def _cluster_ip(zone: Zone, full: str, spec: Object) -> None:
     addresses = [*(spec.get("clusterIPs") or []), spec.get("clusterIP")]
-    zone.a[full] = list(dict.fromkeys(ip for ip in addresses if _is_ipv4(ip)))
+    zone.a[full] = list(dict.fromkeys(ip for ip in addresses if is_ipv4(ip)))
     zone.add(full)
     for address in zone.a[full]:
         zone.ptr[address] = full
@@ -134,7 +127,7 @@ def _headless(zone: Zone, full: str, slices: Iterable[Object], publish: bool) ->
             if not ready and not publish:
                 continue
             for address in endpoint.get("addresses") or []:
-                if not _is_ipv4(address):
+                if not is_ipv4(address):
                     continue
                 host = endpoint.get("hostname") or address.replace(".", "-")
                 name = f"{host}.{full}".lower()

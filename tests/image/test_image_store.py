@@ -6,15 +6,18 @@ import asyncio
 import io
 import json
 import multiprocessing
+import signal
 import stat
 import subprocess
 import tarfile
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 from image_make import WASM, add_image, documents, entry, layer, symlink
 
 from sampan.image.errors import BadImage, BadReference, ImageError, ImageNotFound
+from sampan.image.extract import Extractor
 from sampan.image.layout import put_manifest
 from sampan.image.manifest import OCI_CONFIG, OCI_INDEX, Descriptor
 from sampan.image.store import ImageStore
@@ -233,3 +236,44 @@ def test_malformed_configurations_are_refused(store: ImageStore, config: dict) -
     with pytest.raises(BadImage):
         add_image(store, X, [layer()], config)
     assert store.list() == []
+
+
+def _die_while_unpacking(directory: Path, begun: Connection) -> None:
+    """Says when a hundred entries are written, then waits to be killed."""
+    real, count = Extractor.add, 0
+
+    def add(self: Extractor, info: tarfile.TarInfo) -> None:
+        nonlocal count
+        real(self, info)
+        count += 1
+        if count == 100:
+            begun.send(True)
+            signal.pause()
+
+    Extractor.add = add  # type: ignore[method-assign]
+    asyncio.run(ImageStore(directory).unpack("x"))
+
+
+async def test_killed_while_unpacking(store: ImageStore) -> None:
+    add_image(store, X, [layer(*(entry(f"f{i}", b"1") for i in range(300)))])
+    here, there = multiprocessing.Pipe()
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=_die_while_unpacking, args=(store.directory, there))
+    child.start()
+    assert await asyncio.to_thread(here.poll, 30)
+    child.kill()
+    await asyncio.to_thread(child.join, 30)
+    layers = store.directory / "layers"
+    assert len(list(layers.glob(".partial-*"))) == 1
+    unpacked = await store.unpack("x")
+    assert len(list(unpacked.layers[0].iterdir())) == 300
+    assert store.sweep() and not list(layers.glob(".partial-*"))
+    assert unpacked.layers[0].is_dir()
+
+
+async def test_an_image_removed_meanwhile(store: ImageStore) -> None:
+    add_image(store, X, [layer(entry("f", b"1"))])
+    blob = store.inspect("x").layers[0]
+    store.content.delete(blob)
+    with pytest.raises(ImageNotFound, match="was removed"):
+        await store.unpack("x")

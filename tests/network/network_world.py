@@ -77,9 +77,14 @@ def ask(address: str, port: int, place: Attachment | None = None, *, udp: bool =
     return netns.in_thread(run)
 
 
-async def names(count: int, *args: Any, **options: Any) -> list[str]:
-    answers = [await asyncio.to_thread(ask, *args, **options) for _ in range(count)]
-    return sorted({answer.split()[0] for answer in answers})
+async def names(count: int, *args: Any, only_one: bool = False, **options: Any) -> list[str]:
+    """Who answered in `count` tries; four times as many, until two have, since the choice is random."""
+    seen: set[str] = set()
+    for number in range(count * 4):
+        seen.add((await asyncio.to_thread(ask, *args, **options)).split()[0])
+        if len(seen) > 1 or (number >= count and only_one):
+            break
+    return sorted(seen)
 
 
 def settings_inside(place: Attachment) -> dict[str, Any]:
@@ -153,7 +158,7 @@ async def main(directory: Path) -> dict[str, Any]:
     one = [endpoints(a), udp_slice]
     await proxy.apply([service(ports=udp_ports)], one)
     seen["hairpin"] = ask("10.43.0.5", 80, first)
-    seen["one endpoint left"] = await names(6, "10.43.0.5", 80)
+    seen["one endpoint left"] = await names(6, "10.43.0.5", 80, only_one=True)
     local = service(ports=ports, externalTrafficPolicy="Local")
     await proxy.apply([local], both)
     seen["local policy keeps the client"] = {
@@ -161,10 +166,12 @@ async def main(directory: Path) -> dict[str, Any]:
     } == {"192.0.2.2"}
     sticky = service(ports=ports, sessionAffinity="ClientIP")
     await proxy.apply([sticky], both)
-    seen["affinity"] = len(await names(10, "10.43.0.5", 80))
+    seen["affinity"] = len(await names(10, "10.43.0.5", 80, only_one=True))
     kept = ask("10.43.0.5", 80).split()[0]
     await proxy.apply([sticky, service("other", clusterIP="10.43.0.6")], both)
-    seen["affinity survives another change"] = await names(8, "10.43.0.5", 80) == [kept]
+    seen["affinity survives another change"] = await names(8, "10.43.0.5", 80, only_one=True) == [
+        kept
+    ]
     await asyncio.gather(*(proxy.apply([sticky], both) for _ in range(5)))
     await proxy.apply([service(ports=ports)], [endpoints()])
     seen["refused"] = [

@@ -76,8 +76,6 @@ async def server() -> AsyncIterator[DNSServer]:
     FakeWorld.asked = 0
     zone = build(SERVICES, SLICES, namespaces=["shop", "empty"])
     loop = asyncio.get_running_loop()
-    world, _ = await loop.create_datagram_endpoint(FakeWorld, local_addr=("127.0.0.1", 0))
-    port = world.get_extra_info("sockname")[1]
 
     async def tcp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         size = int.from_bytes(await reader.readexactly(2), "big")
@@ -85,8 +83,10 @@ async def server() -> AsyncIterator[DNSServer]:
         writer.write(len(reply).to_bytes(2, "big") + reply)
         writer.close()
 
-    stream = await asyncio.start_server(tcp, "127.0.0.1", port)
-    found = DNSServer(["127.0.0.1"], 0, lambda: zone, [Upstream("127.0.0.1", port)])
+    stream = await asyncio.start_server(tcp, "127.77.0.1", 0)
+    port = stream.sockets[0].getsockname()[1]
+    world, _ = await loop.create_datagram_endpoint(FakeWorld, local_addr=("127.77.0.1", port))
+    found = DNSServer(["127.0.0.1"], 0, lambda: zone, [Upstream("127.77.0.1", port)])
     await found.start()
     yield found
     await found.close()
