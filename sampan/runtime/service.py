@@ -218,6 +218,10 @@ class RuntimeService:
             image=image,
         )
         container = spec.container_spec(identifier, sandbox.config, config, image.config, directory)
+        if not container.args and not image.modules:
+            raise InvalidArgument(
+                "no command specified: neither the container nor its image names one"
+            )
         async with self._locks[sandbox.id]:
             if not sandbox.ready or sandbox.sandbox is None:
                 raise FailedPrecondition(f"sandbox {sandbox.id} is not running")

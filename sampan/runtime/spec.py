@@ -105,13 +105,11 @@ def container_spec(
 
 
 def arguments(config: Any, image: dict[str, Any]) -> tuple[str, ...]:
-    """A pod's command replaces ENTRYPOINT and CMD; its args alone replace CMD."""
+    """A pod's command replaces ENTRYPOINT and CMD; its args alone replace CMD. Empty: the image's only module, if wasm."""
     if config.command:
         words = [*config.command, *config.args]
     else:
         words = [*(image.get("Entrypoint") or ()), *(config.args or image.get("Cmd") or ())]
-    if not words:
-        raise InvalidArgument("no command specified: neither the container nor its image names one")
     return tuple(words)
 
 

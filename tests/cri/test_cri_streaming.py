@@ -6,15 +6,11 @@ import asyncio
 import json
 import os
 import struct
-import sys
-from pathlib import Path
 
 import aiohttp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
 from spdy_client import SpdyClient, dial, upgrade
 
 from sampan.cri.streaming import frames
@@ -112,7 +108,7 @@ async def test_a_client_that_leaves_cancels_the_session(server):
             cancelled.set()
         return 0
 
-    session, ws = await websocket(server.url(exec_session(run)), "v5.channel.k8s.io")
+    session, _ = await websocket(server.url(exec_session(run)), "v5.channel.k8s.io")
     await asyncio.wait_for(started.wait(), 10)
     await session.close()
     await asyncio.wait_for(cancelled.wait(), 10)

@@ -11,7 +11,32 @@ from pathlib import Path
 from typing import Any
 
 NAME = "docker.io/library/busybox:latest"
-APPLETS = "sh sleep cat echo ls id mount ps hostname head env stty true false dd kill mknod nc wc touch grep seq test tty".split()
+APPLETS = [
+    "sh",
+    "sleep",
+    "cat",
+    "echo",
+    "ls",
+    "id",
+    "mount",
+    "ps",
+    "hostname",
+    "head",
+    "env",
+    "stty",
+    "true",
+    "false",
+    "dd",
+    "kill",
+    "mknod",
+    "nc",
+    "wc",
+    "touch",
+    "grep",
+    "seq",
+    "test",
+    "tty",
+]
 
 
 def binary() -> str | None:

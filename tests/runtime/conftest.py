@@ -1,29 +1,22 @@
-"""A runtime of the test's own: service and CRI socket in a temporary directory, and a client of it."""
+"""Fixtures of the runtime's tests; helpers of this directory and of the CRI tests can be imported by name."""
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-import busybox
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "cri")]
 
-from sampan.cri.client import CRIClient
-from sampan.image.store import ImageStore
-from sampan.network.loopback import LoopbackNetwork
-from sampan.runtime.config import RuntimeConfig
-from sampan.runtime.serve import serve
+import busybox  # noqa: E402
+from runtime_fixture import Runtime  # noqa: E402
 
-serial = itertools.count()
+from sampan.image.store import ImageStore  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,104 +42,6 @@ def images() -> Iterator[Path]:
         layout = busybox.write_layout(Path(directory, "layout"))
         ImageStore(Path(directory, "store")).load(layout)
         yield Path(directory, "store")
-
-
-class Runtime:
-    """A runtime that can be stopped and started again on the same state."""
-
-    def __init__(self, base: Path, images: Path, **options: Any) -> None:
-        self.base = base
-        self.config = RuntimeConfig(
-            directory=base / "state",
-            run_directory=base / "run",
-            socket=base / "cri.sock",
-            instance=f"sptest{os.getpid()}x{next(serial)}",
-            network=LoopbackNetwork(base / "network"),
-            images=ImageStore(images),
-            **options,
-        )
-        self.client = CRIClient(self.config.socket)
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        ready = asyncio.Event()
-        self._task = asyncio.create_task(serve(self.config, ready))
-        waiting = asyncio.create_task(ready.wait())
-        await asyncio.wait({self._task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        if self._task.done():
-            self._task.result()
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
-
-    async def pod(self, handler: str = "container", **fields: Any) -> str:
-        number = next(serial)
-        config = {
-            "metadata": {"name": f"pod{number}", "uid": f"uid{number}", "namespace": "default"},
-            "log_directory": str(self.base / "logs" / f"pod{number}"),
-            **fields,
-        }
-        answer = await self.client.run_pod_sandbox(config=config, runtime_handler=handler)
-        return str(answer.pod_sandbox_id)
-
-    async def container(self, pod: str, *command: str, start: bool = True, **fields: Any) -> str:
-        config = {
-            "metadata": {"name": f"c{next(serial)}"},
-            "image": {"image": "busybox"},
-            "command": list(command),
-            "log_path": f"{next(serial)}.log",
-            **fields,
-        }
-        status = await self.client.pod_sandbox_status(pod_sandbox_id=pod)
-        sandbox = {
-            "metadata": status.status.metadata,
-        }
-        answer = await self.client.create_container(
-            pod_sandbox_id=pod, config=config, sandbox_config=sandbox
-        )
-        if start:
-            await self.client.start_container(container_id=answer.container_id)
-        return str(answer.container_id)
-
-    async def status(self, container: str) -> Any:
-        return (await self.client.container_status(container_id=container)).status
-
-    async def ended(self, container: str) -> Any:
-        """The status of the container after its end; waits for the event."""
-        async with asyncio.timeout(20):
-            events = self.client.get_container_events()
-            first = asyncio.ensure_future(anext(events))
-            try:
-                while True:
-                    status = await self.status(container)
-                    if status.finished_at:
-                        return status
-                    await asyncio.wait({first}, timeout=0.2)
-                    if first.done():
-                        first = asyncio.ensure_future(anext(events))
-            finally:
-                first.cancel()
-                await asyncio.gather(first, return_exceptions=True)
-                await events.aclose()
-
-    async def log(self, container: str) -> str:
-        """What the container wrote, without the prefixes of the log format."""
-        status = await self.status(container)
-        lines = Path(status.log_path).read_text().splitlines()
-        return "\n".join(line.split(" ", 3)[3] for line in lines)
-
-    async def exec(self, container: str, *command: str, timeout: int = 20) -> Any:
-        return await self.client.exec_sync(
-            container_id=container, cmd=list(command), timeout=timeout
-        )
-
-    async def clean(self) -> None:
-        for item in (await self.client.list_pod_sandbox()).items:
-            await self.client.remove_pod_sandbox(pod_sandbox_id=item.id)
 
 
 @pytest.fixture

@@ -230,5 +230,5 @@ async def test_nothing_is_left(runtime):
     assert list((runtime.base / "state" / "containers").iterdir()) == []
     assert list((runtime.base / "state" / "sandboxes").iterdir()) == []
     assert await runtime.config.network.existing() == {}
-    groups = [path for path in Path("/sys/fs/cgroup").glob(f"*/{runtime.config.instance}*")]
+    groups = list(Path("/sys/fs/cgroup").glob(f"*/{runtime.config.instance}*"))
     assert groups == []

@@ -47,6 +47,8 @@ def find(image: UnpackedImage, args: Sequence[str], cwd: str = "/") -> tuple[Pat
         for module in image.modules:
             if module.name == os.path.basename(args[0]):
                 return module, list(args)
+        if image.modules and args[0] in (image.config.get("Entrypoint") or ())[:1]:
+            return image.modules[0], list(args)  # an artifact's title; its file is named by digest
     if image.modules and not (args and args[0].endswith(".wasm")):
         return image.modules[0], [image.modules[0].name, *args]
     if not args:
