@@ -99,7 +99,9 @@ def _overlay_path(path: str) -> str:
 
 
 def _mount_volume(source: str, target: str, readonly: bool) -> None:
-    target = os.path.normpath("/" + target)
+    target = os.path.realpath(
+        "/" + target
+    )  # a link may dangle; its target is then made, in this tree
     if os.path.isdir(source):
         os.makedirs(target, 0o755, exist_ok=True)
     else:
@@ -114,12 +116,13 @@ def _mount_volume(source: str, target: str, readonly: bool) -> None:
 
 
 def become(uid: int, gid: int, groups: list[int]) -> None:
-    """Give up root for good: ids, then every capability set."""
-    os.setgroups(groups)
-    os.setresgid(gid, gid, gid)
-    linux.prctl(linux.PR_SET_KEEPCAPS, 1)  # only for the bounding set, dropped two lines below
-    os.setresuid(uid, uid, uid)
-    linux.drop_capabilities()
+    """Give up root for good. A `uid` of 0 stays who it is, and only gives up what capabilities it has."""
+    if uid:
+        linux.drop_bounding_set()
+        os.setgroups(groups)
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    linux.clear_capabilities()
 
 
 def no_new_privileges() -> None:

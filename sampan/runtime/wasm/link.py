@@ -49,6 +49,17 @@ class Link:
 
     async def start(self, what: dict[str, object], stdio: Sequence[int] = ()) -> Started:
         """A worker, past everything that can fail before its guest runs. Raises CannotStart."""
+        started = await self._try(what, stdio)
+        if started is None and not self._alive():
+            started = await self._try(
+                what, stdio
+            )  # the zygote was killed with our request in its socket
+        if started is None:
+            raise CannotStart("the worker died before it was ready; see zygote.log")
+        return started
+
+    async def _try(self, what: dict[str, object], stdio: Sequence[int]) -> Started | None:
+        """None: nobody holds the other end of the status socket any more, so there is no worker."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         sealed = launch.seal(what)
@@ -67,6 +78,12 @@ class Link:
         except BaseException:
             _give_up(ours)
             raise
+
+    def _alive(self) -> bool:
+        """Whether the zygote is still connected, by what has arrived until now."""
+        if self._connection is not None:
+            self._receive()
+        return self._connection is not None
 
     def watch(self, pid: int) -> asyncio.Event:
         """Set when the zygote has recorded the end of `pid`, or when it is lost and will not."""
@@ -189,13 +206,14 @@ def _edition() -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
 
 
-def _started(status: socket.socket) -> Started:
+def _started(status: socket.socket) -> Started | None:
     data, descriptors, _, _ = socket.recv_fds(status, 8192, 1)
     if data.startswith(b"ready") and descriptors:
         return Started(int(data[5:]), descriptors[0], status)
     if data.startswith(b"error"):
         raise CannotStart(data[5:].decode("utf-8", "replace"))
-    raise CannotStart("the worker died before it was ready; see zygote.log")
+    status.close()
+    return None
 
 
 def _give_up(status: socket.socket) -> None:

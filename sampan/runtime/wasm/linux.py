@@ -10,7 +10,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 32, 4096, 16384, 1 << 18, 1 << 19
 MNT_DETACH = 2
 PR_SET_NAME, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_SET_DUMPABLE = 15, 24, 38, 4
-PR_SET_KEEPCAPS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 8, 47, 4
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 LANDLOCK_CREATE, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT = (
     444,
     445,
@@ -80,13 +80,17 @@ def prctl(option: int, *arguments: int) -> int:
     return _checked(_libc.prctl(option, *padded), f"prctl {option}")
 
 
-def drop_capabilities() -> None:
-    """Empty the effective, permitted, inheritable, ambient and (where allowed) bounding sets."""
+def drop_bounding_set() -> None:
+    """No capability can come back, whatever is executed. Needs CAP_SETPCAP; without it there is no way to them anyway."""
     for capability in range(64):
         try:
             prctl(PR_CAPBSET_DROP, capability)
         except OSError:
-            break  # past the last capability, or without CAP_SETPCAP: no_new_privs covers what remains
+            return  # past the last capability, or not allowed
+
+
+def clear_capabilities() -> None:
+    """Empty the effective, permitted, inheritable and ambient sets of this thread."""
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
     syscall("capset", CAPSET[_machine], header, (ctypes.c_uint32 * 6)())

@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import time
 
 from sampan.runtime.wasm import exits, isolation, linux, seccomp
@@ -128,8 +129,7 @@ class Worker:
             os.makedirs(scratch, 0o700, exist_ok=True)
             os.chdir(scratch)
         isolation.no_new_privileges()
-        if launch["uid"]:
-            isolation.become(launch["uid"], launch["gid"], launch["groups"])
+        isolation.become(launch["uid"], launch["gid"], launch["groups"])
         self.preopens = self.visible()
         paths = [(source, readonly) for source, _, readonly in self.preopens]
         if launch["mode"] == HTTP:
@@ -144,7 +144,8 @@ class Worker:
         found = [(source, target, readonly) for source, target, readonly in launch["mounts"]]
         if len(launch["layers"]) == 1:
             found.append((launch["layers"][0], "/", True))
-        return [entry for entry in found if os.path.isdir(entry[0])]
+        # Without a tree of its own a guest is given directories only: WASI has no way to preopen a file.
+        return [entry for entry in found if stat.S_ISDIR(os.stat(entry[0]).st_mode)]
 
     def world(self) -> Wasi:
         launch = self.launch

@@ -1,0 +1,61 @@
+"""The same tests as an ordinary user: no namespaces, no cgroups, Landlock instead of a mount tree."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from wasm_lab import compiled
+
+HERE = Path(__file__).parent
+NOBODY = 65534
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root: the other tests ran rootless already")
+def test_everything_works_without_root() -> None:
+    """Only reading is kept as a capability, since the interpreter may lie in root's home; workers drop that, too."""
+    for name in ("cli.c", "web.c", "component.wat"):
+        compiled(name)
+    with tempfile.TemporaryDirectory(prefix="sampan-rootless-") as name:
+        base = Path(name)
+        os.chown(base, NOBODY, NOBODY)
+        done = run(base)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+
+
+def run(base: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"),
+            *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
+            *(
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                f"--basetemp={base}/t",
+            ),
+            *(
+                "-m",
+                "not root",
+                *(
+                    str(HERE / f"test_wasm_{n}.py")
+                    for n in ("command", "http", "isolation", "recovery")
+                ),
+            ),
+        ],
+        cwd="/",
+        env={"PATH": os.environ["PATH"], "HOME": str(base), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
