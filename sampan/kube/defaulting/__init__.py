@@ -22,10 +22,14 @@ _TABLE: dict[tuple[str, str], Callable[[dict[str, Any]], None]] = {
     **admission.DEFAULTS,
     **others.DEFAULTS,
 }
+# Where a version differs from the rest of its group.
+_BY_VERSION: dict[GVK, Callable[[dict[str, Any]], None]] = {
+    GVK("autoscaling", "v1", "HorizontalPodAutoscaler"): others.autoscaler_v1,
+}
 
 
 def default(gvk: GVK, obj: dict[str, Any]) -> None:
     """Apply the defaults of the kind, in place. A kind without any is left alone."""
-    found = _TABLE.get((gvk.group, gvk.kind))
+    found = _BY_VERSION.get(gvk) or _TABLE.get((gvk.group, gvk.kind))
     if found is not None:
         found(obj)

@@ -24,11 +24,14 @@ _SCALE_DOWN: Final[dict[str, Any]] = {
 }
 
 
+def autoscaler_v1(autoscaler: Object) -> None:
+    """The old version has no metrics to default: its one target is a field."""
+    unset(sub(autoscaler, "spec"), minReplicas=1)
+
+
 def _autoscaler(autoscaler: Object) -> None:
     spec = sub(autoscaler, "spec")
     unset(spec, minReplicas=1)
-    if autoscaler.get("apiVersion") == "autoscaling/v1":
-        return
     if not spec.get("metrics"):
         target = {"type": "Utilization", "averageUtilization": CPU_TARGET}
         spec["metrics"] = [{"type": "Resource", "resource": {"name": "cpu", "target": target}}]

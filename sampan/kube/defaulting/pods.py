@@ -82,14 +82,14 @@ def _container(container: Object) -> None:
         if not port.get("protocol"):
             port["protocol"] = "TCP"
     for variable in each(container, "env"):
-        if source := variable.get("valueFrom"):
+        if (source := variable.get("valueFrom")) is not None:
             _field_ref(source)
-            if file := source.get("fileKeyRef"):
+            if (file := source.get("fileKeyRef")) is not None:
                 unset(file, optional=False)
     if container.get("resources") is None:
         container["resources"] = {}
     for field in _PROBES:
-        if probe := container.get(field):
+        if (probe := container.get(field)) is not None:
             _probe(probe)
     if lifecycle := container.get("lifecycle"):
         for hook in _HOOKS:
@@ -104,18 +104,18 @@ def _container(container: Object) -> None:
 
 def _probe(probe: Object) -> None:
     _http_get(probe)
-    if grpc := probe.get("grpc"):
+    if (grpc := probe.get("grpc")) is not None:
         unset(grpc, service="")
     empty(probe, timeoutSeconds=1, periodSeconds=10, successThreshold=1, failureThreshold=3)
 
 
 def _http_get(handler: Object | None) -> None:
-    if handler and (get := handler.get("httpGet")):
+    if handler and (get := handler.get("httpGet")) is not None:
         empty(get, path="/", scheme="HTTP")
 
 
 def _field_ref(holder: Object) -> None:
-    if ref := holder.get("fieldRef"):
+    if (ref := holder.get("fieldRef")) is not None:
         empty(ref, apiVersion="v1")
 
 

@@ -167,7 +167,7 @@ def _life(container: Object, causes: Causes, path: str, sort: Sort) -> None:
         refused = "may not be set for init containers without restartPolicy=Always"
     for field in ("lifecycle", *_PROBES):
         found = container.get(field)
-        if not found:
+        if found is None:
             continue
         if refused:
             causes.append(forbidden_field(f"{path}.{field}", refused))
@@ -448,9 +448,9 @@ _PROC_MOUNTS: Final = frozenset(("Default", "Unmasked"))
 
 def _security(context: Object, causes: Causes, path: str) -> None:
     identity(context, causes, path)
-    if found := context.get("seccompProfile"):
+    if (found := context.get("seccompProfile")) is not None:
         confinement(found, causes, f"{path}.seccompProfile", "seccomp")
-    if found := context.get("appArmorProfile"):
+    if (found := context.get("appArmorProfile")) is not None:
         confinement(found, causes, f"{path}.appArmorProfile", "AppArmor")
     rules.optional_choice(causes, f"{path}.procMount", context.get("procMount"), _PROC_MOUNTS)
     if context.get("allowPrivilegeEscalation") is False:

@@ -160,9 +160,9 @@ def _security(context: Object, causes: Causes, path: str) -> None:
     rules.between(causes, f"{path}.fsGroup", context.get("fsGroup"), 0, _ID_MAX)
     for index, group in enumerate(context.get("supplementalGroups") or ()):
         rules.between(causes, f"{path}.supplementalGroups[{index}]", group, 0, _ID_MAX)
-    if found := context.get("seccompProfile"):
+    if (found := context.get("seccompProfile")) is not None:
         containers.confinement(found, causes, f"{path}.seccompProfile", "seccomp")
-    if found := context.get("appArmorProfile"):
+    if (found := context.get("appArmorProfile")) is not None:
         containers.confinement(found, causes, f"{path}.appArmorProfile", "AppArmor")
     policy = context.get("fsGroupChangePolicy")
     rules.optional_choice(causes, f"{path}.fsGroupChangePolicy", policy, _GROUP_POLICY)
