@@ -102,7 +102,12 @@ class BridgeNetwork:
             self._ensure_bridge(netlink)
             address = self._pool.take(sandbox_id)
             try:
-                self._ensure_pod(netlink, sandbox_id, address)
+                try:
+                    self._ensure_pod(netlink, sandbox_id, address)
+                except NetlinkError:  # perhaps the bridge that we remember was removed
+                    self._bridge_index = 0
+                    self._ensure_bridge(netlink)
+                    self._ensure_pod(netlink, sandbox_id, address)
             except BaseException:
                 self._detach(sandbox_id)
                 raise
@@ -111,9 +116,11 @@ class BridgeNetwork:
     def _ensure_pod(self, netlink: Netlink, sandbox_id: str, address: str) -> None:
         veth, name = self._veth(sandbox_id), self._namespace(sandbox_id)
         path = netns.DIRECTORY / name
-        if netns.is_namespace(path) and netlink.link(veth) is not None:
-            if netns.in_thread(lambda: self._has_address(path, address)):
-                return
+        link = netlink.link(veth) if netns.is_namespace(path) else None
+        if link is not None and netns.in_thread(lambda: self._has_address(path, address)):
+            if link.master != self._bridge_index or not link.up:
+                netlink.enslave(link.index, self._bridge_index)
+            return
         netlink.delete_link(veth)  # half-made by a process that was killed
         netns.delete(name)
         host = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -142,9 +149,9 @@ class BridgeNetwork:
             return any(found == address for _, found, _ in netlink.addresses())
 
     def _ensure_bridge(self, netlink: Netlink) -> None:
-        link = netlink.link(self.bridge)
-        if link is not None and link.up and link.index == self._bridge_index:
+        if self._bridge_index:
             return
+        link = netlink.link(self.bridge)
         route = netlink.default_route()
         if route is not None:
             outside = next(

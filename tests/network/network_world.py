@@ -202,6 +202,14 @@ async def main(directory: Path) -> dict[str, Any]:
     seen["dns from pod"] = await asyncio.to_thread(netns.in_thread, lookup)
     await dns.close()
 
+    with Netlink() as netlink:  # somebody removes the bridge: the next pod has it made again
+        netlink.delete_link(network.bridge)
+    third = await network.attach(pod("c"))
+    seen["pods are put back"] = [await network.attach(pod(x)) for x in "ab"] == [first, second]
+    seen["pod to pod over the new bridge"] = ask(b, 8080, first)
+    serve(third, 8080, "C")
+    seen["bridge made again"] = ask(third.addresses[0], 8080)
+    await network.detach(pod("c"))
     await network.detach(pod("a"))
     await network.detach(pod("a"))
     seen["detached"] = sorted(await network.existing()) == ["b" * 64]

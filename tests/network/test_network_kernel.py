@@ -40,7 +40,12 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_attaching_is_repeatable_and_survives_a_restart(seen: dict[str, Any]) -> None:
-    assert seen["same again"] and seen["existing"] and seen["same after restart"]
+    assert (
+        seen["pods are put back"]
+        and seen["same again"]
+        and seen["existing"]
+        and seen["same after restart"]
+    )
 
 
 def test_the_inside_of_a_pod(seen: dict[str, Any]) -> None:
@@ -57,6 +62,8 @@ def test_the_inside_of_a_pod(seen: dict[str, Any]) -> None:
         ("pod to pod", "B 10.42.7."),
         ("pod to outside", "FAR 192.0.2.1"),  # masqueraded
         ("hairpin", "A 10.42.7.1"),
+        ("bridge made again", "C 10.42.7.1"),
+        ("pod to pod over the new bridge", "B 10.42.7."),
         ("dns from pod", "10.43.0.5"),
     ],
 )
