@@ -300,10 +300,7 @@ class ImageStore:
         return True
 
     def _sweep_layers(self, wanted: set[str]) -> None:
-        try:
-            mounts = Path("/proc/self/mountinfo").read_text()
-        except OSError:
-            mounts = ""
+        mounts = _mounts()
         removed = []
         for path in (self.directory / "layers").iterdir():
             if path.name in wanted or path.suffix == ".lock" or path.name in mounts:
@@ -398,3 +395,20 @@ class ImageStore:
         if is_wasm:
             raise BadImage(f"the entry point {words[0]!r} is not in the image")
         return ()
+
+
+def _mounts() -> str:
+    """The mounts of every mount namespace that we may look into: a sandbox may have one of its own."""
+    seen: set[str] = set()
+    found: list[str] = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            namespace = os.readlink(f"/proc/{entry}/ns/mnt")
+            if namespace not in seen:
+                found.append(Path(f"/proc/{entry}/mountinfo").read_text())
+                seen.add(namespace)
+        except OSError:
+            continue  # it has ended, or is not ours
+    return "".join(found)

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import multiprocessing
+import os
 import signal
 import stat
 import subprocess
@@ -277,3 +278,25 @@ async def test_an_image_removed_meanwhile(store: ImageStore) -> None:
     store.content.delete(blob)
     with pytest.raises(ImageNotFound, match="was removed"):
         await store.unpack("x")
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: overlay mount")
+async def test_layers_that_a_sandbox_has_mounted_stay(store: ImageStore, tmp_path: Path) -> None:
+    """In a mount namespace of its own, as wasm sandboxes have: seen through /proc."""
+    add_image(store, X, [layer(entry("f", b"1")), layer(entry("g", b"2"))])
+    unpacked = await store.unpack("x")
+    (tmp_path / "merged").mkdir()
+    lower = ":".join(str(path) for path in unpacked.layers)
+    script = 'mount -t overlay none -o "lowerdir=$1" "$2" && echo mounted && read done'
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", lower, str(tmp_path / "merged")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as sandbox:
+        assert sandbox.stdout is not None and sandbox.stdin is not None
+        if await asyncio.to_thread(sandbox.stdout.readline) != b"mounted\n":
+            pytest.skip("overlayfs is not available")
+        store.remove("x")
+        assert all(path.is_dir() for path in unpacked.layers)
+        sandbox.stdin.write(b"\n")
+        sandbox.stdin.flush()
+    assert store.sweep()
+    assert not any(path.exists() for path in unpacked.layers)
