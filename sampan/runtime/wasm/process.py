@@ -18,6 +18,7 @@ from sampan.runtime.wasm.cgroups import Cgroup
 from sampan.runtime.wasm.link import Link, readable
 
 PACKET = 32 * 1024
+REAP_TIMEOUT = 0.5  # s
 _RECORD_DELAYS = (0.0, 0.01, 0.05, 0.25, 1.0)  # s; only for a worker whose zygote is not ours
 
 
@@ -66,7 +67,6 @@ class WasmProcess:
             if record is not None:
                 break
             await asyncio.sleep(delay)
-        self._link.forget(self.pid)
         self._close_pidfd()
         if record is None:
             info = exits.encode(137, "Error", "the container was killed while nobody watched")
@@ -94,9 +94,20 @@ class WasmProcess:
     async def remove(self) -> None:
         await self.kill()
         await self.wait()
+        await self._reaped()
         self._control.unlink(missing_ok=True)
         shutil.rmtree(f"{self._control}.d", ignore_errors=True)  # scratch of a service without root
         await remove_cgroup(self.cgroup)
+
+    async def _reaped(self) -> None:
+        """The zygote's notice comes after it has reaped; a worker of another parent is not waited for long."""
+        if self._recorded is not None and os.path.exists(f"/proc/{self.pid}"):
+            try:
+                async with asyncio.timeout(REAP_TIMEOUT):
+                    await self._recorded.wait()
+            except TimeoutError:
+                pass
+        self._link.forget(self.pid)
 
     def release(self) -> None:
         """Forget the process without ending it: the runtime is going, the container stays."""
