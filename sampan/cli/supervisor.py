@@ -414,7 +414,6 @@ def main() -> None:
     # gRPC is imported before forking and first used after it: its own fork handlers have nothing to do.
     os.environ |= {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "ERROR"}
     name_process("sampan")
-    os.umask(0o077)
     if arguments.events_fd >= 0:
         os.set_inheritable(arguments.events_fd, False)
     Supervisor(config, arguments.events_fd, arguments.born).run()
