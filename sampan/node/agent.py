@@ -238,6 +238,7 @@ class NodeAgent:
     def _on_answer(self, pod: Object) -> None:
         if worker := self.workers.get(pod["metadata"]["uid"]):
             worker.update(pod)
+            self.cache.put("pod", pod["metadata"]["namespace"], worker.uid, pod)
 
     def _on_reference(self, uid: str) -> None:
         if worker := self.workers.get(uid):

@@ -7,7 +7,7 @@ KEP-3085), and so do the reasons that people search for: ContainerCreating, PodI
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -107,7 +107,7 @@ def _container(
         "name": name,
         "ready": False,
         "started": False,
-        "restartCount": last.restarts,
+        "restartCount": _restarts(states, podspec.api_status(pod, name) or {}),
         "image": last.image or container.get("image", ""),
         "imageID": last.image_id,
         "containerID": f"{facts.runtime}://{last.id}",
@@ -139,6 +139,14 @@ def _container(
         status["state"] = {"waiting": _blocked(named, pod, view)}
     _mounts(container, status)
     return status
+
+
+def _restarts(states: Sequence[ContainerState], known: Object) -> int:
+    """The API's count goes on when the runtime has lost the container that it was told of."""
+    told = known.get("restartCount") or 0
+    last_told = str(known.get("containerID") or "").rpartition("/")[2]
+    lost = bool(last_told) and last_told not in {state.id for state in states}
+    return max(states[0].restarts, told + lost)
 
 
 def _never_seen(pod: Object, named: Named, view: View, done: bool) -> Object:

@@ -86,7 +86,10 @@ class Issuer:
             raise ConnectionError("away")
         self.asked.append(obj)
         return {
-            "status": {"token": f"t{len(self.asked)}", "expirationTimestamp": "2027-01-15T09:00:00Z"}
+            "status": {
+                "token": f"t{len(self.asked)}",
+                "expirationTimestamp": "2027-01-15T09:00:00Z",
+            }
         }
 
 

@@ -29,9 +29,13 @@ class Objects:
         return {"data": data} if name == "chest" else None
 
 
-def env_of(*items: dict[str, Any], pod: dict[str, Any] | None = None, **fields: Any) -> dict[str, str]:
+def env_of(
+    *items: dict[str, Any], pod: dict[str, Any] | None = None, **fields: Any
+) -> dict[str, str]:
     held = container(env=list(items), **fields)
-    return environment.make(pod or make_pod(held), held, Objects(), {"S": "svc"}, FACTS, ("10.0.0.7",))
+    return environment.make(
+        pod or make_pod(held), held, Objects(), {"S": "svc"}, FACTS, ("10.0.0.7",)
+    )
 
 
 def value_from(kind: str, **ref: Any) -> dict[str, Any]:
@@ -105,7 +109,10 @@ def test_env_from_with_prefix_skips_impossible_names() -> None:
 def test_service_variables_are_docker_links() -> None:
     service = {
         "metadata": {"name": "my-db", "namespace": "harbour"},
-        "spec": {"clusterIP": "10.43.0.9", "ports": [{"name": "sql", "port": 5432, "protocol": "TCP"}]},
+        "spec": {
+            "clusterIP": "10.43.0.9",
+            "ports": [{"name": "sql", "port": 5432, "protocol": "TCP"}],
+        },
     }
     other = {**service, "metadata": {"name": "far", "namespace": "sea"}}
     env = environment.service_variables(make_pod(), [service, other])
@@ -165,7 +172,11 @@ def test_container_config() -> None:
     assert made.log_path == "web/3.log" and made.image.image == "sha256:1"
     assert made.annotations["io.kubernetes.container.restartCount"] == "3"
     limits = made.linux.resources
-    assert (limits.cpu_shares, limits.cpu_quota, limits.memory_limit_in_bytes) == (256, 100000, 64 * 2**20)
+    assert (limits.cpu_shares, limits.cpu_quota, limits.memory_limit_in_bytes) == (
+        256,
+        100000,
+        64 * 2**20,
+    )
     assert made.linux.security_context.run_as_user.value == 7
     assert list(made.linux.security_context.capabilities.drop_capabilities) == ["ALL"]
     assert (made.mounts[0].host_path, made.mounts[0].readonly) == ("/host", True)

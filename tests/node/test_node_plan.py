@@ -158,12 +158,16 @@ CASES = {
         [Start("one", 0)],
     ),
     "a sidecar with a startup probe is waited for": (
-        make_pod(initContainers=[container("proxy", restartPolicy="Always", startupProbe={"x": 1})]),
+        make_pod(
+            initContainers=[container("proxy", restartPolicy="Always", startupProbe={"x": 1})]
+        ),
         view_of(running("proxy")),
         [],
     ),
     "until the probe has succeeded": (
-        make_pod(initContainers=[container("proxy", restartPolicy="Always", startupProbe={"x": 1})]),
+        make_pod(
+            initContainers=[container("proxy", restartPolicy="Always", startupProbe={"x": 1})]
+        ),
         view_of(running("proxy"), health={"proxy-id": Health(started=True)}),
         [Start("web", 0)],
     ),
@@ -239,7 +243,10 @@ def test_actions(name: str) -> None:
 
 def test_deletion_uses_its_own_grace_and_ends_in_done() -> None:
     pod = make_pod(terminationGracePeriodSeconds=60)
-    pod["metadata"] |= {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 3}
+    pod["metadata"] |= {
+        "deletionTimestamp": "2026-01-01T00:00:00Z",
+        "deletionGracePeriodSeconds": 3,
+    }
     assert plan(pod, view_of(running()), NOW).actions == [StopPod(3)]
     after = plan(pod, view_of(exited(), sandbox=DEAD), NOW)
     assert after.done and not after.actions

@@ -97,7 +97,12 @@ async def test_named_ports() -> None:
     held = container(ports=[{"name": "http", "containerPort": 8080}])
     assert runners.port_number("http", held) == 8080
     answer = await runners.ask(
-        {"tcpSocket": {"port": "nope"}}, held, "id", "127.0.0.1", 1, None  # type: ignore[arg-type]
+        {"tcpSocket": {"port": "nope"}},
+        held,
+        "id",
+        "127.0.0.1",
+        1,
+        None,  # type: ignore[arg-type]
     )
     assert not answer.ok and "couldn't find port: nope" in answer.text
 

@@ -82,7 +82,9 @@ def test_readiness_gates_hold_the_pod_back() -> None:
 def test_crash_loop_is_worded_as_users_know_it() -> None:
     backoff = Backoff()
     backoff.next("web", NOW - 5)
-    (web,) = status_of(make_pod(), view_of(exited(restarts=1), backoff=backoff))["containerStatuses"]
+    (web,) = status_of(make_pod(), view_of(exited(restarts=1), backoff=backoff))[
+        "containerStatuses"
+    ]
     assert web["state"]["waiting"] == {
         "reason": "CrashLoopBackOff",
         "message": "back-off 10s restarting failed container=web "
@@ -128,7 +130,9 @@ def test_transition_time_moves_with_the_status_only() -> None:
     pod["status"] = status_of(pod, view_of(running()))
     later = pod_status(pod, view_of(running()), FACTS, NOW + 60)
     assert changes(pod["status"], later) == {}
-    fallen = pod_status(pod, view_of(running(), health={"web-id": Health(True, False)}), FACTS, NOW + 60)
+    fallen = pod_status(
+        pod, view_of(running(), health={"web-id": Health(True, False)}), FACTS, NOW + 60
+    )
     patch = changes(pod["status"], fallen)
     assert {c["type"] for c in patch["conditions"]} == {"Ready", "ContainersReady"}
     assert is_urgent(pod["status"], fallen)
@@ -152,6 +156,8 @@ def test_steps_on_the_way_are_not_urgent() -> None:
     assert is_urgent(pending, status_of(make_pod(), view_of(running())))
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(10, "10s"), (80, "1m20s"), (300, "5m0s"), (3700, "1h1m40s")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(10, "10s"), (80, "1m20s"), (300, "5m0s"), (3700, "1h1m40s")]
+)
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text

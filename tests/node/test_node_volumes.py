@@ -24,7 +24,9 @@ ROOT = os.geteuid() == 0
 
 class Objects:
     def __init__(self) -> None:
-        self.maps: dict[str, dict[str, Any]] = {"charts": {"data": {"north": "ice", "south": "sun"}}}
+        self.maps: dict[str, dict[str, Any]] = {
+            "charts": {"data": {"north": "ice", "south": "sun"}}
+        }
         self.secrets = {"chest": {"data": {"key": base64.b64encode(b"gold").decode()}}}
 
     def configmap(self, name: str) -> dict[str, Any] | None:
@@ -47,7 +49,9 @@ def volumes(tmp_path: Path) -> PodVolumes:
     return PodVolumes(tmp_path / "pod", tmp_path / "volatile", root=False)
 
 
-async def prepare(volumes: PodVolumes, objects: Objects, *given: dict[str, Any], **spec: Any) -> None:
+async def prepare(
+    volumes: PodVolumes, objects: Objects, *given: dict[str, Any], **spec: Any
+) -> None:
     await volumes.prepare(make_pod(volumes=list(given), **spec), objects, FACTS, token, claim)
 
 
@@ -64,7 +68,10 @@ async def test_configmap_is_files_and_follows_updates(volumes: PodVolumes) -> No
     objects.maps["charts"] = {"data": {"north": "melting", "east": "tea"}}
     await prepare(volumes, objects, volume)
     assert (path / "north").read_text() == "melting"
-    assert sorted(p.name for p in path.iterdir() if not p.name.startswith("..")) == ["east", "north"]
+    assert sorted(p.name for p in path.iterdir() if not p.name.startswith("..")) == [
+        "east",
+        "north",
+    ]
     assert len([p for p in path.iterdir() if p.name.startswith("..2")]) == 1
 
 
@@ -125,7 +132,9 @@ async def test_labels_as_a_file(volumes: PodVolumes) -> None:
         volumes=[
             {
                 "name": "v",
-                "downwardAPI": {"items": [{"path": "l", "fieldRef": {"fieldPath": "metadata.labels"}}]},
+                "downwardAPI": {
+                    "items": [{"path": "l", "fieldRef": {"fieldPath": "metadata.labels"}}]
+                },
             }
         ]
     )
