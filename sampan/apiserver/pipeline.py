@@ -179,6 +179,8 @@ class Pipeline:
         ):
             if info.verb not in ("list", "watch"):
                 raise ApiError(405, "MethodNotAllowed", _METHOD_NOT_ALLOWED)
+        if not info.name and info.verb in ("update", "patch"):
+            raise ApiError(405, "MethodNotAllowed", _METHOD_NOT_ALLOWED)
         if not row.namespaced and info.namespace and row.storage != "core/namespaces":
             raise errors.path_not_found()
         if row.strategy == "review":

@@ -1,0 +1,250 @@
+"""The server over TLS: kubectl, the Python client, and bytes that are no proper request."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from apiserver_harness import Harness, open_server
+
+from sampan.apiserver.upgrade import Tunnel, Upgrade
+from sampan.client.transport import Request, Response
+
+KUBECTL = shutil.which("kubectl") or str(Path(__file__).parents[2] / ".cache/clients/kubectl")
+HEAD = b"Host: x\r\n\r\n"
+
+
+@pytest.fixture
+async def live(tmp_path: Path) -> AsyncIterator[Harness]:
+    harness = await open_server(tmp_path, authorization=True)
+    await harness.server.start()
+    yield harness
+    await harness.server.close()
+    await harness.store.close()
+
+
+async def connect(live: Harness) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    pki = live.server.pki
+    context = ssl.create_default_context(cafile=str(pki.ca.crt))
+    context.load_cert_chain(pki.admin.crt, pki.admin.key)
+    return await asyncio.open_connection("127.0.0.1", live.server.port, ssl=context)
+
+
+async def answers(live: Harness, wire: bytes, *, cut: int = 0) -> bytes:
+    """Everything that the server says to these bytes until it closes or has been silent for a while."""
+    reader, writer = await connect(live)
+    step = cut or len(wire)
+    for start in range(0, len(wire), step):
+        writer.write(wire[start : start + step])
+        await writer.drain()
+    found = b""
+    try:
+        async with asyncio.timeout(10):
+            while part := await reader.read(65536):
+                found += part
+                if b"the end" in wire and b"HTTP/1.1 404" in found:
+                    break
+    finally:
+        writer.close()
+    return found
+
+
+LAST = (
+    b"GET /nowhere?the end".replace(b" end", b"%20end")
+    + b" HTTP/1.1\r\nConnection: close\r\n"
+    + HEAD
+)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 7])
+async def test_pipelined_requests_however_they_are_cut(live: Harness, cut: int) -> None:
+    body = b'{"metadata":{"name":"x"}}'
+    chunked = b"%x\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (5, body[:5], len(body) - 5, body[5:])
+    maps = b"/api/v1/namespaces/default/configmaps"
+    wire = (
+        b"GET /version HTTP/1.1\r\n" + HEAD
+        + b"POST " + maps + b" HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+        + HEAD + chunked
+        + b"GET " + maps + b"/x HTTP/1.1\r\n" + HEAD
+        + b"HEAD " + maps + b"/x HTTP/1.1\r\n" + HEAD
+        + LAST
+    )  # fmt: skip
+    found = await answers(live, wire, cut=cut)
+    assert [part[:3] for part in found.split(b"HTTP/1.1 ")[1:]] == [
+        b"200",
+        b"201",
+        b"200",
+        b"200",
+        b"404",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wire", "status"),
+    [
+        (b"\x16\x03\x01 nonsense\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET /a b HTTP/1.1\r\n" + HEAD, b"400"),
+        (b"GET * HTTP/1.1\r\n" + HEAD, b"400"),
+        (
+            b"POST /api/v1/namespaces HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n"
+            + HEAD,
+            b"400",
+        ),
+        (b"POST /api/v1/namespaces HTTP/1.1\r\nContent-Length: 99999999\r\n" + HEAD, b"413"),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 70000, b"431"),
+    ],
+)
+async def test_malformed_requests_are_answered_and_closed(
+    live: Harness, wire: bytes, status: bytes
+) -> None:
+    found = await answers(live, wire)
+    assert found.startswith(b"HTTP/1.1 " + status)
+    assert b'"kind":"Status"' in found
+
+
+async def test_a_large_body_that_comes_in_full_gets_413(live: Harness) -> None:
+    body = b"x" * (4 * 1024 * 1024)
+    head = (
+        b"POST /api/v1/namespaces HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+        % len(body)
+    )
+    found = await answers(live, head + HEAD + body)
+    assert found.startswith(b"HTTP/1.1 413") and b"RequestEntityTooLarge" in found
+
+
+async def test_without_a_certificate_only_health_and_version(live: Harness) -> None:
+    context = ssl.create_default_context(cafile=str(live.server.pki.ca.crt))
+    for path, status in (
+        (b"/version", b"200"),
+        (b"/readyz?verbose", b"200"),
+        (b"/api/v1/pods", b"401"),
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", live.server.port, ssl=context)
+        writer.write(b"GET " + path + b" HTTP/1.1\r\n" + HEAD)
+        assert (await reader.readline())[9:12] == status
+        writer.close()
+
+
+async def test_upgrade_gives_the_raw_connection(live: Harness) -> None:
+    async def echo(tunnel: Tunnel) -> None:
+        tunnel.write(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        while data := await tunnel.read():
+            tunnel.write(data.upper())
+            await tunnel.drain()
+
+    handle = live.server.handle
+
+    async def answer(request: Request) -> Response:
+        return Upgrade(echo) if request.path == "/echo" else await handle(request)
+
+    live.server.handle = answer  # type: ignore[method-assign]
+    reader, writer = await connect(live)
+    writer.write(b"GET /echo HTTP/1.1\r\nUpgrade: x\r\nConnection: Upgrade\r\n" + HEAD + b"early ")
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"late")
+    assert await reader.readexactly(10) == b"EARLY LATE"
+    writer.close()
+
+
+async def test_stopping_ends_watches(live: Harness) -> None:
+    reader, writer = await connect(live)
+    writer.write(b"GET /api/v1/namespaces?watch=true&resourceVersion=0 HTTP/1.1\r\n" + HEAD)
+    assert b"200" in await reader.readuntil(b"\r\n\r\n")
+    async with asyncio.timeout(10):
+        await live.server.close()
+        rest = await reader.read()
+    assert rest.count(b'"type":"ADDED"') == 4
+    writer.close()
+
+
+async def kubectl(live: Harness, *arguments: str, stdin: str = "", fails: bool = False) -> str:
+    process = await asyncio.create_subprocess_exec(
+        KUBECTL,
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={
+            **os.environ,
+            "KUBECONFIG": str(live.server.config.kubeconfig),
+            "HOME": str(live.server.config.pki),
+        },
+    )
+    async with asyncio.timeout(30):
+        out, _ = await process.communicate(stdin.encode())
+    assert (process.returncode != 0) == fails, out.decode()
+    return out.decode()
+
+
+MANIFEST = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: c, image: nginx}]}
+"""
+
+
+@pytest.mark.skipif(
+    not os.access(KUBECTL, os.X_OK), reason="kubectl is not there: tools/fetch_clients.py gets it"
+)
+async def test_kubectl(live: Harness) -> None:
+    assert "v1.36.0+sampan" in await kubectl(live, "version")
+    assert "created" in await kubectl(live, "apply", "-f", "-", stdin=MANIFEST)
+    assert "unchanged" in await kubectl(live, "apply", "-f", "-", stdin=MANIFEST)
+    assert "configured" in await kubectl(
+        live, "apply", "-f", "-", stdin=MANIFEST.replace("nginx", "nginx:2")
+    )
+    # Typed commands send protobuf.
+    assert "created" in await kubectl(
+        live, "create", "deployment", "two", "--image=nginx", "--replicas=2"
+    )
+    assert "created" in await kubectl(
+        live, "create", "secret", "generic", "s", "--from-literal=a=b"
+    )
+    assert await kubectl(live, "get", "secret", "s", "-o", "jsonpath={.data.a}") == "Yg=="
+    assert "scaled" in await kubectl(live, "scale", "deployment/web", "--replicas=3")
+    assert await kubectl(live, "get", "deploy", "web", "-o", "jsonpath={.spec.replicas}") == "3"
+    assert "READY" in await kubectl(live, "get", "deploy", "-A", "-o", "wide")
+    assert "nginx:2" in await kubectl(live, "describe", "deployment", "web")
+    unknown = MANIFEST.replace("selector:", "selectr: {}\n  selector:")
+    assert 'unknown field "spec.selectr"' in await kubectl(
+        live, "apply", "-f", "-", stdin=unknown, fails=True
+    )
+    assert "yes" in await kubectl(live, "auth", "can-i", "create", "pods")
+    assert "NotFound" in await kubectl(live, "get", "pod", "none", fails=True)
+    assert "deleted" in await kubectl(live, "delete", "deployment", "web", "two", "--timeout=10s")
+
+
+async def test_python_client(live: Harness) -> None:
+    from kubernetes import client, config, watch
+
+    def work() -> list[str]:
+        configuration = client.Configuration()
+        config.load_kube_config(
+            str(live.server.config.kubeconfig), client_configuration=configuration
+        )
+        with client.ApiClient(configuration) as api:
+            core = client.CoreV1Api(api)
+            body = client.V1ConfigMap(metadata=client.V1ObjectMeta(name="a"), data={"x": "y"})
+            start = core.create_namespaced_config_map("default", body).metadata.resource_version
+            core.patch_namespaced_config_map("a", "default", {"data": {"x": "z"}})
+            core.delete_namespaced_config_map("a", "default")
+            events = watch.Watch().stream(
+                core.list_namespaced_config_map,
+                "default",
+                resource_version=start,
+                timeout_seconds=1,
+            )
+            return [event["type"] for event in events]
+
+    assert await asyncio.to_thread(work) == ["MODIFIED", "DELETED"]
