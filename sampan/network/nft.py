@@ -44,7 +44,8 @@ BASE_CHAINS = {
     "postrouting": Chain(
         (
             f"meta mark & {MASQUERADE} == {MASQUERADE} masquerade fully-random",
-            "ip saddr . ip daddr @hairpin masquerade fully-random",
+            # only what was translated: a node's own connections to an endpoint on 127/8 (the API server) are none of ours
+            "ct status dnat ip saddr . ip daddr @hairpin masquerade fully-random",
         ),
         "type nat hook postrouting priority srcnat;",
     ),
