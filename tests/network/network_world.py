@@ -58,6 +58,14 @@ def serve(place: Attachment, port: int, name: str) -> None:
     ready.wait()
 
 
+def answer_on_loopback(port: int) -> None:
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        while True:
+            connection, _ = listener.accept()
+            connection.sendall(b"API")
+            connection.close()
+
+
 def ask(address: str, port: int, place: Attachment | None = None, *, udp: bool = False) -> str:
     def run() -> str:
         if place is not None:
@@ -189,6 +197,15 @@ async def main(directory: Path) -> dict[str, Any]:
         "kube-dns", clusterIP="10.43.0.10", ports=[{"port": 53, "protocol": "UDP"}]
     )
     await fresh.apply([service(ports=ports), dns_service], both)
+    # the API server listens on 127.0.0.1 only, and pods reach it by the service `kubernetes`
+    own = threading.Thread(target=answer_on_loopback, args=(6443,), daemon=True)
+    own.start()
+    api = service("kubernetes", clusterIP="10.43.0.1", ports=[{"port": 443}])
+    api_slice = endpoints("127.0.0.1", name="kubernetes", number=6443)
+    await fresh.apply([service(ports=ports), dns_service, api], [*both, api_slice])
+    seen["loopback endpoint from pod"] = ask("10.43.0.1", 443, first)
+    seen["loopback endpoint from node"] = ask("10.43.0.1", 443)
+    seen["loopback is not reachable directly"] = ask("127.0.0.1", 6443, first)
     records = zone.build([service()], both)
     await network.serve_address("10.43.0.10")
     dns = DNSServer(["10.43.0.10"], 53, lambda: records, [Upstream("192.0.2.2")])

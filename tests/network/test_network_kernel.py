@@ -65,6 +65,9 @@ def test_the_inside_of_a_pod(seen: dict[str, Any]) -> None:
         ("bridge made again", "C 10.42.7.1"),
         ("pod to pod over the new bridge", "B 10.42.7."),
         ("dns from pod", "10.43.0.5"),
+        ("loopback endpoint from pod", "API"),
+        ("loopback endpoint from node", "API"),
+        ("loopback is not reachable directly", "ConnectionRefusedError"),
     ],
 )
 def test_reachability(seen: dict[str, Any], path: str, answer: str) -> None:
