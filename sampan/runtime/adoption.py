@@ -31,8 +31,9 @@ async def adopt(service: RuntimeService) -> None:
     inventory.sandboxes.update((entry.id, entry) for entry in sandboxes)
     containers, also_broken = load_all(directory / "containers", ContainerEntry.load)
     for entry in containers:
-        if entry.sandbox_id in inventory.sandboxes:
+        if sandbox := inventory.sandboxes.get(entry.sandbox_id):
             inventory.containers[entry.id] = entry
+            sandbox.started = sandbox.started or entry.started_at > 0 or entry.exit is not None
         else:
             also_broken.append(entry.directory)
     for sandbox in sandboxes:

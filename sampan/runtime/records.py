@@ -50,7 +50,6 @@ class SandboxEntry:
             "kind": self.kind,
             "created_at": self.created_at,
             "ready": self.ready,
-            "started": self.started,
             "network": asdict(self.network),
             "config": encode(self.config),
         }
@@ -71,7 +70,6 @@ class SandboxEntry:
                 network["namespace"], tuple(network["addresses"]), network["interface"]
             ),
             ready=document["ready"],
-            started=document["started"],
         )
 
 

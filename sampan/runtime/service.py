@@ -44,6 +44,7 @@ class RuntimeService:
     def __init__(self, config: RuntimeConfig) -> None:
         self.config = config
         self.inventory = Inventory(config)
+        self._creating: set[bytes] = set()  # metadata of sandboxes that are under way
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def start(self) -> None:
@@ -72,11 +73,23 @@ class RuntimeService:
         metadata = config.metadata
         if not metadata.name or not metadata.uid:
             raise InvalidArgument("config.metadata: name and uid must be set")
+        key = metadata.SerializeToString(deterministic=True)
         for other in self.inventory.sandboxes.values():
             if other.config.metadata == metadata:
                 raise AlreadyExists(
                     f"sandbox {metadata.namespace}/{metadata.name} attempt {metadata.attempt} exists: {other.id}"
                 )
+        if key in self._creating:
+            raise AlreadyExists(f"sandbox {metadata.namespace}/{metadata.name} is being made")
+        self._creating.add(key)
+        try:
+            return await self._run_pod_sandbox(request)
+        finally:
+            self._creating.discard(key)
+
+    async def _run_pod_sandbox(self, request: Any) -> Any:
+        config = request.config
+        metadata = config.metadata
         kind = await self.inventory.kind_for(
             request.runtime_handler, config.annotations.get(IMAGE_OS, "")
         )
@@ -94,13 +107,10 @@ class RuntimeService:
         )
         reference = PodRef(identifier, metadata.namespace, metadata.name, metadata.uid)
         try:
-            # The record comes first, so that after a crash in the middle of this the network is found and freed.
-            entry.ready = False
-            entry.save()
+            # A crash before the record is written leaves what has no record: the next start removes it.
             if config.linux.security_context.namespace_options.network != pb.NODE:
                 entry.network = await self.config.network.attach(reference)
             entry.sandbox = await self.inventory.kind(kind).create(self._sandbox_spec(entry))
-            entry.ready = True
             entry.save()
         except BaseException as error:
             await self.config.network.detach(reference)
@@ -265,9 +275,7 @@ class RuntimeService:
             container = self.container_spec(entry)
             try:
                 image = entry.image or await self.config.images.unpack(entry.image_id)
-                if not sandbox.started:
-                    sandbox.started = True
-                    sandbox.save()
+                sandbox.started = True
                 process = await sandbox.sandbox.start(container, image)
             except (SandboxError, ImageError) as error:
                 self._record_exit(entry, Exit(128, time.time_ns(), "StartError", str(error)))

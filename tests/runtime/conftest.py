@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "cri")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "cri"))
+sys.path.insert(0, str(Path(__file__).parent))
 
-import busybox  # noqa: E402
-from runtime_fixture import Runtime  # noqa: E402
+import busybox
+from runtime_fixture import Runtime
 
-from sampan.image.store import ImageStore  # noqa: E402
+from sampan.image.store import ImageStore
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -49,12 +49,15 @@ async def test_containers_share_the_pods_network_and_port_forward_reaches_it(iso
             await asyncio.sleep(0)
         answer = await isolated.client.port_forward(pod_sandbox_id=pod, port=[8080])
         client = await dial(answer.url, "portforward.k8s.io")
-        client.open(streamtype="error", port="8080", requestid="1")
-        data = client.open(streamtype="data", port="8080", requestid="1")
-        data.write(b"through", fin=True)
-        assert await data.read() == b"through"
-        error = client.open(streamtype="error", port="9", requestid="2")
-        client.open(streamtype="data", port="9", requestid="2")
+        got, number = b"", 0
+        while got != b"through":  # between two clients nc does not listen
+            number += 1
+            client.open(streamtype="error", port="8080", requestid=str(number))
+            data = client.open(streamtype="data", port="8080", requestid=str(number))
+            data.write(b"through", fin=True)
+            got = await data.read()
+        error = client.open(streamtype="error", port="9", requestid="refused")
+        client.open(streamtype="data", port="9", requestid="refused")
         assert b"9" in await error.read()
         await client.close()
 

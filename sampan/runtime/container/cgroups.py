@@ -16,7 +16,7 @@ from pathlib import Path
 from sampan.runtime.sandbox import ContainerStats, Device, NotSupported, Resources
 
 CGROUP_FILES = "/sys/fs/cgroup"
-V1_CONTROLLERS = ("cpu", "cpuacct", "memory", "pids", "devices", "cpuset", "hugetlb", "blkio")
+V1_CONTROLLERS = ("cpu", "cpuacct", "memory", "pids", "devices", "cpuset")
 
 # What every container may use: the pseudo devices, ptys and tun; mknod of anything else is allowed but useless.
 V1_DEVICES = (
