@@ -302,14 +302,30 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     async def _timed(self, request: Request) -> Response:
-        """The pipeline's answer within the time that a request may take (a stream has begun by then)."""
+        """The pipeline's answer within the time that a request may take (a stream has begun by then).
+
+        As `asyncio.timeout`, for a quarter of its cost: one timer, looked at only when it fires.
+        """
+        task = asyncio.current_task()
+        assert task is not None
         timeout = self.server.api.config.request_timeout
+        expired = False
+
+        def expire() -> None:
+            nonlocal expired
+            expired = True
+            task.cancel()
+
+        timer = self.loop.call_later(timeout, expire)
         try:
-            async with asyncio.timeout(timeout):
-                return await self.server.api.handle(request)
-        except TimeoutError:
+            return await self.server.api.handle(request)
+        except asyncio.CancelledError:
+            if not expired or task.uncancel():
+                raise
             text = f"request did not complete within requested timeout - context deadline exceeded ({timeout:g}s)"
             return respond_error(errors.timeout(text))
+        finally:
+            timer.cancel()
 
     async def _send(self, request: Request, response: Response, close: bool) -> None:
         if self.transport is None:
@@ -412,8 +428,14 @@ class Connection(asyncio.Protocol):
         self.write(head_of(response, True) + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
         self.closing = True
         self.buffer = b""
-        if self.transport is not None:
+        if self.transport is None:
+            return
+        if (
+            error.code == 413
+        ):  # the client is still sending, and would see a reset in place of the answer
             self.loop.call_later(LINGER, self.transport.close)
+        else:
+            self.transport.close()
 
     def shut(self) -> None:
         """Close now when nothing is being answered, else after the answer."""

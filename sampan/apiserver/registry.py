@@ -455,9 +455,16 @@ def generated_name(base: str) -> str:
     return base[: NAME_LIMIT - SUFFIX_LENGTH] + suffix
 
 
+_entropy = bytearray()
+os.register_at_fork(after_in_child=_entropy.clear)  # two processes must not give the same uid
+
+
 def new_uid() -> str:
-    """A version 4 UUID (RFC 9562)."""
-    raw = bytearray(os.urandom(16))
+    """A version 4 UUID (RFC 9562). The kernel is asked for many at a time: the call costs more than the bytes."""
+    if len(_entropy) < 16:
+        _entropy.extend(os.urandom(4096))
+    raw = _entropy[-16:]
+    del _entropy[-16:]
     raw[6] = raw[6] & 0x0F | 0x40
     raw[8] = raw[8] & 0x3F | 0x80
     text = raw.hex()

@@ -248,3 +248,21 @@ async def test_python_client(live: Harness) -> None:
             return [event["type"] for event in events]
 
     assert await asyncio.to_thread(work) == ["MODIFIED", "DELETED"]
+
+
+async def test_a_request_that_takes_too_long_gets_504(tmp_path: Path) -> None:
+    harness = await open_server(tmp_path, request_timeout=0.05)
+    await harness.server.start()
+
+    async def never(request: Request) -> Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    harness.server.handle = never  # type: ignore[method-assign]
+    for method in (b"GET", b"DELETE"):
+        reader, writer = await connect(harness)
+        writer.write(method + b" /slow HTTP/1.1\r\n" + HEAD)
+        assert b"504" in await reader.readline()
+        writer.close()
+    await harness.server.close()
+    await harness.store.close()
