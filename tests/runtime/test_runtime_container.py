@@ -10,6 +10,8 @@ import pytest
 
 from sampan.cri import api_pb2 as pb
 from sampan.cri import errors
+from sampan.runtime import kernel
+from sampan.runtime.container import rootfs
 
 pytestmark = pytest.mark.root
 
@@ -232,3 +234,28 @@ async def test_nothing_is_left(runtime):
     assert await runtime.config.network.existing() == {}
     groups = list(Path("/sys/fs/cgroup").glob(f"*/{runtime.config.instance}*"))
     assert groups == []
+
+
+async def test_an_image_of_many_layers(tmp_path):
+    """More options than mount(2) takes: mounted from the layers' own directory."""
+    base = tmp_path / ("layers-" + "x" * 80)
+    layers = []
+    for number in range(60):
+        layer = base / f"{number:064d}"
+        layer.mkdir(parents=True)
+        (layer / f"file{number}").write_text(str(number))
+        (layer / "top").write_text(str(number))
+        layers.append(layer)
+    container = tmp_path / "container"
+    container.mkdir()
+    root = await kernel.in_thread(lambda: rootfs.mount(container, tuple(layers)))
+    try:
+        assert (root / "top").read_text() == "59"
+        assert len(list(root.iterdir())) == 61
+        (root / "new").write_text("x" * 5000)
+        assert (container / "upper" / "new").exists()
+        assert rootfs.written(container) >= 5000
+    finally:
+        rootfs.discard(container)
+    assert not container.exists()
+    assert str(tmp_path) not in Path("/proc/mounts").read_text()
