@@ -327,6 +327,17 @@ async def test_exec_ends_with_its_client(lab: Lab, cli: Path) -> None:
     assert await sandbox.exec(process.spec.id, limited, Streams()) == 124
 
 
+async def test_exec_ends_with_its_container(lab: Lab, cli: Path) -> None:
+    sandbox, process = await lab.run(artifact(cli), "cli.wasm", "sleep", "1000")
+    output = Sink()
+    request = ExecRequest(("cli.wasm", "spin"))
+    task = asyncio.create_task(sandbox.exec(process.spec.id, request, Streams(stdout=output)))
+    await output.until(b"spinning")
+    await sandbox.stop(5)
+    async with asyncio.timeout(10):
+        assert await task == 137
+
+
 def children_of(pid: int) -> set[int]:
     """Workers of the same zygote, but for `pid`."""
     parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]

@@ -19,8 +19,13 @@ CHUNK = 32 * 1024
 TIMED_OUT = 124  # as timeout(1)
 
 
-async def run(link: Link, what: dict[str, Any], streams: Streams, timeout: float) -> int:
-    """Run to the end; the exit code. Cancelled or timed out: the process is killed."""
+async def run(
+    link: Link, what: dict[str, Any], streams: Streams, timeout: float, running: set[int]
+) -> int:
+    """Run to the end; the exit code. Cancelled or timed out: the process is killed.
+
+    Its pidfd is in `running` meanwhile, so that it can be ended with its container.
+    """
     guest_in, our_in = os.pipe()
     our_out, guest_out = os.pipe()
     our_err, guest_err = os.pipe()
@@ -36,6 +41,7 @@ async def run(link: Link, what: dict[str, Any], streams: Streams, timeout: float
     finally:
         for fd in guests:
             os.close(fd)
+    running.add(started.pidfd)
     feeding = None
     if streams.stdin is not None:
         feeding = asyncio.ensure_future(_feed(streams.stdin, our_in))
@@ -58,6 +64,7 @@ async def run(link: Link, what: dict[str, Any], streams: Streams, timeout: float
         if feeding is not None:
             feeding.cancel()
             await asyncio.gather(feeding, return_exceptions=True)
+        running.discard(started.pidfd)
         os.close(started.pidfd)
         started.status.close()
 

@@ -37,6 +37,7 @@ class WasmProcess:
         self.pid = pid
         self.started_at = started_at
         self.cgroup = cgroup
+        self.execs: set[int] = set()  # pidfds of what was executed beside it and still runs
         self._pidfd = pidfd  # -1: ended
         self._link = link
         self._control = control
@@ -59,6 +60,7 @@ class WasmProcess:
         """One task for all callers of `wait`; ends with the process."""
         if self._pidfd >= 0:
             await readable(self._pidfd)
+        self._kill_execs()
         record = exits.read(str(self.spec.directory))
         if record is None and self._recorded is not None:
             await self._recorded.wait()
@@ -85,9 +87,17 @@ class WasmProcess:
 
     async def kill(self) -> None:
         await self.signal(signal.SIGKILL)
+        self._kill_execs()
         for pid in self.cgroup.processes() - {self.pid}:
             try:
                 os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+    def _kill_execs(self) -> None:
+        for pidfd in self.execs:
+            try:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             except ProcessLookupError:
                 continue
 

@@ -40,7 +40,6 @@ class WasmSandbox:
         self.run_directory = run_directory
         self.processes: dict[str, WasmProcess] = {}
         self.images: dict[str, tuple[ContainerSpec, UnpackedImage]] = {}
-        self.execs: set[asyncio.Task[Any]] = set()
         self._stopped = False
 
     async def start(self, container: ContainerSpec, image: UnpackedImage) -> WasmProcess:
@@ -129,7 +128,7 @@ class WasmSandbox:
         except CannotStart as error:
             raise NotSupported(f"{error}; {NO_SHELL}") from error
         what["cgroups"] = [str(path) for path in process.cgroup.directories.values()]
-        return await execution.run(self.link, what, streams, request.timeout)
+        return await execution.run(self.link, what, streams, request.timeout, process.execs)
 
     async def stats(self) -> SandboxStats:
         total = SandboxStats()

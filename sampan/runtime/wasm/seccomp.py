@@ -67,6 +67,17 @@ _MMAP, _MPROTECT, _CLONE = (9, 222), (10, 226), (56, 220)
 _CLONE3, _SOCKET, _SOCKETPAIR = (435, 435), (41, 198), (53, 199)
 
 
+PROGRAMS: dict[tuple[bool, bool], bytes] = {}
+
+
+def prepare() -> None:
+    """Build the filters of this machine once, before workers are forked."""
+    machine = os.uname().machine
+    for files in (False, True):
+        for network in (False, True):
+            PROGRAMS[files, network] = build(machine, files=files, network=network)
+
+
 def build(machine: str, *, files: bool, network: bool) -> bytes:
     """The filter as an array of struct sock_filter. `files`: paths may be opened; `network`: internet sockets."""
     column = list(_AUDIT_ARCH).index(machine)

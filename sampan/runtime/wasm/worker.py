@@ -160,12 +160,8 @@ class Worker:
         self.poll.register(self.wake_read, select.EPOLLIN)
 
     def seal(self) -> None:
-        program = seccomp.build(
-            os.uname().machine,
-            files=bool(self.preopens) or self.launch["mode"] == HTTP,
-            network=self.launch["network"],
-        )
-        seccomp.install(program)
+        files = bool(self.preopens) or self.launch["mode"] == HTTP
+        seccomp.install(seccomp.PROGRAMS[files, self.launch["network"]])
 
     def report(self) -> None:
         """Tell the runtime that the guest is about to run. Nobody there: the start was given up, so end."""

@@ -22,7 +22,7 @@ import sys
 import time
 import traceback
 
-from sampan.runtime.wasm import exits
+from sampan.runtime.wasm import exits, seccomp
 from sampan.runtime.wasm.engine import Engine
 from sampan.runtime.wasm.launch import EXEC, unseal
 from sampan.runtime.wasm.worker import Worker
@@ -198,6 +198,7 @@ def main(library: str, descriptor: int) -> None:
     """Be the zygote, on the listening socket `descriptor`, with wasmtime's shared `library`."""
     os.umask(0o077)
     os.environ["TOKIO_WORKER_THREADS"] = "1"  # of each worker, once it runs a guest
+    seccomp.prepare()
     zygote = Zygote(Engine(library), socket.socket(fileno=descriptor))
     gc.collect()
     gc.disable()
