@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 Object = dict[str, Any]
 Key = tuple[str, str, str]  # kind, namespace, name
 
+GATHER = 0.1  # seconds in which changes come together into one transaction
+PAUSE = 5.0  # after a write that failed
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS objects (
     kind TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL,
@@ -78,12 +81,19 @@ class ObjectCache:
         self._wake.set()
 
     async def run(self) -> None:
-        """Write what is put, for ever."""
+        """Write what is put, for ever. A disk that is full or fails is tried again; nobody else notices."""
         while True:
             await self._wake.wait()
+            await asyncio.sleep(GATHER)
             self._wake.clear()
             batch = dict(self._pending)
-            await asyncio.to_thread(self._write, batch)
+            try:
+                await asyncio.to_thread(self._write, batch)
+            except sqlite3.Error as error:
+                log.warning("%s: %s", self._path, error)
+                self._wake.set()
+                await asyncio.sleep(PAUSE)
+                continue
             for key, obj in batch.items():
                 # What was put meanwhile stays for the next round.
                 if key in self._pending and self._pending[key] is obj:

@@ -19,7 +19,6 @@ log = logging.getLogger(__name__)
 
 HEAD_LIMIT = 64 * 1024
 IDLE_SECONDS = 120.0
-HEAD_SECONDS = 20.0
 
 
 @dataclass(slots=True)

@@ -33,6 +33,7 @@ LEASE_NAMESPACE = "kube-node-lease"
 KUBELET_VERSION = "v1.36.0+sampan"
 IMAGES_SHOWN = 50
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+RUNTIME_GRACE = 30.0  # seconds that a runtime may be away, restarting, before the node is NotReady
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +237,7 @@ class Registrar:
         self._port = config.port
         self._node: Object | None = None
         self._lease: Object | None = None
+        self._answered_at = 0.0  # when the runtime last did, by the monotonic clock
         self.registered = asyncio.Event()
 
     def look_again(self) -> None:
@@ -274,8 +276,10 @@ class Registrar:
         try:
             runtime = await ask_runtime(self._cri)
             images = (await self._cri.list_images()).images
-            answered = True
+            answered, self._answered_at = True, time.monotonic()
         except CRIError as error:
+            if time.monotonic() - self._answered_at < RUNTIME_GRACE:
+                return False
             runtime = RuntimeFacts("sampan", __version__, False, f"the runtime is away: {error}")
             images, answered = [], False
         if self._node is None and answered:

@@ -158,6 +158,10 @@ class StatusWriter:
                     continue
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
+        except Exception:
+            # Root of this task: one pod's status is not worth the node. The next submit tries again.
+            meta = entry.known["metadata"]
+            log.exception("status of %s/%s", meta["namespace"], meta["name"])
         finally:
             entry.task = None
             self._settle(entry)

@@ -110,6 +110,7 @@ class PodWorker:
         self._blocked: dict[str, Blocked] = {}
         self._messages: dict[str, str] = {}
         self._looked_up: dict[str, containerconfig.ImageFacts] = {}  # before the sandbox was made
+        self._config: Any = None  # PodSandboxConfig
         self._held: set[str] = set()  # containers whose CrashLoopBackOff was reported
         self._verdict: Verdict | None = None
         self._removed = False
@@ -433,10 +434,17 @@ class PodWorker:
             return "wasm", image.platform
         return "", image.platform
 
+    def _sandbox_config(self, attempt: int) -> Any:
+        """Made once for each sandbox: every container is created with it, too."""
+        if self._config is None or self._config.metadata.attempt != attempt:
+            context = self.context
+            self._config = sandboxconfig.make(
+                self.pod, attempt, context.config, context.resolv_conf
+            )
+        return self._config
+
     async def _run_sandbox(self, attempt: int, handler: str, platform: str) -> None:
-        config = sandboxconfig.make(
-            self.pod, attempt, self.context.config, self.context.resolv_conf
-        )
+        config = self._sandbox_config(attempt)
         if platform:
             config.annotations[IMAGE_OS] = platform
         cri = self.context.cri
@@ -587,9 +595,7 @@ class PodWorker:
             made = await cri.create_container(
                 pod_sandbox_id=sandbox.id,
                 config=config,
-                sandbox_config=sandboxconfig.make(
-                    self.pod, sandbox.attempt, context.config, context.resolv_conf
-                ),
+                sandbox_config=self._sandbox_config(sandbox.attempt),
             )
         except CRIError as error:
             raise ContainerError(str(error), "CreateContainerError") from error
