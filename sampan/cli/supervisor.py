@@ -36,10 +36,10 @@ API_PATIENCE = 3.0  # seconds that the node part waits at start for the API serv
 
 # What the parts share, in the order in which they are forked: a part sees what was imported before it.
 WARM: dict[str, tuple[str, ...]] = {
-    "server": ("asyncio", "ssl", "uvloop", "orjson", "aiohttp", "aiohttp.web", "sampan.cli.parts",
+    "server": ("asyncio", "ssl", "uvloop", "orjson", "sampan.cli.parts",
                "sampan.client.client", "sampan.client.informer", "sampan.client.workqueue"),
     "runtime": ("grpc.aio", "google.protobuf", "sampan.cri.api_pb2"),
-    "node": ("sampan.cri.client",),
+    "node": ("aiohttp", "aiohttp.web", "sampan.cri.client"),
 }  # fmt: skip
 
 
@@ -74,11 +74,13 @@ class Supervisor:
         self.listen()
         wake = self.catch_signals()
         self.lifeline, self.lifeline_end = os.pipe()
-        ensure_pki(self.config)
+        pki = begin_pki(self.config)
         try:
             for name, modules in WARM.items():
                 for module in modules:
                     importlib.import_module(module)
+                if name == "server":
+                    end_pki(self.config, pki)
                 if name == "node":
                     self.wait_for_api(wake)
                 self.fork(self.parts[name])
@@ -387,19 +389,24 @@ def name_process(name: str) -> None:
     Path("/proc/self/comm").write_text(name)
 
 
-def ensure_pki(config: Config) -> None:
-    """Certificates exist on return. Made in a child: the crypto library is large and needed once a year."""
+def begin_pki(config: Config) -> int:
+    """Make the certificates in a child, whose pid this is: the crypto library is large, and needed once a year."""
     pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            importlib.import_module("sampan.cli.parts").make_pki(config)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
+    if pid:
+        return pid
+    status = 1
+    try:
+        importlib.import_module("sampan.cli.parts").make_pki(config)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def end_pki(config: Config, pid: int) -> None:
+    """The certificates exist on return."""
     if os.waitpid(pid, 0)[1]:
         raise SystemExit(f"the certificates in {config.pki} could not be made; see above")
 
