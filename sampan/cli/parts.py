@@ -117,7 +117,9 @@ def sweep(config: Config) -> None:
 
 
 def clear(config: Config) -> None:
-    """Remove what the network keeps in the kernel when no pod is left: bridge, tables, namespaces."""
+    """Remove what the kernel keeps when no pod is left: volumes' mounts, bridge, tables, namespaces."""
     from sampan.cli.noderole import clear_network
+    from sampan.node.volumes.pod import release
 
+    release(config.data_dir / "node" / "pods", config.run_dir, root=not config.rootless)
     asyncio.run(clear_network(config))

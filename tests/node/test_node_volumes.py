@@ -16,7 +16,7 @@ from sampan.node.environment import NodeFacts
 from sampan.node.errors import ContainerError, VolumeError
 from sampan.node.volumes import atomic, places, subpath
 from sampan.node.volumes.atomic import File
-from sampan.node.volumes.pod import PodVolumes
+from sampan.node.volumes.pod import PodVolumes, prepare_volatile, release
 
 FACTS = NodeFacts(("192.0.2.1",), {"cpu": "2"})
 ROOT = os.geteuid() == 0
@@ -276,3 +276,24 @@ async def test_as_root_memory_and_fixed_subpaths(tmp_path: Path) -> None:
     volumes.remove()
     assert (tmp_path / "host" / "keep").read_text() == "precious"
     assert linux.mounts_below(tmp_path) == []
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not ROOT, reason="needs root: mounts")
+async def test_release_takes_down_what_a_dead_agent_left(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    place = prepare_volatile(run, root=True)
+    assert linux.is_tmpfs(place)
+    assert prepare_volatile(run, root=True) == place, "once, however often it is asked for"
+    volumes = PodVolumes(tmp_path / "pods" / "u", place / "u", root=True)
+    data = {"name": "d", "hostPath": {"path": str(tmp_path / "host")}}
+    memory = {"name": "m", "emptyDir": {"medium": "Memory"}}
+    await prepare(
+        volumes, Objects(), data, memory, {"name": "s", "secret": {"secretName": "chest"}}
+    )
+    (tmp_path / "host" / "keep").write_text("precious")
+    volumes.mounts(container(volumeMounts=[{"name": "d", "mountPath": "/d", "subPath": "."}]), {})
+    release(tmp_path / "pods", run, root=True)
+    assert linux.mounts_below(tmp_path) == [] and not place.exists()
+    assert (tmp_path / "host" / "keep").read_text() == "precious"
+    release(tmp_path / "pods", run, root=True)

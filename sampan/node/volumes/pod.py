@@ -217,10 +217,15 @@ def prepare_volatile(run_dir: Path, *, root: bool) -> Path:
     return place
 
 
-def release_volatile(run_dir: Path) -> None:
-    """Undo `prepare_volatile`, when no pod needs it any more. Idempotent."""
+def release(pods_dir: Path, run_dir: Path, *, root: bool) -> None:
+    """After the last pod was ended without its node agent: no mount and no secret of any pod is left. Idempotent."""
     place = run_dir / "volumes"
-    if place.is_dir() and not any(place.iterdir()):
-        if os.path.ismount(place):
-            linux.umount(place)
-        place.rmdir()
+    for directory in (pods_dir, place):
+        if not directory.is_dir():
+            continue
+        if root:
+            for point in linux.mounts_below(directory.resolve()):
+                linux.umount(point, linux.UMOUNT_DETACH | linux.UMOUNT_NOFOLLOW)
+            if left := linux.mounts_below(directory.resolve()):
+                raise VolumeError(f"still mounted: {', '.join(left)}")
+        shutil.rmtree(directory)
