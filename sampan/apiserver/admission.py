@@ -18,6 +18,7 @@ from sampan.kube import errors, objects
 
 Object = dict[str, Any]
 
+RBAC = "rbac.authorization.k8s.io"
 PROTECTED_NAMESPACES = ("default", "kube-system", "kube-public")
 SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 TOKEN_MOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -60,6 +61,8 @@ class Lookup:
 
 
 class Plugin:
+    storages: tuple[str, ...] = ()  # kinds that it looks at; none: all
+
     def __init__(self, lookup: Lookup) -> None:
         self.lookup = lookup
 
@@ -100,8 +103,10 @@ class NamespaceLifecycle(Plugin):
 class ServiceAccount(Plugin):
     """A pod runs as some service account and finds its token, the cluster's CA and its namespace in a volume."""
 
+    storages = ("core/pods",)
+
     async def create(self, call: Call, obj: Object) -> None:
-        if call.resource.storage != "core/pods" or is_mirror(obj):
+        if is_mirror(obj):
             return
         spec = obj.setdefault("spec", {})
         namespace = call.info.namespace
@@ -163,9 +168,9 @@ def is_mirror(pod: Object) -> bool:
 class DefaultTolerationSeconds(Plugin):
     """A pod stays 300 s on a node that is not ready or not reachable, unless it says otherwise."""
 
+    storages = ("core/pods",)
+
     async def create(self, call: Call, obj: Object) -> None:
-        if call.resource.storage != "core/pods":
-            return
         spec = obj.setdefault("spec", {})
         tolerations = spec.get("tolerations") or []
         for key in (NOT_READY, UNREACHABLE):
@@ -188,9 +193,9 @@ class DefaultTolerationSeconds(Plugin):
 class Priority(Plugin):
     """priorityClassName becomes a number; without a name the cluster's default class counts."""
 
+    storages = ("core/pods",)
+
     async def create(self, call: Call, obj: Object) -> None:
-        if call.resource.storage != "core/pods":
-            return
         spec = obj.setdefault("spec", {})
         name = spec.get("priorityClassName") or ""
         classes = ("scheduling.k8s.io", "v1", "priorityclasses")
@@ -232,9 +237,9 @@ class Priority(Plugin):
 class RuntimeClass(Plugin):
     """The pod's runtime class brings its overhead and its constraints on nodes (KEP-688)."""
 
+    storages = ("core/pods",)
+
     async def create(self, call: Call, obj: Object) -> None:
-        if call.resource.storage != "core/pods":
-            return
         spec = obj.setdefault("spec", {})
         name = spec.get("runtimeClassName")
         pod = obj["metadata"].get("name", "")
@@ -281,9 +286,9 @@ class RuntimeClass(Plugin):
 class TaintNodesByCondition(Plugin):
     """A new node is not ready until its conditions say so, and nothing lands on it before."""
 
+    storages = ("core/nodes",)
+
     async def create(self, call: Call, obj: Object) -> None:
-        if call.resource.storage != "core/nodes":
-            return
         spec = obj.setdefault("spec", {})
         taints = spec.get("taints") or []
         if not any(
@@ -295,13 +300,16 @@ class TaintNodesByCondition(Plugin):
 class Privilege(Plugin):
     """Nobody grants by a role or a binding what they do not hold."""
 
+    storages = tuple(
+        f"{RBAC}/{kind}"
+        for kind in ("roles", "rolebindings", "clusterroles", "clusterrolebindings")
+    )
+
     async def create(self, call: Call, obj: Object) -> None:
-        if call.resource.group == "rbac.authorization.k8s.io":
-            await self.lookup.check_grant(call.user, call.resource.name, obj, None)
+        await self.lookup.check_grant(call.user, call.resource.name, obj, None)
 
     async def update(self, call: Call, new: Object, old: Object) -> None:
-        if call.resource.group == "rbac.authorization.k8s.io":
-            await self.lookup.check_grant(call.user, call.resource.name, new, old)
+        await self.lookup.check_grant(call.user, call.resource.name, new, old)
 
 
 PLUGINS: tuple[type[Plugin], ...] = (
@@ -319,15 +327,24 @@ class Admission:
     def __init__(self, lookup: Lookup) -> None:
         self.lookup = lookup
         self.plugins = [plugin(lookup) for plugin in PLUGINS]
+        self._by_storage: dict[str, list[Plugin]] = {}
+
+    def _interested(self, call: Call) -> list[Plugin]:
+        storage = call.resource.storage
+        found = self._by_storage.get(storage)
+        if found is None:
+            found = [each for each in self.plugins if not each.storages or storage in each.storages]
+            self._by_storage[storage] = found
+        return found
 
     async def admit_create(self, call: Call, obj: Object) -> None:
-        for plugin in self.plugins:
+        for plugin in self._interested(call):
             await plugin.create(call, obj)
 
     async def admit_update(self, call: Call, new: Object, old: Object) -> None:
-        for plugin in self.plugins:
+        for plugin in self._interested(call):
             await plugin.update(call, new, old)
 
     async def admit_delete(self, call: Call, obj: Object) -> None:
-        for plugin in self.plugins:
+        for plugin in self._interested(call):
             await plugin.delete(call, obj)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ class Registry:
         for key in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields"):
             metadata.pop(key, None)
         metadata["uid"] = new_uid()
-        metadata["creationTimestamp"] = objects.now()
+        metadata["creationTimestamp"] = _Clock.now()
         if resource.generation:
             metadata["generation"] = 1
         else:
@@ -398,6 +399,20 @@ class Registry:
 
         results = await asyncio.gather(*(one(entry) for entry in entries))
         return [entry for entry in results if entry is not None]
+
+
+class _Clock:
+    """The present second as the API writes it, formatted once."""
+
+    second = 0
+    text = ""
+
+    @classmethod
+    def now(cls) -> str:
+        second = int(time.time())
+        if second != cls.second:
+            cls.second, cls.text = second, objects.now()
+        return cls.text
 
 
 def from_record(cache: ResourceCache, record: Record | None) -> Entry | None:
