@@ -7,7 +7,7 @@ import asyncio
 from sampan.cri.client import CRIClient
 from sampan.node.errors import HookError
 from sampan.node.podspec import Object
-from sampan.node.probes.runners import ask
+from sampan.node.probes.runners import Unanswered, ask
 
 HTTP_TIMEOUT = 60.0  # a hook has no time-out of its own
 
@@ -20,7 +20,10 @@ async def run(
         await asyncio.sleep(sleep.get("seconds") or 0)
         return
     timeout = 0.0 if handler.get("exec") else HTTP_TIMEOUT
-    answer = await ask(handler, container, container_id, address, timeout, cri)
+    try:
+        answer = await ask(handler, container, container_id, address, timeout, cri)
+    except Unanswered as error:
+        raise HookError(f"lifecycle hook for Container {container['name']!r}: {error}") from error
     if answer.ok:
         return
     if command := (handler.get("exec") or {}).get("command"):

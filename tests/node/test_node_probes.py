@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from node_pods import container
 
+from sampan.cri.errors import Unavailable
 from sampan.node.observed import RUNNING, ContainerState
 from sampan.node.plan import Health
 from sampan.node.probes import runners
@@ -182,3 +183,34 @@ async def test_an_adopted_container_keeps_what_the_api_knows() -> None:
         prober.watch(held, running(), "127.0.0.1", lambda *_: None, known)
         assert prober.health()["id"].ready
         prober.close()
+
+
+async def test_a_runtime_that_is_away_is_no_verdict() -> None:
+    """Commands cannot be run while the runtime restarts; no container is to blame for that."""
+    asked = asyncio.Event()
+
+    class Away:
+        count = 0
+
+        async def exec_sync(self, **_: Any) -> Any:
+            self.count += 1
+            if self.count > 3:
+                asked.set()
+            raise Unavailable("connection refused")
+
+    told: list[str] = []
+    held = container(
+        livenessProbe={
+            "exec": {"command": ["true"]},
+            "periodSeconds": 0.01,
+            "failureThreshold": 1,
+        }
+    )
+    async with asyncio.TaskGroup() as group:
+        prober = Prober(Away(), group, lambda: None)  # type: ignore[arg-type]
+        prober.watch(held, running(), "127.0.0.1", lambda *event: told.append(event[1]))
+        async with asyncio.timeout(5):
+            await asked.wait()
+        assert prober.health()["id"] == Health(True, True)
+        prober.close()
+    assert set(told) == {"ProbeError"}

@@ -19,7 +19,7 @@ from sampan.cri.client import CRIClient
 from sampan.node.observed import ContainerState
 from sampan.node.plan import Health
 from sampan.node.podspec import Object
-from sampan.node.probes.runners import Answer, ask
+from sampan.node.probes.runners import Answer, Unanswered, ask
 
 log = logging.getLogger(__name__)
 
@@ -145,15 +145,18 @@ class Prober:
 
     async def _ask(self, watched: _Watched, probe: _Probe) -> None:
         began = time.monotonic()
+        answer = None
         try:
             answer = await self._answer(watched, probe)
+        except Unanswered as error:
+            # The runtime is away: what was known of the container stays.
+            watched.report("Warning", "ProbeError", f"{probe.kind} probe errored: {error}")
         except Exception:
-            # The root of this task: a bug in asking must not end the node.
+            # The root of this task: a bug in asking must not end the node, or a container.
             log.exception("%s probe of %s", probe.kind, watched.state.name)
-            answer = Answer(False, "the probe could not be run")
         probe.task = None
         period = probe.spec.get("periodSeconds") or 10
-        if self._judge(watched, probe, answer):
+        if answer is None or self._judge(watched, probe, answer):
             self._schedule(watched, probe, max(0.0, period - (time.monotonic() - began)))
 
     async def _answer(self, watched: _Watched, probe: _Probe) -> Answer:

@@ -2,7 +2,8 @@
 
 Answers are worded as kubelet's, because people search for them. HTTP is spoken here on plain streams: a probe is one
 request on one connection, and a client library would cost more than the question. Certificates are not verified, as
-the API documents. Nothing here raises for an unwell container; a broken runtime raises CRIError.
+the API documents. Nothing here raises for an unwell container; when the runtime cannot run a command, that is no verdict
+on the container, and Unanswered is raised.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ BODY_LIMIT = 10 * 1024
 HEAD_LIMIT = 64 * 1024
 REDIRECTS = 10
 AGENT = "kube-probe/1.36"
+
+
+class Unanswered(Exception):
+    """The question could not be put."""
 
 
 class Answer(NamedTuple):
@@ -85,7 +90,7 @@ async def execute(cri: CRIClient, container_id: str, command: list[str], timeout
             False, f"command timed out: {json.dumps(command)} timed out after {timeout:g}s"
         )
     except CRIError as error:
-        return Answer(False, str(error))
+        raise Unanswered(str(error)) from error
     output = (answer.stdout + answer.stderr)[:BODY_LIMIT].decode("utf-8", "replace")
     return Answer(answer.exit_code == 0, output)
 
