@@ -41,6 +41,24 @@ class Cluster:
 
     def start(self, *options: str) -> str:
         """What `sampan up` printed."""
+        self.open_network()
+        self.ports = self.ports if hasattr(self, "ports") else (free_port(), free_port())
+        port, node_port = self.ports
+        arguments = [
+            "up",
+            "--port",
+            str(port),
+            "--node-port",
+            str(node_port),
+            "--node-name",
+            "boat",
+        ]
+        if self.rootless:
+            arguments.append("--rootless")
+        return self.sampan(*arguments, *options, timeout=60)
+
+    def open_network(self) -> None:
+        """A network namespace of the cluster's own, when root. Idempotent."""
         if AS_ROOT and self.namespace is None:
             script = "ip link set lo up && echo up && exec sleep infinity"
             self.namespace = subprocess.Popen(
@@ -49,22 +67,19 @@ class Cluster:
             assert self.namespace.stdout is not None
             assert self.namespace.stdout.readline() == b"up\n"
             self.prefix = ["nsenter", f"--net=/proc/{self.namespace.pid}/ns/net"]
-        self.ports = self.ports if hasattr(self, "ports") else (free_port(), free_port())
-        port, node_port = self.ports
-        arguments = ["up", "--port", str(port), "--node-port", str(node_port), "--node-name", "boat"]
-        if self.rootless:
-            arguments.append("--rootless")
-        return self.sampan(*arguments, *options, timeout=60)
+
+    def close_network(self) -> None:
+        if self.namespace is not None:
+            self.namespace.kill()
+            self.namespace.wait()
+            self.namespace = None
 
     def stop(self) -> None:
         try:
             if (self.data / "config.json").exists():
                 self.sampan("down", timeout=120)
         finally:
-            if self.namespace is not None:
-                self.namespace.kill()
-                self.namespace.wait()
-                self.namespace = None
+            self.close_network()
 
     def remove(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -72,7 +87,11 @@ class Cluster:
     # Commands
 
     def run(
-        self, *command: str, check: bool = True, timeout: float = 60, stdin: str | bytes | None = None
+        self,
+        *command: str,
+        check: bool = True,
+        timeout: float = 60,
+        stdin: str | bytes | None = None,
     ) -> subprocess.CompletedProcess[str]:
         text = stdin.decode() if isinstance(stdin, bytes) else stdin
         done = subprocess.run(
@@ -89,7 +108,16 @@ class Cluster:
     def sampan(self, *arguments: str, timeout: float = 60) -> str:
         head, *rest = arguments
         nested = [rest.pop(0)] if head == "image" else []
-        command = [sys.executable, "-m", "sampan", head, *nested, "--data-dir", str(self.data), *rest]
+        command = [
+            sys.executable,
+            "-m",
+            "sampan",
+            head,
+            *nested,
+            "--data-dir",
+            str(self.data),
+            *rest,
+        ]
         return self.run(*command, timeout=timeout).stdout
 
     def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 60) -> str:
