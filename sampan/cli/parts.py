@@ -119,7 +119,10 @@ def sweep(config: Config) -> None:
 def clear(config: Config) -> None:
     """Remove what the kernel keeps when no pod is left: volumes' mounts, bridge, tables, namespaces."""
     from sampan.cli.noderole import clear_network
+    from sampan.node import cgroups
     from sampan.node.volumes.pod import release
 
+    if not config.rootless:
+        cgroups.remove(config.instance)
     release(config.data_dir / "node" / "pods", config.run_dir, root=not config.rootless)
     asyncio.run(clear_network(config))

@@ -100,7 +100,7 @@ def cgroup_parent(pod: Object, config: NodeConfig) -> str:
         return ""
     qos = qos_class(pod)
     middle = f"/{qos.lower()}" if qos in (BURSTABLE, BEST_EFFORT) else ""
-    return f"/{config.cgroup_root.strip('/')}{middle}/pod{pod['metadata']['uid']}"
+    return f"/{config.cgroup_root.strip('/')}/kubepods{middle}/pod{pod['metadata']['uid']}"
 
 
 def namespaces(pod: Object, target: str = "") -> Any:

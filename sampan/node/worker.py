@@ -20,6 +20,7 @@ from sampan.cri.errors import CRIError, NotFound
 from sampan.kube import objects
 from sampan.kube.errors import ApiError
 from sampan.node import (
+    cgroups,
     containerconfig,
     environment,
     hooks,
@@ -758,6 +759,7 @@ class PodWorker:
         self.prober.close()
         if not self._settled:
             self.volumes.remove_mounts()
+            cgroups.remove(sandboxconfig.cgroup_parent(self.pod, self.context.config))
             self.context.references.release(self.uid)
             self.context.tokens.forget(self.uid)
             self._settled = True

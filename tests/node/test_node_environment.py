@@ -151,7 +151,7 @@ def test_sandbox_config(tmp_path: Path) -> None:
     assert made.metadata.attempt == 2 and made.hostname == "boat"
     assert made.labels["io.kubernetes.pod.uid"] == pod["metadata"]["uid"]
     assert made.port_mappings[0].host_port == 8080
-    assert made.linux.cgroup_parent == f"/sampan/besteffort/pod{pod['metadata']['uid']}"
+    assert made.linux.cgroup_parent == f"/sampan/kubepods/besteffort/pod{pod['metadata']['uid']}"
 
 
 def container_config(pod: dict[str, Any], image: ImageFacts = ImageFacts("sha256:1")) -> Any:

@@ -131,7 +131,8 @@ class ContainerKind:
                 PodNamespaces(path).remove()
         for directory in Cgroup(f"/{self.instance}").directories():
             for path in directory.iterdir() if directory.is_dir() else ():
-                if path.is_dir() and path.name not in sandboxes:
+                # Groups of other names are the pods' own, which the node agent named and removes.
+                if path.is_dir() and len(path.name) == 64 and path.name not in sandboxes:
                     await end(Cgroup(f"/{self.instance}/{path.name}"), path)
         Cgroup(f"/{self.instance}").remove_if_empty()
         for engine in candidates(self.run_directory):
