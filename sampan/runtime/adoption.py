@@ -1,13 +1,14 @@
 """After a restart: records are read, kinds asked what still runs, ends recorded, and leftovers removed.
 
-A sandbox of which nothing is left (the machine was rebooted) becomes NOTREADY and its containers exited: kubelet then
-makes a new one. What has no record was left by a crash in the middle of a creation, before it was answered.
+A sandbox of which nothing is left, or not its network (the machine was rebooted), becomes NOTREADY and its containers
+exited: kubelet then makes a new one. What has no record was left by a crash in the middle of a creation, before it was answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import time
 from pathlib import Path
@@ -56,6 +57,11 @@ async def adopt_sandbox(service: RuntimeService, entry: SandboxEntry) -> None:
         entry.sandbox = await inventory.kind(entry.kind).adopt(record)
     except Exception:
         LOG.exception("adopting sandbox %s", entry.id)
+    namespace = entry.network.namespace
+    if entry.sandbox is not None and namespace is not None and not os.path.ismount(namespace):
+        LOG.info("sandbox %s has lost its network: it ends", entry.id)
+        await entry.sandbox.stop(0)
+        entry.sandbox = None
     for container in containers:
         process = await entry.sandbox.process(container.id) if entry.sandbox else None
         if process is not None and container.exit is None:
