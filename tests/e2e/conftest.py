@@ -9,7 +9,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import box
 from cluster import AS_ROOT, HELLO, ROOT, Cluster
+from space import Space
+
+KINDS = ("wasm", "container")
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +30,7 @@ def cluster(hello_binaries: Path) -> Iterator[Cluster]:
     boat.start()
     try:
         load_hello(boat)
+        load_box(boat)
         yield boat
     finally:
         boat.stop()
@@ -48,6 +53,30 @@ def own_cluster(hello_binaries: Path) -> Iterator[Cluster]:
 def load_hello(boat: Cluster) -> None:
     for kind in ("wasm", "container") if AS_ROOT and not boat.rootless else ("wasm",):
         boat.sampan("image", "build", "-t", f"hello:{kind}", "-f", str(HELLO / f"Dockerfile.{kind}"), str(HELLO))
+
+
+def load_box(boat: Cluster) -> None:
+    context = box.build()
+    for kind in KINDS if AS_ROOT and not boat.rootless else ("wasm",):
+        boat.sampan("image", "build", "-t", f"box:{kind}", "-f", str(context / f"Dockerfile.{kind}"), str(context))
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of sandbox in turn."""
+    if request.param == "container" and not AS_ROOT:
+        pytest.skip("containers need root")
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def space(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Space]:
+    """A namespace for the tests of one file; its default service account is there."""
+    name = request.module.__name__.removeprefix("test_e2e_").replace("_", "-")
+    cluster.kubectl("create", "namespace", name)
+    cluster.kubectl("wait", "-n", name, "--for=create", "serviceaccount/default", "--timeout=10s")
+    yield Space(cluster, name)
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture
