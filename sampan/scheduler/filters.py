@@ -1,7 +1,7 @@
-"""Filters: may this pod run on this node? Each says why not, in the words that `kubectl describe pod` shows.
+"""Filters: may a pod of this class run on this node? Each says why not, in the words that `kubectl describe pod` shows.
 
-Pure functions of a pod and a node. `STATIC` depends on labels, taints and the pod's constraints only, so its answers are
-remembered; `DYNAMIC` depends on what else runs there.
+Pure functions of a class and a node. `STATIC` depends on labels, taints and the pod's constraints only, so its answers are
+remembered; ports and resources depend on what else runs there. What depends on pods elsewhere is in `topology.py`.
 """
 
 from __future__ import annotations
@@ -10,33 +10,25 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sampan.scheduler.nodes import NodeInfo
-from sampan.scheduler.pods import PodInfo
+from sampan.scheduler.pods import PodClass
 
 Object = dict[str, Any]
-Filter = Callable[[PodInfo, NodeInfo], str | None]
+Filter = Callable[[PodClass, NodeInfo], str | None]
+
+NO_PORTS = "node(s) didn't have free ports for the requested pod ports"
+UNSCHEDULABLE_TAINT = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
 
 
-def node_name(pod: PodInfo, node: NodeInfo) -> str | None:
-    wanted = pod.spec.get("nodeName")
-    return (
-        "node(s) didn't match the requested node name" if wanted and wanted != node.name else None
-    )
-
-
-def unschedulable(pod: PodInfo, node: NodeInfo) -> str | None:
-    assert node.node is not None
-    if not node.node["spec"].get("unschedulable"):
+def unschedulable(group: PodClass, node: NodeInfo) -> str | None:
+    if not node.unschedulable or tolerates(group.spec, UNSCHEDULABLE_TAINT):
         return None
-    taint = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
-    return None if tolerates(pod.spec, taint) else "node(s) were unschedulable"
+    return "node(s) were unschedulable"
 
 
-def taints(pod: PodInfo, node: NodeInfo) -> str | None:
-    assert node.node is not None
-    for taint in node.node["spec"].get("taints") or ():
-        if taint["effect"] != "PreferNoSchedule" and not tolerates(pod.spec, taint):
-            value = taint.get("value") or ""
-            return f"node(s) had untolerated taint {{{taint['key']}: {value}}}"
+def taints(group: PodClass, node: NodeInfo) -> str | None:
+    for taint in node.taints:
+        if taint["effect"] != "PreferNoSchedule" and not tolerates(group.spec, taint):
+            return f"node(s) had untolerated taint {{{taint['key']}: {taint.get('value') or ''}}}"
     return None
 
 
@@ -64,17 +56,25 @@ def matches_taint(toleration: Object, taint: Object) -> bool:
     return False
 
 
-def node_affinity(pod: PodInfo, node: NodeInfo) -> str | None:
-    selector = pod.spec.get("nodeSelector") or {}
-    required = ((pod.spec.get("affinity") or {}).get("nodeAffinity") or {}).get(
+def node_affinity(group: PodClass, node: NodeInfo) -> str | None:
+    if matches_node(group.spec, node):
+        return None
+    return "node(s) didn't match Pod's node affinity/selector"
+
+
+def matches_node(spec: Object, node: NodeInfo) -> bool:
+    selector = spec.get("nodeSelector") or {}
+    required = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get(
         "requiredDuringSchedulingIgnoredDuringExecution"
     )
-    if not selector.items() <= node.labels.items() or (
-        required is not None
-        and not any(matches_term(t, node) for t in required["nodeSelectorTerms"])
-    ):
-        return "node(s) didn't match Pod's node affinity/selector"
-    return None
+    return selector.items() <= node.labels.items() and (
+        required is None or any(matches_term(t, node) for t in required["nodeSelectorTerms"])
+    )
+
+
+def reads_labels(spec: Object) -> bool:
+    """The node's labels matter to the static filters and scores."""
+    return bool(spec.get("nodeSelector") or (spec.get("affinity") or {}).get("nodeAffinity"))
 
 
 def matches_term(term: Object, node: NodeInfo) -> bool:
@@ -116,31 +116,38 @@ def integer(text: str | None) -> int | None:
         return None
 
 
-def ports(pod: PodInfo, node: NodeInfo) -> str | None:
-    for ip, protocol, number in pod.ports:
-        for held_ip, held_protocol, held_number in node.ports:
+def ports(group: PodClass, node: NodeInfo) -> str | None:
+    if not group.ports:
+        return None
+    held = [*node.ports]
+    for promised in node.nominated.values():
+        if promised.priority >= group.priority:
+            held += promised.group.ports
+    for ip, protocol, number in group.ports:
+        for held_ip, held_protocol, held_number in held:
             if (protocol, number) == (held_protocol, held_number) and (
                 ip == held_ip or "0.0.0.0" in (ip, held_ip)
             ):
-                return "node(s) didn't have free ports for the requested pod ports"
+                return NO_PORTS
     return None
 
 
-def resources(pod: PodInfo, node: NodeInfo) -> str | None:
-    lacking = missing_resources(pod, node)
-    return ", ".join(lacking) or None
-
-
-def missing_resources(pod: PodInfo, node: NodeInfo) -> list[str]:
-    have = node.allocatable
+def missing_resources(group: PodClass, node: NodeInfo) -> list[str]:
+    """What there is too little of, room promised to pods of at least this priority counting as taken."""
+    have, taken, count = node.allocatable, node.requested, len(node.pods)
+    promised = [p.group for p in node.nominated.values() if p.priority >= group.priority]
+    if promised:
+        taken, count = dict(taken), count + len(promised)
+        for other in promised:
+            for name, quantity in other.requests.items():
+                taken[name] = taken.get(name, 0) + quantity
     result = []
-    if len(node.pods) + 1 > have.get("pods", 0):
+    if count + 1 > have.get("pods", 0):
         result.append("Too many pods")
-    for name, quantity in pod.requests.items():
-        if quantity > have.get(name, 0) - node.requested.get(name, 0):
+    for name, quantity in group.requests.items():
+        if quantity > have.get(name, 0) - taken.get(name, 0):
             result.append(f"Insufficient {name}")
     return result
 
 
-STATIC: tuple[Filter, ...] = (unschedulable, node_name, taints, node_affinity)
-DYNAMIC: tuple[Filter, ...] = (ports, resources)
+STATIC: tuple[Filter, ...] = (unschedulable, taints, node_affinity)

@@ -1,16 +1,20 @@
-"""What the scheduler needs of a pod, computed once when it is first seen: requests, ports, and what kinds of node it takes.
+"""Pods as the scheduler sees them. Pods that ask for the same are one `PodClass`: what is worked out for one holds for all.
 
-Units are the smallest whole ones: CPU in millicores, everything else in its base unit (bytes, counts).
+Units are the smallest whole ones: CPU in millicores, everything else in its base unit (bytes, counts). A Deployment's
+pods differ only in name, node and the random name of a token volume, so a cluster has few classes, and a decision about
+a pod mostly finds the answers of its class.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from sampan.kube.quantity import parse
+from sampan.scheduler.terms import Spread, Term, read_spreads, read_terms
 
 Object = dict[str, Any]
 Port = tuple[str, str, int]  # host IP, protocol, host port
@@ -18,44 +22,136 @@ Port = tuple[str, str, int]  # host IP, protocol, host port
 # A container without requests still weighs something when nodes are compared (not when they are filtered).
 DEFAULT_CPU = 100  # millicores
 DEFAULT_MEMORY = 200 * 1024 * 1024
+CLASSES_KEPT = 4096
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
+class PodClass:
+    namespace: str
+    labels: dict[str, str]
+    spec: Object  # of the first pod of the class
+    deleting: bool
+    requests: dict[str, int]
+    weight: tuple[int, int]  # CPU and memory with defaults, for scores
+    ports: tuple[Port, ...]
+    images: tuple[str, ...]
+    claims: tuple[str, ...]  # PersistentVolumeClaims, in the pod's namespace
+    constraints: (
+        bytes  # what of the spec the static filters and scores read; equal ones share answers
+    )
+    priority: int
+    preempts: bool
+    affinity: tuple[Term, ...]  # required
+    anti_affinity: tuple[Term, ...]  # required
+    preferred: tuple[Term, ...]  # of both kinds; a negative weight is anti-affinity
+    spreads: tuple[Spread, ...]
+
+    @property
+    def looks_around(self) -> bool:
+        """Where other pods run matters to it."""
+        return bool(self.affinity or self.anti_affinity or self.preferred or self.spreads)
+
+
+@dataclass(slots=True, eq=False)
 class PodInfo:
     pod: Object
     key: tuple[str, str]
     uid: str
-    requests: dict[str, int]
-    weight: tuple[int, int]  # CPU and memory with defaults, for scores
-    ports: tuple[Port, ...]
-    constraints: bytes  # what of the spec decides which nodes are acceptable at all; equal pods share answers
-    priority: int
+    group: PodClass
 
     @property
-    def spec(self) -> Object:
-        spec: Object = self.pod["spec"]
-        return spec
+    def requests(self) -> dict[str, int]:
+        return self.group.requests
+
+    @property
+    def priority(self) -> int:
+        return self.group.priority
+
+
+_classes: dict[bytes, PodClass] = {}
 
 
 def describe(pod: Object) -> PodInfo:
+    metadata = pod["metadata"]
+    key = metadata["namespace"], metadata["name"]
+    return PodInfo(pod, key, metadata["uid"], classify(pod))
+
+
+def classify(pod: Object) -> PodClass:
     spec, metadata = pod["spec"], pod["metadata"]
+    claims = claim_names(pod)
+    deleting = "deletionTimestamp" in metadata
+    key = orjson.dumps(
+        [
+            metadata["namespace"],
+            metadata.get("labels"),
+            [(c.get("image"), c.get("resources"), c.get("ports")) for c in spec["containers"]],
+            spec.get("initContainers"),
+            spec.get("nodeSelector"),
+            spec.get("affinity"),
+            spec.get("tolerations"),
+            spec.get("topologySpreadConstraints"),
+            spec.get("overhead"),
+            spec.get("resources"),
+            spec.get("priority"),
+            spec.get("preemptionPolicy"),
+            claims,
+            deleting,
+        ]
+    )
+    found = _classes.get(key)
+    if found is None:
+        if len(_classes) >= CLASSES_KEPT:
+            _classes.clear()
+        found = _classes[key] = make_class(pod, claims, deleting)
+    return found
+
+
+def make_class(pod: Object, claims: tuple[str, ...], deleting: bool) -> PodClass:
+    spec, metadata = pod["spec"], pod["metadata"]
+    namespace, labels = metadata["namespace"], metadata.get("labels") or {}
     requests, weight = pod_requests(spec)
+    affinity = spec.get("affinity") or {}
+    images = tuple(container.get("image", "") for container in spec["containers"])
     constraints = [
-        spec.get("nodeSelector"),
-        (spec.get("affinity") or {}).get("nodeAffinity"),
-        spec.get("tolerations"),
-        spec.get("nodeName"),
-    ]
-    return PodInfo(
-        pod=pod,
-        key=(metadata["namespace"], metadata["name"]),
-        uid=metadata["uid"],
+        spec.get("nodeSelector"), affinity.get("nodeAffinity"), spec.get("tolerations"), images,
+        [namespace, claims] if claims else None,
+    ]  # fmt: skip
+    near, far = affinity.get("podAffinity") or {}, affinity.get("podAntiAffinity") or {}
+    required, wished = (
+        f"{how}DuringSchedulingIgnoredDuringExecution" for how in ("required", "preferred")
+    )
+    return PodClass(
+        namespace=namespace,
+        labels=labels,
+        spec=spec,
+        deleting=deleting,
         requests=requests,
         weight=weight,
         ports=host_ports(spec),
+        images=images,
+        claims=claims,
         constraints=orjson.dumps(constraints, option=orjson.OPT_SORT_KEYS),
         priority=spec.get("priority") or 0,
+        preempts=spec.get("preemptionPolicy") != "Never",
+        affinity=read_terms(near.get(required), namespace, labels),
+        anti_affinity=read_terms(far.get(required), namespace, labels),
+        preferred=(
+            *read_terms(near.get(wished), namespace, labels),
+            *read_terms(far.get(wished), namespace, labels, sign=-1),
+        ),
+        spreads=read_spreads(spec.get("topologySpreadConstraints"), labels),
     )
+
+
+def claim_names(pod: Object) -> tuple[str, ...]:
+    found = []
+    for volume in pod["spec"].get("volumes") or ():
+        if "persistentVolumeClaim" in volume:
+            found.append(volume["persistentVolumeClaim"]["claimName"])
+        elif "ephemeral" in volume:
+            found.append(f"{pod['metadata']['name']}-{volume['name']}")  # KEP-1698
+    return tuple(found)
 
 
 def amount(resource: str, quantity: Any) -> int:
@@ -100,7 +196,7 @@ def pod_requests(spec: Object) -> tuple[dict[str, int], tuple[int, int]]:
     return {name: count for name, count in total.items() if count}, weight
 
 
-def add(total: dict[str, int], more: dict[str, int]) -> None:
+def add(total: dict[str, int], more: Mapping[str, int]) -> None:
     for name, count in more.items():
         total[name] = total.get(name, 0) + count
 

@@ -2,7 +2,7 @@
 
 A pod that fits nowhere waits in `parked` and is tried again when a node or a pod changes in its favour, not by a clock. A
 binding is assumed in the snapshot before the API has answered, so the next pod already sees the node as it will be; it is
-taken back when the API refuses.
+taken back when the API refuses. Bindings are under way side by side; events and statuses never hold one up.
 """
 
 from __future__ import annotations
@@ -11,14 +11,24 @@ import asyncio
 import heapq
 import itertools
 import logging
+from collections.abc import Coroutine
 from typing import Any
 
 from sampan.client.client import Client
 from sampan.client.events import EventRecorder
 from sampan.client.informer import Informer
-from sampan.client.resources import NODES, PODS
+from sampan.client.resources import (
+    NAMESPACES,
+    NODES,
+    PERSISTENTVOLUMECLAIMS,
+    PERSISTENTVOLUMES,
+    PODDISRUPTIONBUDGETS,
+    PODS,
+)
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import condition, is_deleting, now, pod_finished
+from sampan.kube.types import GVR
+from sampan.scheduler import preemption
 from sampan.scheduler.pods import PodInfo, describe
 from sampan.scheduler.snapshot import Snapshot, explain
 
@@ -26,8 +36,9 @@ log = logging.getLogger(__name__)
 
 Object = dict[str, Any]
 NAME = "default-scheduler"
-BINDERS = 16  # bindings under way at once
+BINDERS = 64  # bindings under way at once
 RETRY = 1.0  # seconds before a pod whose binding failed is tried again
+GATED = "Scheduling is blocked due to non-empty scheduling gates"
 
 
 class Scheduler:
@@ -42,16 +53,21 @@ class Scheduler:
         self.nodes = Informer(client, NODES)
         self.pods.add_handler(self.on_pod)
         self.nodes.add_handler(self.on_node)
+        self.others: dict[GVR, Informer] = {}  # watched since a pod first needed them
         self.waiting: list[tuple[int, int, str]] = []  # heap of (-priority, order, uid)
         self.known: dict[str, PodInfo] = {}  # pods without a node, by uid
-        self.parked: set[str] = set()
+        self.parked: dict[str, PodInfo] = {}
+        self.told: dict[str, str] = {}  # uid -> what was last said of why it waits
         self.order = itertools.count()
         self.wake = asyncio.Event()
         self.binding = asyncio.Semaphore(BINDERS)
+        self.preempting = asyncio.Lock()
+        self.group: asyncio.TaskGroup | None = None
 
     async def run(self, ready: asyncio.Event | None = None) -> None:
         """Schedule until cancelled. `ready` is set when the first picture of the cluster is complete."""
         async with asyncio.TaskGroup() as group:
+            self.group = group
             self.events.start(group)
             self.nodes.start(group)
             self.pods.start(group)
@@ -66,7 +82,11 @@ class Scheduler:
                     _, _, uid = heapq.heappop(self.waiting)
                     pod = self.known.get(uid)
                     if pod is not None and uid not in self.parked:
-                        await self.schedule(group, pod)
+                        await self.schedule(pod)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        assert self.group is not None
+        self.group.create_task(work)
 
     # What changes
 
@@ -74,65 +94,136 @@ class Scheduler:
         pod: Any = new or old
         uid = pod["metadata"]["uid"]
         if new is None or pod_finished(pod):
-            self.known.pop(uid, None)
-            self.parked.discard(uid)
+            self.lose(uid)
             if uid in self.snapshot.where:
                 self.snapshot.forget(uid)
                 self.unpark()
             return
         if pod["spec"].get("nodeName"):
-            self.known.pop(uid, None)
-            self.parked.discard(uid)
+            unseen = uid not in self.snapshot.where
+            self.lose(uid)
             self.snapshot.see_pod(pod)
+            if unseen:
+                self.unpark(neighbours=True)
             return
         if not self.is_mine(pod):
-            self.known.pop(uid, None)
+            self.lose(uid)
             return
-        if uid in self.snapshot.where or (old and uid in self.known and old["spec"] == pod["spec"]):
-            return  # assumed already, or only its status changed
-        self.known[uid] = describe(pod)
-        self.parked.discard(uid)
-        self.enqueue(uid)
+        if pod["spec"].get("schedulingGates"):
+            if (condition(pod, "PodScheduled") or {}).get("reason") != "SchedulingGated":
+                self.spawn(self.say_waiting(describe(pod), "SchedulingGated", GATED))
+            return
+        if uid in self.snapshot.where:
+            return  # assumed already
+        fresh = describe(pod)
+        known = self.known.get(uid)
+        if known is not None and known.group is fresh.group:
+            known.pod = pod  # only its status changed
+            return
+        nominated = (pod.get("status") or {}).get("nominatedNodeName")
+        if nominated and known is None:
+            self.snapshot.nominate(fresh, nominated)
+        self.known[uid] = fresh
+        self.parked.pop(uid, None)
+        if fresh.group.claims or any(
+            term.needs_namespaces
+            for term in (
+                *fresh.group.affinity,
+                *fresh.group.anti_affinity,
+                *fresh.group.preferred,
+            )
+        ):
+            self.spawn(self.enqueue_prepared(fresh))
+        else:
+            self.enqueue(fresh)
+
+    def lose(self, uid: str) -> None:
+        """The pod does not wait for a node (any more)."""
+        if self.known.pop(uid, None) is not None:
+            self.parked.pop(uid, None)
+            self.told.pop(uid, None)
+        if self.snapshot.withdraw(uid) is not None:
+            self.unpark()
 
     def is_mine(self, pod: Object) -> bool:
-        spec = pod["spec"]
-        return (
-            (spec.get("schedulerName") or NAME) == self.name
-            and not spec.get("schedulingGates")
-            and not is_deleting(pod)
-        )
+        return (pod["spec"].get("schedulerName") or NAME) == self.name and not is_deleting(pod)
 
     def on_node(self, kind: str, old: Object | None, new: Object | None) -> None:
         if new is None:
             assert old is not None
             self.snapshot.remove_node(old["metadata"]["name"])
+            self.unpark()
             return
         if old is None or relevant(old) != relevant(new):
             self.snapshot.set_node(new)
             self.unpark()
 
-    def enqueue(self, uid: str) -> None:
-        heapq.heappush(self.waiting, (-self.known[uid].priority, next(self.order), uid))
+    def on_other(self, kind: str, old: Object | None, new: Object | None) -> None:
+        """A claim, a volume or a namespace changed: answers that were remembered may be wrong now."""
+        self.snapshot.namespaces = {
+            obj["metadata"]["name"]: obj["metadata"].get("labels") or {}
+            for informer in (self.others.get(NAMESPACES),)
+            if informer is not None
+            for obj in informer.list()
+        }
+        self.snapshot.forget_answers()
+        self.unpark()
+
+    async def enqueue_prepared(self, pod: PodInfo) -> None:
+        """Enqueue a pod that needs more than pods and nodes, once that is known."""
+        wanted = [PERSISTENTVOLUMECLAIMS, PERSISTENTVOLUMES] if pod.group.claims else [NAMESPACES]
+        if pod.group.claims and pod.group.looks_around:
+            wanted.append(NAMESPACES)
+        for gvr in wanted:
+            await self.other(gvr).synced()
+        if self.known.get(pod.uid) is pod:
+            self.enqueue(pod)
+
+    def other(self, gvr: GVR) -> Informer:
+        informer = self.others.get(gvr)
+        if informer is None:
+            assert self.group is not None
+            informer = self.others[gvr] = Informer(self.client, gvr)
+            if gvr == PERSISTENTVOLUMECLAIMS:
+                self.snapshot.volumes.claim = informer.get
+            elif gvr == PERSISTENTVOLUMES:
+                volumes = informer
+                self.snapshot.volumes.volume = lambda name: volumes.get("", name)
+            informer.add_handler(self.on_other)
+            informer.start(self.group)
+        return informer
+
+    def enqueue(self, pod: PodInfo) -> None:
+        heapq.heappush(self.waiting, (-pod.priority, next(self.order), pod.uid))
         self.wake.set()
 
-    def unpark(self) -> None:
-        for uid in self.parked:
-            self.enqueue(uid)
-        self.parked.clear()
+    def unpark(self, *, neighbours: bool = False) -> None:
+        """Try parked pods again; with `neighbours`, those alone to whom a new pod somewhere can be good news."""
+        if not self.parked:
+            return
+        for uid, pod in list(self.parked.items()):
+            if not neighbours or pod.group.affinity or pod.group.spreads:
+                del self.parked[uid]
+                self.enqueue(pod)
 
     # What is done
 
-    async def schedule(self, group: asyncio.TaskGroup, pod: PodInfo) -> None:
+    async def schedule(self, pod: PodInfo) -> None:
+        promised = self.snapshot.withdraw(pod.uid)  # its own promise must not stand in its way
         chosen, reasons, looked = self.snapshot.choose(pod)
         if chosen is None:
-            self.parked.add(pod.uid)
-            await self.binding.acquire()
-            group.create_task(self.report_failure(pod, explain(reasons, looked)))
+            if promised is not None:
+                self.snapshot.nominate(pod, promised)
+            self.parked[pod.uid] = pod
+            self.spawn(self.settle_failure(pod, explain(reasons, looked)))
             return
         self.snapshot.place(pod, chosen)
         self.known.pop(pod.uid, None)
+        self.told.pop(pod.uid, None)
+        if self.parked:
+            self.unpark(neighbours=True)
         await self.binding.acquire()
-        group.create_task(self.bind(pod, chosen))
+        self.spawn(self.bind(pod, chosen))
 
     async def bind(self, pod: PodInfo, node: str) -> None:
         namespace, name = pod.key
@@ -145,7 +236,7 @@ class Scheduler:
         try:
             await self.client.create(PODS, binding, namespace, name=name, subresource="binding")
         except ApiError as error:
-            self.snapshot.forget(pod.uid)
+            self.take_back(pod)
             if error.code in (404, 409):  # gone, or bound by somebody else: the watch tells
                 log.debug("%s/%s: not bound to %s: %s", namespace, name, node, error.message)
                 return
@@ -155,7 +246,7 @@ class Scheduler:
             )
             asyncio.get_running_loop().call_later(RETRY, self.again, pod)
         except Exception:
-            self.snapshot.forget(pod.uid)
+            self.take_back(pod)
             log.exception("%s/%s: cannot bind to %s", namespace, name, node)
             asyncio.get_running_loop().call_later(RETRY, self.again, pod)
         else:
@@ -164,29 +255,118 @@ class Scheduler:
         finally:
             self.binding.release()
 
+    def take_back(self, pod: PodInfo) -> None:
+        """What was assumed did not come true. What the informer shows counts."""
+        self.snapshot.forget(pod.uid)
+        present = self.pods.get(*pod.key)
+        if present is not None and present["metadata"]["uid"] == pod.uid:
+            if present["spec"].get("nodeName"):
+                self.snapshot.see_pod(present)
+        self.unpark()
+
     def again(self, pod: PodInfo) -> None:
         """Try a pod once more, if it still is what it was."""
         present = self.pods.get(*pod.key)
         if present is not None and present["metadata"]["uid"] == pod.uid and self.is_mine(present):
             if not present["spec"].get("nodeName"):
                 self.known[pod.uid] = pod
-                self.enqueue(pod.uid)
+                self.enqueue(pod)
 
-    async def report_failure(self, pod: PodInfo, message: str) -> None:
+    async def settle_failure(self, pod: PodInfo, message: str) -> None:
+        """Make room by preemption if that is possible, and tell the user why the pod waits."""
         try:
+            async with self.preempting:
+                if self.parked.get(pod.uid) is not pod:
+                    return
+                node, said = await self.preempt(pod)
+            await self.say_waiting(pod, "Unschedulable", message + said, nominated=node)
+        except ApiError as error:
+            log.warning("%s/%s: cannot make room: %s", *pod.key, error.message)
+        except Exception:
+            log.exception("%s/%s: cannot make room", *pod.key)
+
+    async def preempt(self, pod: PodInfo) -> tuple[str, str]:
+        """(node where room is being made, or "", and what is said of the attempt)."""
+        snapshot = self.snapshot
+        if not snapshot.slots:
+            return "", ""
+        ineligible = preemption.not_eligible(snapshot, pod)
+        if ineligible is not None:
+            return snapshot.nominations.get(pod.uid, ""), f" preemption: {ineligible}"
+        budgets: list[Object] = []
+        if preemption.worth_trying(snapshot, pod):
+            budgets = (await self.client.list(PODDISRUPTIONBUDGETS)).items
+            if self.parked.get(pod.uid) is not pod:
+                return "", ""
+        snapshot.withdraw(pod.uid)
+        plan, why = preemption.plan(snapshot, pod, budgets)
+        if plan is None:
+            return "", f" preemption: {why}"
+        for name in [
+            uid
+            for uid, other in snapshot.nodes[plan.node].nominated.items()
+            if other.priority < pod.priority
+        ]:
+            snapshot.withdraw(name)  # their promise is broken; they look for another place
+        snapshot.nominate(pod, plan.node)
+        await asyncio.gather(*(self.evict(pod, victim, plan.node) for victim in plan.victims))
+        if not plan.victims and self.parked.pop(pod.uid, None) is not None:
+            self.enqueue(pod)  # it fits already: the room came meanwhile
+        return plan.node, ""
+
+    async def evict(self, pod: PodInfo, victim: PodInfo, node: str) -> None:
+        namespace, name = victim.key
+        entry = {
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "PreemptionByScheduler",
+            "message": f"{self.name}: preempting to accommodate a higher priority pod",
+            "lastTransitionTime": now(),
+        }
+        patch = {"metadata": {"uid": victim.uid}, "status": {"conditions": [entry]}}
+        try:
+            if not victim.group.deleting:
+                await self.client.patch(
+                    PODS, name, patch, namespace, kind="strategic", subresource="status"
+                )
+                await self.client.delete(PODS, name, namespace, uid=victim.uid)
+                text = f"Preempted by pod {pod.uid} on node {node}"
+                self.events.event(victim.pod, "Normal", "Preempted", text)
+        except ApiError as error:
+            if error.code not in (404, 409):
+                raise
+
+    async def say_waiting(
+        self, pod: PodInfo, reason: str, message: str, *, nominated: str = ""
+    ) -> None:
+        """PodScheduled=False, and an event when it is news."""
+        status = (self.pods.get(*pod.key) or pod.pod).get("status") or {}
+        said = f"{nominated}|{message}"
+        if self.told.get(pod.uid) == said:
+            return
+        if pod.uid in self.known:
+            self.told[pod.uid] = said
+        if reason == "Unschedulable":
             self.events.event(pod.pod, "Warning", "FailedScheduling", message)
-            present = condition(self.pods.get(*pod.key) or pod.pod, "PodScheduled") or {}
-            if (present.get("status"), present.get("message")) == ("False", message):
-                return
-            entry = {
-                "type": "PodScheduled",
-                "status": "False",
-                "reason": "Unschedulable",
-                "message": message,
-                "lastTransitionTime": now(),
-            }
-            patch = {"metadata": {"uid": pod.uid}, "status": {"conditions": [entry]}}
-            namespace, name = pod.key
+        present: Object = condition({"status": status}, "PodScheduled") or {}
+        was = present.get("status"), present.get("reason"), present.get("message")
+        if was == ("False", reason, message) and status.get("nominatedNodeName", "") == nominated:
+            return
+        entry = {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": reason,
+            "message": message,
+            "lastTransitionTime": present.get("lastTransitionTime")
+            if present.get("status") == "False"
+            else now(),
+        }
+        changed: Object = {"conditions": [entry]}
+        if nominated or status.get("nominatedNodeName"):
+            changed["nominatedNodeName"] = nominated or None
+        patch = {"metadata": {"uid": pod.uid}, "status": changed}
+        namespace, name = pod.key
+        try:
             await self.client.patch(
                 PODS, name, patch, namespace, kind="strategic", subresource="status"
             )
@@ -195,8 +375,6 @@ class Scheduler:
                 log.warning("%s/%s: cannot say why it waits: %s", *pod.key, error.message)
         except Exception:
             log.exception("%s/%s: cannot say why it waits", *pod.key)
-        finally:
-            self.binding.release()
 
 
 def relevant(node: Object) -> tuple[Any, ...]:

@@ -1,68 +1,66 @@
-"""Scores: which of the nodes that can take the pod is the best. Each is 0 to 100, times its weight; the sum decides.
+"""Scores: which of the nodes that can take the pod is the best. Each is 0 to 10,000, times its weight; the sum decides.
 
 The set and the weights follow kube-scheduler's defaults: least allocated and balanced resources spread load, preferred
-affinity, `PreferNoSchedule` taints and images that are there already steer it.
+affinity, `PreferNoSchedule` taints and images that are there already steer it. All arithmetic is on whole numbers, so that
+`columns.py` computes the very same with arrays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from sampan.scheduler.filters import matches_term, tolerates
 from sampan.scheduler.nodes import NodeInfo
-from sampan.scheduler.pods import PodInfo
+from sampan.scheduler.pods import PodClass
 
-Score = Callable[[PodInfo, NodeInfo], float]
+TOP = 10_000
+PREFERRED, TOLERATED, IMAGES = 2, 3, 1  # weights of the static scores
+AFFINITY, SPREADING = 2, 2  # weights of those in `topology.py`
 
-
-def least_allocated(pod: PodInfo, node: NodeInfo) -> float:
-    shares = fractions(pod, node)
-    return 100.0 * sum(max(0.0, 1.0 - share) for share in shares) / len(shares)
-
-
-def balanced(pod: PodInfo, node: NodeInfo) -> float:
-    cpu, memory = fractions(pod, node)
-    return 100.0 * (1.0 - abs(min(cpu, 1.0) - min(memory, 1.0)) / 2)
+# A rank is one number: the score above, the emptier node below.
+COUNT_BITS = 20
+COUNT_MASK = (1 << COUNT_BITS) - 1
 
 
-def fractions(pod: PodInfo, node: NodeInfo) -> tuple[float, float]:
-    cpu, memory = node.allocatable.get("cpu", 0), node.allocatable.get("memory", 0)
+def share(used: int, capacity: int) -> int:
+    """How much is taken, of 10,000; all of it when there is none."""
+    return min(TOP, used * TOP // capacity) if capacity else TOP
+
+
+def load_score(group: PodClass, node: NodeInfo) -> int:
+    """Least allocated plus balanced: prefer the emptier node, and one whose CPU and memory fill alike."""
+    have = node.allocatable
+    cpu = share(node.weight[0] + group.weight[0], have.get("cpu", 0))
+    memory = share(node.weight[1] + group.weight[1], have.get("memory", 0))
+    return (2 * TOP - cpu - memory) // 2 + TOP - abs(cpu - memory) // 2
+
+
+def static_score(group: PodClass, node: NodeInfo) -> int:
     return (
-        (node.weight[0] + pod.weight[0]) / cpu if cpu else 1.0,
-        (node.weight[1] + pod.weight[1]) / memory if memory else 1.0,
+        PREFERRED * preferred_affinity(group, node)
+        + TOLERATED * tolerated(group, node)
+        + IMAGES * image_locality(group, node)
     )
 
 
-def preferred_affinity(pod: PodInfo, node: NodeInfo) -> float:
-    terms = ((pod.spec.get("affinity") or {}).get("nodeAffinity") or {}).get(
+def preferred_affinity(group: PodClass, node: NodeInfo) -> int:
+    terms = ((group.spec.get("affinity") or {}).get("nodeAffinity") or {}).get(
         "preferredDuringSchedulingIgnoredDuringExecution"
     ) or ()
     total = sum(term["weight"] for term in terms)
     won = sum(term["weight"] for term in terms if matches_term(term["preference"], node))
-    return 100.0 * won / total if total else 0.0
+    return TOP * won // total if total else 0
 
 
-def tolerated(pod: PodInfo, node: NodeInfo) -> float:
-    assert node.node is not None
-    soft = [t for t in node.node["spec"].get("taints") or () if t["effect"] == "PreferNoSchedule"]
-    bad = sum(not tolerates(pod.spec, taint) for taint in soft)
-    return 100.0 / (1 + bad)
+def tolerated(group: PodClass, node: NodeInfo) -> int:
+    soft = [taint for taint in node.taints if taint["effect"] == "PreferNoSchedule"]
+    bad = sum(not tolerates(group.spec, taint) for taint in soft)
+    return TOP // (1 + bad)
 
 
-def image_locality(pod: PodInfo, node: NodeInfo) -> float:
-    containers = pod.spec["containers"]
-    there = sum(container.get("image", "") in node.images for container in containers)
-    return 100.0 * there / len(containers)
+def image_locality(group: PodClass, node: NodeInfo) -> int:
+    if not node.images:
+        return 0
+    return TOP * sum(image in node.images for image in group.images) // len(group.images)
 
 
-SCORES: tuple[tuple[Score, float], ...] = (
-    (least_allocated, 1.0),
-    (balanced, 1.0),
-    (preferred_affinity, 2.0),
-    (tolerated, 3.0),
-    (image_locality, 1.0),
-)
-
-
-def total(pod: PodInfo, node: NodeInfo) -> float:
-    return sum(weight * score(pod, node) for score, weight in SCORES)
+def rank(score: int, pods: int) -> int:
+    return score << COUNT_BITS | COUNT_MASK - min(pods, COUNT_MASK)
