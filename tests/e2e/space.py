@@ -57,7 +57,10 @@ class Space:
         return wait_for(log, timeout, f"{text!r} in the log of {name}")
 
     def container_status(self, name: str, key: str = "containerStatuses", index: int = 0) -> dict[str, Any]:
-        return self.get("pod", name)["status"][key][index]
+        def reported() -> Any:
+            return self.get("pod", name)["status"].get(key)
+
+        return wait_for(reported, what=f"{key} of {name}")[index]
 
     def waiting(self, name: str, *reasons: str, timeout: float = 30) -> dict[str, Any]:
         """The container's waiting state, once its reason is one of `reasons`."""

@@ -62,6 +62,21 @@ async def test_http_status(web: Web, status: str, ok: bool, text: str) -> None:
     assert "User-Agent: kube-probe/" in web.asked[0]
 
 
+@pytest.mark.parametrize(
+    ("answer", "ok"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\n\nfrom a script", True),  # busybox httpd, CGI
+        (b"HTTP/1.0 200 OK\n\n", True),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000, False),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000, False),
+        (b"nonsense\n\n", False),
+    ],
+)
+async def test_http_heads_as_small_servers_write_them(web: Web, answer: bytes, ok: bool) -> None:
+    web.answer = answer
+    assert (await get(web)).ok is ok
+
+
 async def test_http_headers_replace_the_usual_ones(web: Web) -> None:
     headers = [{"name": "host", "value": "boat.example"}, {"name": "X-Y", "value": "z"}]
     assert (await get(web, httpHeaders=headers)).ok

@@ -127,7 +127,7 @@ async def http_get(url: str, headers: Mapping[str, str], timeout: float) -> Answ
         return Answer(False, f'Get "{first}": {text}')
     except asyncio.IncompleteReadError:
         return Answer(False, f'Get "{first}": EOF')
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, asyncio.LimitOverrunError) as error:
         parts = urlsplit(url)
         if isinstance(error, ConnectionRefusedError):
             text = f"dial tcp {parts.hostname}:{parts.port}: connect: connection refused"
@@ -161,8 +161,7 @@ async def _fetch(url: str, headers: Mapping[str, str]) -> tuple[int, str]:
             target += f"?{parts.query}"
         lines = [f"GET {target} HTTP/1.1", *(f"{k}: {v}" for k, v in sent.items() if v), "", ""]
         writer.write("\r\n".join(lines).encode("latin-1", "replace"))
-        head = await reader.readuntil(b"\r\n\r\n")
-        status_line, *rest = head.decode("latin-1").split("\r\n")
+        status_line, *rest = await _head(reader)
         version, _, tail = status_line.partition(" ")
         if not version.startswith("HTTP/"):
             raise ValueError(f"malformed HTTP response {status_line[:64]!r}")
@@ -174,6 +173,21 @@ async def _fetch(url: str, headers: Mapping[str, str]) -> tuple[int, str]:
         return int(tail[:3]), location
     finally:
         writer.transport.abort()
+
+
+async def _head(reader: asyncio.StreamReader) -> list[str]:
+    """Lines up to the empty one. They may end in a bare LF (RFC 9112 §2.2): scripts' headers do, behind small servers."""
+    lines: list[str] = []
+    size = 0
+    while True:
+        line = await reader.readuntil(b"\n")
+        size += len(line)
+        if size > HEAD_LIMIT:
+            raise ValueError("response head exceeds the limit")
+        text = line.decode("latin-1").rstrip("\r\n")
+        if not text:
+            return lines or [""]
+        lines.append(text)
 
 
 def _words(error: BaseException) -> str:
