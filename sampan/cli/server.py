@@ -64,7 +64,7 @@ async def run_server(config: Config, notify: Callable[..., None]) -> None:
             await manages.wait()
             await schedules.wait()
             notify("controllers")
-            await node_ready(manager, config.node_name)
+            await node_ready(manager, config.node_name, notify)
             notify("ready", config.node_name)
     finally:
         await api.close()
@@ -125,14 +125,23 @@ async def ensure_addons(client: Any, config: Config) -> None:
                 raise
 
 
-async def node_ready(client: Any, name: str) -> None:
-    """Return when the node is Ready for the first time since this server started."""
+async def node_ready(client: Any, name: str, notify: Callable[..., None]) -> None:
+    """Return when the node is Ready for the first time since this server started; tell what keeps it from it."""
     from sampan.client.resources import NODES
-    from sampan.kube.objects import condition_true
+    from sampan.kube.objects import condition
 
+    told = ""
     while True:
         watch = client.watch(NODES, field_selector=f"metadata.name={name}")
         async with aclosing(watch) as events:
             async for event in events:
-                if event.type != "BOOKMARK" and condition_true(event.object, "Ready"):
+                ready = condition(event.object, "Ready") or {}
+                if event.type == "BOOKMARK":
+                    continue
+                if ready.get("status") == "True":
                     return
+                why = ready.get("message") or ready.get("reason") or ""
+                # Unknown is what an earlier run left behind; only the node's own word counts.
+                if ready.get("status") == "False" and why != told:
+                    told = why
+                    notify("not-ready", why)

@@ -21,6 +21,7 @@ WORDS = {
     ("server", "controllers"): "controllers and scheduler running",
     ("runtime", "cri"): "runtime ready",
     ("node", "registered"): "node registered",
+    ("server", "not-ready"): "node not Ready (sampan doctor says more):",
     ("server", "ready"): "node Ready",
 }
 LAST = ("server", "ready")
