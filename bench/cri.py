@@ -1,6 +1,6 @@
 """The runtime over CRI: start of a pod with one container, thirty at once, and what a pod costs in memory.
 
-    python bench/cri.py [--pods 20] [--kind wasm --kind container]
+    python -m bench.cri [--pods 20] [--kind wasm --kind container]
 
 The runtime is a process of its own on a temporary directory, on the loopback network; containers need root.
 """
@@ -19,12 +19,12 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "runtime"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import busybox
 from runtime_fixture import Runtime
 
-from bench.table import Figure, show
+from bench.processes import marked, pss
+from bench.table import Figure, progress, show
 from sampan.image.store import ImageStore
 from sampan.runtime.wasm.kind import SMALLEST
 
@@ -33,37 +33,6 @@ PARALLEL = 30
 WAGI = {"sampan.dev/http": "wagi"}  # served over HTTP, so it lives until it is stopped
 # kind: (start ms, 30 at once s, memory of a pod MB)
 BUDGETS = {"wasm": (12.0, 0.5, 4.0), "container": (60.0, 2.5, 1.5)}
-
-
-def pss(pid: int) -> int:
-    """kB; 0 when it is gone or not ours to read."""
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1])
-    except OSError:
-        pass
-    return 0
-
-
-def processes(marker: str) -> set[int]:
-    """Processes that name this run's directory, and all their descendants."""
-    parents, found = {}, set()
-    for path in Path("/proc").iterdir():
-        if not path.name.isdecimal():
-            continue
-        try:
-            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            if marker.encode() in (path / "cmdline").read_bytes():
-                found.add(int(path.name))
-        except OSError:
-            continue
-    found.discard(os.getpid())
-    size = 0
-    while size != len(found):
-        size = len(found)
-        found |= {pid for pid, parent in parents.items() if parent in found}
-    return found
 
 
 class Bench:
@@ -85,9 +54,9 @@ class Bench:
     async def run(self, pods: int) -> list[Figure]:
         start, parallel, memory = BUDGETS[self.kind]
         await self.start()
-        before = sum(pss(pid) for pid in processes(str(self.runtime.base)))
+        before = sum(pss(pid) for pid in marked(str(self.runtime.base)))
         times = [await self.start() for _ in range(pods)]
-        after = sum(pss(pid) for pid in processes(str(self.runtime.base)))
+        after = sum(pss(pid) for pid in marked(str(self.runtime.base)))
         began = time.perf_counter()
         await asyncio.gather(*(self.start() for _ in range(PARALLEL)))
         together = time.perf_counter() - began
@@ -134,6 +103,7 @@ async def main(kinds: list[str], pods: int) -> None:
     ]
     try:
         for kind in kinds:
+            progress(f"{kind}: {pods + PARALLEL + 1} pods")
             figures += await Bench(runtime, kind).run(pods)
     finally:
         await runtime.clean()

@@ -1,6 +1,6 @@
 """Pod networks and services: time to attach and detach, to write the first table, and to change one service of many.
 
-    python bench/network.py [--pods 50] [--services 1000]
+    python -m bench.network [--pods 50] [--services 1000]
 
 Needs root: runs in network and mount namespaces of its own (`unshare`), so the host's are not touched.
 """
@@ -18,8 +18,6 @@ import time
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.table import Figure, show
 from sampan.network.bridge import BridgeNetwork
@@ -89,7 +87,7 @@ async def measure(pods: int, services: int, directory: Path) -> list[Figure]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description="Pod networks and services.")
     parser.add_argument("--pods", type=int, default=50)
     parser.add_argument("--services", type=int, default=1000)
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
@@ -97,9 +95,8 @@ def main() -> None:
     if not options.inside:
         if os.geteuid() != 0:
             sys.exit("needs root: network namespaces")
-        sys.exit(
-            subprocess.call(["unshare", "--net", "--mount", sys.executable, *sys.argv, "--inside"])
-        )
+        again = [sys.executable, "-m", "bench.network", *sys.argv[1:], "--inside"]
+        sys.exit(subprocess.call(["unshare", "--net", "--mount", *again]))
     with tempfile.TemporaryDirectory(prefix="sampan-bench-") as directory:
         figures = asyncio.run(measure(options.pods, options.services, Path(directory)))
     show("Network", figures)

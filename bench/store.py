@@ -1,51 +1,41 @@
 """Store: durable writes a second by number of writers, reads, long ranges, and watch fan-out.
 
-    python bench/store.py [--seconds 2] [--directory DIR]
+    python -m bench.store [--seconds 2] [--directory DIR]
 
 The value is the size of a small ConfigMap. `--directory` chooses the disk that is measured; by default a temporary directory
-under the current one, since /tmp is often memory.
+under the current one, since /tmp is often memory. The peer is etcd, when it is installed, over gRPC on the loopback.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
+import shutil
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from bench.table import Figure, show
+from bench.peers import Etcd, repeated
+from bench.table import Figure, progress, show
 from sampan.store.sqlite import SQLiteStore
 
 VALUE = b"x" * 800
-NAMES = 2000  # keys that each writer goes round
+WRITERS = (1, 16, 64)  # at once
 
 
-async def repeated(
-    seconds: float, workers: int, step: Callable[[int, int], Awaitable[object]]
-) -> float:
-    """Steps a second, with `workers` of them at once."""
-    end = time.perf_counter() + seconds
-    done = 0
+async def peer_writes(directory: Path, seconds: float) -> dict[int, float]:
+    """Creates a second of a stock etcd, by writers at once; empty when there is none."""
+    if shutil.which("etcd") is None:
+        return {}
+    async with Etcd(directory) as etcd:
 
-    async def work(worker: int) -> None:
-        nonlocal done
-        number = 0
-        while time.perf_counter() < end:
-            await step(worker, number)
-            number += 1
-            done += 1
+        async def create(worker: int, number: int) -> None:
+            await etcd.put(f"/registry/configmaps/ns/{worker}-{number}", VALUE)
 
-    began = time.perf_counter()
-    await asyncio.gather(*(work(worker) for worker in range(workers)))
-    return done / (time.perf_counter() - began)
+        return {workers: await repeated(seconds, workers, create) for workers in WRITERS}
 
 
-async def writes(directory: Path, seconds: float, workers: int) -> Figure:
+async def writes(directory: Path, seconds: float, workers: int, peer: float | None) -> Figure:
     store = await SQLiteStore.open(directory / f"w{workers}" / "state.db")
 
     async def create(worker: int, number: int) -> None:
@@ -53,7 +43,8 @@ async def writes(directory: Path, seconds: float, workers: int) -> Figure:
 
     rate = await repeated(seconds, workers, create)
     await store.close()
-    return Figure(f"create, {workers} at once", rate, "/s", 4200 if workers == 16 else None)
+    budget = 4200 if workers == 16 else None
+    return Figure(f"create, {workers} at once", rate, "/s", budget, peer=peer)
 
 
 async def updates(directory: Path, seconds: float) -> Figure:
@@ -135,12 +126,19 @@ async def bystanders(directory: Path, seconds: float) -> Figure:
 
 
 async def main(directory: Path, seconds: float) -> None:
-    figures = [await writes(directory, seconds, workers) for workers in (1, 16, 64)]
+    progress("etcd, when installed")
+    peer = await peer_writes(directory, seconds)
+    progress("writes")
+    figures = [await writes(directory, seconds, workers, peer.get(workers)) for workers in WRITERS]
     figures.append(await updates(directory, seconds))
     figures.append(await bystanders(directory, seconds))
+    progress("reads and watches")
     figures += await reads(directory, seconds)
     figures += [await fan_out(directory, watches) for watches in (1, 1000)]
-    show("Store (SQLite, every write on disk)", figures)
+    remark = (
+        "Stock is etcd, over gRPC." if peer else "No etcd is installed: nothing to compare with."
+    )
+    show("Store (SQLite, every write on disk)", figures, [remark])
 
 
 if __name__ == "__main__":

@@ -1,15 +1,22 @@
 """Tables of measured figures: what was measured, the budget beside it, their ratio, and the machine that it was measured on.
 
-Nothing here judges: a ratio below 1.00 is shown, never asserted, since machines differ and timed tests lie.
+Nothing here judges: a ratio below 1.00 is shown, never asserted, since machines differ and timed tests lie. What is shown is
+also handed to `python -m bench`, when that runs the bench, as one JSON line in the file that `RESULTS` names.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS = "SAMPAN_BENCH_RESULTS"  # environment variable: a file to append sections to
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,33 @@ class Figure:
             return ""
         return f"{self.value / to if self.least else to / self.value:.2f}×"
 
+    @property
+    def missed(self) -> bool:
+        if self.budget is None:
+            return False
+        return self.value < self.budget if self.least else self.value > self.budget
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What one `show` showed. `load`: how busy the machine was just after, averaged over a minute."""
+
+    title: str
+    figures: tuple[Figure, ...]
+    date: str
+    load: float
+    remarks: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Section:
+        fields: dict[str, Any] = json.loads(text)
+        fields["figures"] = tuple(Figure(**figure) for figure in fields["figures"])
+        fields["remarks"] = tuple(fields["remarks"])
+        return cls(**fields)
+
 
 HEADS = ("what", "measured", "budget", "to budget", "stock", "to stock", "note")
 
@@ -49,33 +83,37 @@ def cells(figure: Figure) -> tuple[str, ...]:
 
 def number(value: float) -> str:
     """Three significant digits, thousands grouped."""
-    if abs(value) >= 100:
+    if abs(value) >= 99.95:
         return f"{value:,.0f}"
     return f"{value:.3g}"
 
 
-def render(title: str, figures: Iterable[Figure]) -> str:
+def table(figures: Iterable[Figure]) -> str:
     """A Markdown table whose columns also line up in a terminal; columns without content are left out."""
     rows = [HEADS, *(cells(figure) for figure in figures)]
     used = [column for column in range(len(HEADS)) if any(row[column] for row in rows[1:])]
     widths = {column: max(len(row[column]) for row in rows) for column in used}
-    lines = [f"### {title}", "", machine(), ""]
-    for index, row in enumerate(rows):
-        lines.append("| " + " | ".join(row[c].ljust(widths[c]) for c in used) + " |")
-        if index == 0:
-            lines.append("| " + " | ".join("-" * widths[c] for c in used) + " |")
+    lines = ["| " + " | ".join(row[c].ljust(widths[c]) for c in used) + " |" for row in rows]
+    lines.insert(1, "| " + " | ".join("-" * widths[c] for c in used) + " |")
     return "\n".join(lines)
 
 
+def render(title: str, figures: Iterable[Figure]) -> str:
+    return "\n".join((f"### {title}", "", f"{machine()} · load {load():.1f}", "", table(figures)))
+
+
 def machine() -> str:
-    """One line: processor, cores that may be used, memory, kernel, Python, and how busy it was."""
+    """One line: processor, cores that may be used, memory, kernel, Python."""
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
-    load = os.getloadavg()[0]
     return (
         f"{_processor()} · {cores} cores · {memory:.1f} GiB · Linux {platform.release()} · "
-        f"Python {platform.python_version()} · load {load:.1f}"
+        f"Python {platform.python_version()}"
     )
+
+
+def load() -> float:
+    return os.getloadavg()[0]
 
 
 def _processor() -> str:
@@ -89,5 +127,21 @@ def _processor() -> str:
     return platform.machine()
 
 
-def show(title: str, figures: Iterable[Figure]) -> None:
-    sys.stdout.write(render(title, figures) + "\n")
+def show(title: str, figures: Iterable[Figure], remarks: Iterable[str] = ()) -> None:
+    """Print the table; `remarks` are sentences under it."""
+    section = Section(
+        title, tuple(figures), time.strftime("%Y-%m-%d %H:%M"), load(), tuple(remarks)
+    )
+    sys.stdout.write(render(title, section.figures) + "\n")
+    for remark in section.remarks:
+        sys.stdout.write(f"\n{remark}\n")
+    sys.stdout.flush()
+    if where := os.environ.get(RESULTS):
+        with Path(where).open("a") as file:
+            file.write(section.to_json() + "\n")
+
+
+def progress(text: str) -> None:
+    """What is being measured now, for whoever waits: on standard error."""
+    sys.stderr.write(f"  … {text}\n")
+    sys.stderr.flush()
