@@ -91,9 +91,16 @@ def test_patch_says_what_dry_run_and_validation_need() -> None:
     assert containers["x-kubernetes-patch-strategy"] == "merge"
 
 
-def test_protobuf_alone_is_not_acceptable() -> None:
+def test_swagger_as_protobuf_for_kubectl() -> None:
+    asked = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+    answer = fetch("/openapi/v2", accept=asked)
+    assert answer.headers["Content-Type"] == asked.replace("@", ".")
+    # Document.swagger (1), Document.info (2) with title (1) and version (2).
+    assert answer.body.startswith(b"\x0a\x032.0\x12\x13\x0a\x0aKubernetes\x12\x05v1.36")
+    # Definitions.additional_properties: a NamedSchema of this name.
+    assert b"\x0a\x1aio.k8s.api.core.v1.PodSpec\x12" in answer.body
     with pytest.raises(ApiError) as caught:
-        fetch("/openapi/v2", accept="application/com.github.proto-openapi.spec.v2@v1.0+protobuf")
+        fetch("/openapi/v3", accept=asked)
     assert caught.value.code == 406
 
 

@@ -24,7 +24,8 @@ class Space:
         return self.cluster.get("-n", self.name, *arguments)
 
     def apply(self, *objects: dict[str, Any]) -> str:
-        return self.kubectl("apply", "-f", "-", stdin="\n---\n".join(map(json.dumps, objects)))
+        wrapped = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+        return self.kubectl("apply", "-f", "-", stdin=json.dumps(wrapped))
 
     # Pods
 

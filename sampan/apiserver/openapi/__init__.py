@@ -3,7 +3,7 @@
 `/openapi/v3` lists one document per group version, each under an address that carries its hash, so that clients cache it
 for ever. The hash is taken of what a document is made from, so that the index need not write them all.
 The writers are imported at first use: most servers never see a request for them.
-`/openapi/v2` is one large document, in JSON; a client that accepts only its protobuf form is told 406.
+`/openapi/v2` is one large document, in JSON or, as kubectl asks for it, in protobuf.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ from sampan.kube import errors, schema
 INDEX = "/openapi/v3"
 SWAGGER = "/openapi/v2"
 JSON_TYPES = frozenset({"application/json", "application/*", "*/*"})
+PROTOBUF_TYPES = frozenset(
+    {
+        "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+        "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+    }
+)
 FOREVER = "public, immutable"
 
 Schemas = Callable[[str, str], dict[str, dict[str, Any]]]
@@ -48,17 +54,14 @@ class OpenAPI:
             return None
         if request.method not in ("GET", "HEAD"):
             raise errors.method_not_allowed("", request.method)
-        accept = request.header("accept")
-        if accept and not any(name in JSON_TYPES for name, _ in media_types(accept)):
-            raise errors.not_acceptable(
-                "only the following media types are accepted: application/json"
-            )
+        protobuf = self._wants_protobuf(path, request.header("accept"))
         if self._generation != self.table.generation:
             self._documents.clear()
             self._generation = self.table.generation
-        document = self._documents.get(path)
+        key = path + ".pb" if protobuf else path
+        document = self._documents.get(key)
         if document is None:
-            document = self._documents[path] = self._write(path)
+            document = self._documents[key] = self._pack() if protobuf else self._write(path)
         asked = request.param("hash")
         if asked and path != INDEX:
             current = self._hash(*self._group_version(path))
@@ -66,6 +69,24 @@ class OpenAPI:
                 return Response(301, {"Location": f"{path}?hash={current}"})
             return document.respond(request, FOREVER)
         return document.respond(request, "no-cache, private")
+
+    @staticmethod
+    def _wants_protobuf(path: str, accept: str) -> bool:
+        """The first form that the client takes and the path has. Raises ApiError 406."""
+        for name, _ in media_types(accept or "*/*"):
+            if name in JSON_TYPES:
+                return False
+            if name in PROTOBUF_TYPES and path == SWAGGER:
+                return True
+        raise errors.not_acceptable("only the following media types are accepted: application/json")
+
+    def _pack(self) -> Document:
+        from sampan.apiserver.openapi import gnostic
+
+        swagger = self._write(SWAGGER)
+        return Document(
+            gnostic.encode(orjson.loads(swagger.body)), gnostic.CONTENT_TYPE, packed=True
+        )
 
     def _write(self, path: str) -> Document:
         if path == INDEX:
