@@ -1,28 +1,30 @@
-"""HTTP/1.1 requests out of bytes (RFC 9112): heads, and bodies with a length or in chunks. Pure: no I/O.
+"""HTTP/1.1 requests out of bytes (RFC 9112), by llhttp in its strict mode (`httptools`). Pure: no I/O.
 
-Why not aiohttp's parser: importing it brings in the whole client (0.2 s and 12 MB, a third of what the server may take to
-start), and a Kubernetes client sends the same header block with every request, so one parsed once is remembered whole and
-the next costs one dictionary look-up. What is ambiguous is refused: bare line feeds, folded or malformed header
-lines, two lengths, a length beside chunks (RFC 9112 §6.3; request smuggling lives there).
+llhttp says what the bytes are; here is what a server makes of it: whole requests in order, limits on what a client may
+make us hold, and the few things that llhttp lets pass and this server does not (other versions of HTTP, a missing or second
+Host, transfer codings but `chunked`, chunks in HTTP/1.0). What is ambiguous is refused, not repaired: request smuggling
+lives there (RFC 9112 §6.3, §11.2).
+
+A Kubernetes client sends the same header block with every request. One that belongs to a request without a body is
+remembered whole; the next such request costs its request line and one dictionary look-up.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
-HEAD_LIMIT = 64 * 1024  # bytes of a whole head
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+HEAD_LIMIT = 64 * 1024  # bytes of a head, or between the bytes of a body; give or take a slice
 HEADERS_LIMIT = 200
 REMEMBERED = 1024  # header blocks
+SLICE = 16 * 1024  # bytes parsed ahead of the request that is answered
 _JOINED_BY_LINES = "impersonate-"  # whose values may hold commas
-
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([!-~]+) HTTP/1\.([01])")
-_HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n\x00]*)?")
 
 
 class Malformed(Exception):
-    """Not a request that can be answered in its own terms; `code` is 400, 431 or 501."""
+    """Not a request that can be answered in its own terms; `code` is 400, 413, 431 or 501."""
 
     def __init__(self, why: str, code: int = 400) -> None:
         super().__init__(why)
@@ -30,140 +32,187 @@ class Malformed(Exception):
 
 
 @dataclass(slots=True)
-class Block:
-    """A header block and what follows from it."""
+class Message:
+    """One request as it was sent."""
 
-    headers: dict[str, str]  # names in lower case, repeats joined
-    length: int  # of the body; -1: chunked
-    close: bool  # the connection ends after the answer, when the request is HTTP/1.1
-    keep: bool  # it goes on, when the request is HTTP/1.0
-    waits: bool  # the client waits for "100 Continue"
-
-
-@dataclass(slots=True)
-class Head:
-    method: str
-    target: str
-    block: Block
-    close: bool
+    method: str = ""
+    target: str = ""
+    headers: dict[str, str] = field(default_factory=dict)  # lower-case names, repeats joined
+    body: bytes = b""
+    close: bool = False  # the connection ends after the answer
 
 
-class Heads:
-    """Parses heads; remembers header blocks."""
+class Reader:
+    """The requests of one connection: `feed` it bytes, `take` what is whole.
 
-    def __init__(self) -> None:
-        self.blocks: dict[bytes, Block] = {}
+    `blocks` are the remembered header blocks, common to all connections.
+    """
 
-    def parse(self, head: bytes) -> Head:
-        """`head` is everything before the blank line. Raises Malformed."""
-        line, _, raw = head.partition(b"\r\n")
-        match = _REQUEST_LINE.fullmatch(line)
-        if match is None:
-            raise Malformed("the request line is malformed")
-        block = self.blocks.get(raw)
-        if block is None:
-            block = parse_block(raw)
+    def __init__(self, blocks: dict[bytes, dict[str, str]], body_limit: int) -> None:
+        self.blocks = blocks
+        self.body_limit = body_limit
+        self.ready: deque[Message] = deque()
+        self.rest = b""  # not parsed yet
+        self.failed: Malformed | None = None  # what stands behind the last of `ready`
+        self.waits = False  # a client has sent a head and wants to hear "100 Continue"
+        self._parser: HttpRequestParser | None = None
+        self._upgraded = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._begun = False  # somewhere within a request
+        self._url = b""
+        self._headers: dict[str, str] = {}
+        self._count = 0
+        self._in_body = False
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._since = 0  # bytes fed since something came of them
+
+    def close(self) -> None:
+        """Give up what refers back to this object."""
+        self._parser = None
+        self.rest = b""
+        self.ready.clear()
+
+    def take(self) -> Message | None:
+        """The next whole request. Raises Malformed when what comes next is none."""
+        while not self.ready:
+            if self.failed is not None:
+                raise self.failed
+            if not self.rest:
+                return None
+            self._parse()
+        return self.ready.popleft()
+
+    def feed(self, data: bytes) -> None:
+        self.rest = self.rest + data if self.rest else data
+
+    def _parse(self) -> None:
+        """Parse one slice of what is there."""
+        data = self.rest
+        if not self._begun and self._upgraded:
+            self._parser, self._upgraded = None, False
+        if self._parser is None:
+            self._parser = HttpRequestParser(self)
+        if (
+            not self._begun
+            and data.endswith(b"\r\n\r\n")
+            and data.find(b"\r\n\r\n") + 4 == len(data)
+        ):
+            self._parse_whole(self._parser, data)
+            return
+        part, self.rest = (data[:SLICE], data[SLICE:]) if len(data) > SLICE else (data, b"")
+        self._since += len(part)
+        self._execute(self._parser, part)
+        if self._since > HEAD_LIMIT and self._begun and self.failed is None:
+            self.failed = Malformed("the request head is too large", 431)
+
+    def _parse_whole(self, parser: HttpRequestParser, data: bytes) -> None:
+        """One head and nothing else: what most reads are."""
+        self.rest = b""
+        if len(data) > HEAD_LIMIT:
+            self.failed = Malformed("the request head is too large", 431)
+            return
+        line, _, block = data.partition(b"\r\n")
+        if not line.endswith(b" HTTP/1.1"):
+            self._execute(parser, data)
+            return
+        headers = self.blocks.get(block)
+        if headers is not None:
+            self._headers = headers
+            self._execute(parser, line + b"\r\n\r\n")
+            return
+        self._execute(parser, data)
+        if self.ready and not self.ready[0].close and not self._upgraded and not self._begun:
             if len(self.blocks) >= REMEMBERED:
                 self.blocks.clear()
-            self.blocks[raw] = block
-        method, target, minor = match.groups()
-        if minor == b"1":
-            if "host" not in block.headers:
-                raise Malformed("the Host header is missing")
-            close = block.close
+            self.blocks[block] = self.ready[0].headers
+
+    def _execute(self, parser: HttpRequestParser, data: bytes) -> None:
+        try:
+            parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:  # the bytes behind may be of another protocol
+            self._upgraded = True
+            self.rest = data[upgrade.args[0] :] + self.rest
+        except HttpParserError as error:
+            if self.failed is None:
+                self.failed = Malformed(f"malformed HTTP request: {error}")
+
+    # What llhttp reports. Nothing is raised here: an error is kept until what came before it is answered.
+
+    def on_message_begin(self) -> None:
+        self._begun = True
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count += 1
+        if self._count > HEADERS_LIMIT:
+            self._fail("there are too many headers", 431)
+        if self._in_body or self.failed is not None:  # trailers are read and dropped
+            return
+        key = name.decode("ascii").lower()
+        text = value.rstrip(b" \t").decode("utf-8", "replace")
+        headers = self._headers
+        if key not in headers:
+            headers[key] = text
+        elif key == "host":
+            self._fail("the host header is given twice")
         else:
-            close = not block.keep
-        return Head(method.decode(), target.decode(), block, close)
+            headers[key] += ("\n" if key.startswith(_JOINED_BY_LINES) else ", ") + text
 
+    def on_headers_complete(self) -> None:
+        parser, headers = self._parser, self._headers
+        assert parser is not None
+        version = parser.get_http_version()
+        if version == "1.1":
+            if "host" not in headers:
+                self._fail("the Host header is missing")
+        elif version != "1.0":
+            self._fail(f"HTTP/{version} is not spoken here")
+        coding = headers.get("transfer-encoding")
+        if coding is not None:
+            if version == "1.0":
+                self._fail("HTTP/1.0 knows no transfer encoding")
+            elif coding.lower() != "chunked":
+                self._fail("the transfer encoding is not supported", 501)
+        elif int(headers.get("content-length", "0")) > self.body_limit:
+            self._fail(f"limit is {self.body_limit}", 413)
+        self.waits = headers.get("expect", "").lower() == "100-continue"
+        self._in_body = True
+        self._since = 0
 
-def parse_block(raw: bytes) -> Block:
-    """Header lines, without the blank one. Raises Malformed."""
-    headers: dict[str, str] = {}
-    lines = raw.split(b"\r\n") if raw else []
-    if len(lines) > HEADERS_LIMIT:
-        raise Malformed("there are too many headers", 431)
-    for line in lines:
-        match = _HEADER.fullmatch(line)
-        if match is None:
-            raise Malformed("a header line is malformed")
-        name = match[1].decode().lower()
-        value = match[2].rstrip(b" \t").decode("utf-8", "replace")
-        if name not in headers:
-            headers[name] = value
-        elif name == "host" or (name == "content-length" and headers[name] != value):
-            raise Malformed(f"the {name} header is given twice")
-        elif name != "content-length":
-            headers[name] += ("\n" if name.startswith(_JOINED_BY_LINES) else ", ") + value
-    connection = {part.strip() for part in headers.get("connection", "").lower().split(",")}
-    return Block(
-        headers,
-        _length(headers),
-        "close" in connection,
-        "keep-alive" in connection,
-        headers.get("expect", "").lower() == "100-continue",
-    )
+    def on_chunk_header(self) -> None:
+        self._since = 0
 
+    def on_body(self, part: bytes) -> None:
+        self.waits = False
+        self._since = 0
+        self._size += len(part)
+        if self._size > self.body_limit:
+            self._fail(f"limit is {self.body_limit}", 413)
+        if self.failed is None:
+            self._parts.append(part)
 
-def _length(headers: dict[str, str]) -> int:
-    coding = headers.get("transfer-encoding")
-    length = headers.get("content-length")
-    if coding is not None:
-        if length is not None:
-            raise Malformed("both a length and a transfer encoding are given")
-        if coding.lower() != "chunked":
-            raise Malformed("the transfer encoding is not supported", 501)
-        return -1
-    if length is None:
-        return 0
-    if not length.isascii() or not length.isdigit() or len(length) > 18:
-        raise Malformed("the content length is malformed")
-    return int(length)
+    def on_message_complete(self) -> None:
+        if self.failed is None:
+            parser, parts = self._parser, self._parts
+            assert parser is not None
+            self.ready.append(
+                Message(
+                    parser.get_method().decode("ascii"),
+                    self._url.decode("ascii"),
+                    self._headers,
+                    parts[0] if len(parts) == 1 else b"".join(parts),
+                    not parser.should_keep_alive(),
+                )
+            )
+        self.waits = False
+        self._reset()
 
-
-class Chunks:
-    """A chunked body as it comes. `feed` takes bytes until `done`; trailers are read and dropped."""
-
-    def __init__(self) -> None:
-        self.parts: list[bytes] = []
-        self.size = 0
-        self.done = False
-        self._left = -1  # bytes of the present chunk; -1: its size line is next; -2: trailers
-        self._rest = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """What is left over behind the body's end. Raises Malformed."""
-        data = self._rest + data
-        self._rest = b""
-        while not self.done:
-            if self._left > 0:
-                part = data[: self._left]
-                self.parts.append(part)
-                self.size += len(part)
-                data = data[len(part) :]
-                self._left -= len(part)
-                if self._left:
-                    return b""
-                self._left = 0
-            if self._left == 0:  # the line end behind a chunk
-                if len(data) < 2:
-                    self._rest = data
-                    return b""
-                if data[:2] != b"\r\n":
-                    raise Malformed("a chunk is malformed")
-                data, self._left = data[2:], -1
-            line, mark, behind = data.partition(b"\r\n")
-            if not mark:
-                if len(data) > HEAD_LIMIT:
-                    raise Malformed("a chunk is malformed")
-                self._rest = data
-                return b""
-            data = behind
-            if self._left == -2:
-                self.done = not line
-                continue
-            match = _CHUNK.fullmatch(line)
-            if match is None:
-                raise Malformed("a chunk is malformed")
-            size = int(match[1], 16)
-            self._left = size or -2
-        return data
+    def _fail(self, why: str, code: int = 400) -> None:
+        if self.failed is None:
+            self.failed = Malformed(why, code)
+            self._parts = []

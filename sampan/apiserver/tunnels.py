@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sampan.apiserver.http import Connection
+    from sampan.apiserver.connection import Connection
 
 LIMIT = 256 * 1024  # bytes taken in ahead of the reader
 

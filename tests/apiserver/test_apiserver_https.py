@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 import shutil
 import ssl
@@ -10,7 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from apiserver_harness import Harness, open_server
+from apiserver_harness import MAPS, Harness, open_server
 
 from sampan.apiserver.upgrade import Tunnel, Upgrade
 from sampan.client.transport import Request, Response
@@ -116,6 +117,48 @@ async def test_a_large_body_that_comes_in_full_gets_413(live: Harness) -> None:
     )
     found = await answers(live, head + HEAD + body)
     assert found.startswith(b"HTTP/1.1 413") and b"RequestEntityTooLarge" in found
+
+
+async def test_a_client_that_waits_is_told_to_continue(live: Harness) -> None:
+    body = b'{"metadata":{"name":"patient"}}'
+    reader, writer = await connect(live)
+    writer.write(
+        b"POST /api/v1/namespaces/default/configmaps HTTP/1.1\r\nContent-Type: application/json\r\n"
+        b"Expect: 100-continue\r\nContent-Length: %d\r\n" % len(body) + HEAD
+    )
+    async with asyncio.timeout(10):
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(body)
+        assert (await reader.readline())[9:12] == b"201"
+    writer.close()
+
+
+async def test_what_came_before_nonsense_is_answered_first(live: Harness) -> None:
+    pods = b"GET /api/v1/pods HTTP/1.1\r\n" + HEAD
+    found = await answers(live, pods + pods + b"\x00nonsense\r\n\r\n")
+    assert [part[:3] for part in found.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"400"]
+
+
+async def test_a_declined_upgrade_leaves_the_connection_as_it_was(live: Harness) -> None:
+    upgrade = (
+        b"GET /api/v1/namespaces/default/pods/none/exec?command=x&stdout=1 HTTP/1.1\r\n"
+        b"Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
+    )
+    found = await answers(live, upgrade + HEAD + b"GET /version HTTP/1.1\r\n" + HEAD + LAST)
+    assert [part[:3] for part in found.split(b"HTTP/1.1 ")[1:]] == [b"404", b"200", b"404"]
+
+
+async def test_gzip_of_a_large_list_for_those_who_take_it(live: Harness) -> None:
+    obj = {"metadata": {"name": "large"}, "data": {"a": "x" * 300_000}}
+    await live.call("POST", MAPS, obj)
+    get = b"GET " + MAPS.encode() + b" HTTP/1.1\r\nConnection: close\r\n"
+    packed = await answers(live, get + b"Accept-Encoding: gzip\r\n" + HEAD)
+    head, _, body = packed.partition(b"\r\n\r\n")
+    plain = await answers(live, get + HEAD)
+    assert b"Content-Encoding: gzip" in head and b"Vary: Accept-Encoding" in head
+    assert len(body) < 10_000
+    assert gzip.decompress(body) == plain.partition(b"\r\n\r\n")[2]
+    assert b"Content-Encoding" not in plain.partition(b"\r\n\r\n")[0]
 
 
 async def test_without_a_certificate_only_health_and_version(live: Harness) -> None:
