@@ -43,7 +43,9 @@ def build() -> Path:
     for folder in ("bin", "etc", "tmp", "root"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     _compile(f"{platform.machine()}-linux-musl", root / "bin" / "box")
-    (root / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\nsailor:x:1000:1000::/:/bin/sh\n")
+    (root / "etc" / "passwd").write_text(
+        "root:x:0:0:root:/root:/bin/sh\nsailor:x:1000:1000::/:/bin/sh\n"
+    )
     (root / "etc" / "group").write_text("root:x:0:\nsailor:x:1000:\n")
     busybox = shutil.which("busybox") or "/bin/busybox"
     if not (root / "bin" / "sh").is_symlink():

@@ -52,13 +52,29 @@ def own_cluster(hello_binaries: Path) -> Iterator[Cluster]:
 
 def load_hello(boat: Cluster) -> None:
     for kind in ("wasm", "container") if AS_ROOT and not boat.rootless else ("wasm",):
-        boat.sampan("image", "build", "-t", f"hello:{kind}", "-f", str(HELLO / f"Dockerfile.{kind}"), str(HELLO))
+        boat.sampan(
+            "image",
+            "build",
+            "-t",
+            f"hello:{kind}",
+            "-f",
+            str(HELLO / f"Dockerfile.{kind}"),
+            str(HELLO),
+        )
 
 
 def load_box(boat: Cluster) -> None:
     context = box.build()
     for kind in KINDS if AS_ROOT and not boat.rootless else ("wasm",):
-        boat.sampan("image", "build", "-t", f"box:{kind}", "-f", str(context / f"Dockerfile.{kind}"), str(context))
+        boat.sampan(
+            "image",
+            "build",
+            "-t",
+            f"box:{kind}",
+            "-f",
+            str(context / f"Dockerfile.{kind}"),
+            str(context),
+        )
 
 
 @pytest.fixture(params=KINDS)
@@ -82,7 +98,9 @@ def space(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Space]:
 @pytest.fixture
 def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the test's own, deleted afterwards."""
-    name = "t-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower()).strip("-")[:50].strip("-")
+    name = "t-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower()).strip("-")[
+        :50
+    ].strip("-")
     cluster.kubectl("create", "namespace", name)
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")

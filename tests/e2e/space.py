@@ -36,20 +36,30 @@ class Space:
         return made
 
     def ready(self, what: str, timeout: float = 30) -> None:
-        self.kubectl("wait", "--for=condition=Ready", f"--timeout={timeout}s", what, timeout=timeout + 10)
+        self.kubectl(
+            "wait", "--for=condition=Ready", f"--timeout={timeout}s", what, timeout=timeout + 10
+        )
 
     def phase(self, name: str, phase: str, timeout: float = 30) -> None:
         condition = f"--for=jsonpath={{.status.phase}}={phase}"
-        self.kubectl("wait", condition, f"--timeout={timeout}s", f"pod/{name}", timeout=timeout + 10)
+        self.kubectl(
+            "wait", condition, f"--timeout={timeout}s", f"pod/{name}", timeout=timeout + 10
+        )
 
     def output(self, kind: str, name: str, *args: str, **fields: Any) -> str:
         """What a pod that ends well has printed."""
-        self.start(kind, name, *args, **{"spec": {"restartPolicy": "Never"} | fields.pop("spec", {}), **fields})
+        self.start(
+            kind,
+            name,
+            *args,
+            **{"spec": {"restartPolicy": "Never"} | fields.pop("spec", {}), **fields},
+        )
         self.phase(name, "Succeeded")
         return self.kubectl("logs", name)
 
     def says(self, name: str, text: str, *options: str, timeout: float = 30) -> str:
         """The log of `name`, once it holds `text`."""
+
         def log() -> str:
             done = self.kubectl("logs", name, *options)
             assert text in done, done
@@ -57,7 +67,9 @@ class Space:
 
         return wait_for(log, timeout, f"{text!r} in the log of {name}")
 
-    def container_status(self, name: str, key: str = "containerStatuses", index: int = 0) -> dict[str, Any]:
+    def container_status(
+        self, name: str, key: str = "containerStatuses", index: int = 0
+    ) -> dict[str, Any]:
         def reported() -> Any:
             return self.get("pod", name)["status"].get(key)
 
@@ -65,9 +77,12 @@ class Space:
 
     def waiting(self, name: str, *reasons: str, timeout: float = 30) -> dict[str, Any]:
         """The container's waiting state, once its reason is one of `reasons`."""
+
         def state() -> Any:
             statuses = self.get("pod", name)["status"].get("containerStatuses", [])
-            assert statuses and statuses[0]["state"].get("waiting", {}).get("reason") in reasons, statuses
+            assert statuses and statuses[0]["state"].get("waiting", {}).get("reason") in reasons, (
+                statuses
+            )
             return statuses[0]["state"]["waiting"]
 
         return wait_for(state, timeout, f"{name} waiting for {reasons}")
@@ -79,6 +94,7 @@ class Space:
 
     def event(self, name: str, reason: str, timeout: float = 15) -> str:
         """The message of the object's event with this reason, once there."""
+
         def found() -> str:
             events = self.events(name)
             messages = [message for _, why, message in events if why == reason]

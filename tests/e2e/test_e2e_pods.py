@@ -108,7 +108,9 @@ def test_volumes_of_every_sort(space: Space, kind: str, tmp_path: Path) -> None:
     assert text == f'ABKhost\nAapp="volumes-{kind}"AKvolumes-{kind}', text
 
 
-def test_an_empty_dir_is_shared_by_a_pod_and_outlives_its_containers(space: Space, kind: str) -> None:
+def test_an_empty_dir_is_shared_by_a_pod_and_outlives_its_containers(
+    space: Space, kind: str
+) -> None:
     share = [volume("share", "/share")]
     text = space.output(
         kind, f"empty-{kind}", "cat", "/share/note",
@@ -147,7 +149,9 @@ def test_a_read_only_volume_cannot_be_written(space: Space, kind: str) -> None:
 
 def test_a_service_account_token_is_projected(space: Space, kind: str) -> None:
     where = "/var/run/secrets/kubernetes.io/serviceaccount"
-    text = space.output(kind, f"token-{kind}", "cat", f"{where}/namespace", f"{where}/ca.crt", f"{where}/token")
+    text = space.output(
+        kind, f"token-{kind}", "cat", f"{where}/namespace", f"{where}/ca.crt", f"{where}/token"
+    )
     head, token = text.rsplit("\n", 1)
     assert head.startswith(f"{space.name}-----BEGIN CERTIFICATE-----")
     body = token.split(".")[1]
@@ -188,8 +192,14 @@ def test_a_failing_init_container_holds_the_pod(space: Space, kind: str) -> None
     space.start(
         kind, name, "sleep", spec={"initContainers": [container(kind, "exit", "3", name="first")]}
     )
-    wait_for(lambda: "Init:CrashLoopBackOff" in space.kubectl("get", "pod", name), what="Init:CrashLoopBackOff")
-    assert space.container_status(name, "initContainerStatuses")["lastState"]["terminated"]["exitCode"] == 3
+    wait_for(
+        lambda: "Init:CrashLoopBackOff" in space.kubectl("get", "pod", name),
+        what="Init:CrashLoopBackOff",
+    )
+    assert (
+        space.container_status(name, "initContainerStatuses")["lastState"]["terminated"]["exitCode"]
+        == 3
+    )
 
 
 # Restarts
@@ -324,9 +334,7 @@ def test_sigterm_comes_first_and_sigkill_after_the_grace_period(space: Space) ->
     space.apply(pod("container", "polite", "sleep"), pod("container", "deaf", "deaf"))
     space.ready("pod/polite")
     space.ready("pod/deaf")
-    watch = space.cluster.popen(
-        "kubectl", "-n", space.name, "logs", "-f", "polite", stdout=-1
-    )
+    watch = space.cluster.popen("kubectl", "-n", space.name, "logs", "-f", "polite", stdout=-1)
     said, _ = (space.kubectl("delete", "pod", "polite", "deaf", "--grace-period=2"), None)
     output, _ = watch.communicate(timeout=20)
     assert "asked to stop" in output
@@ -345,7 +353,12 @@ def test_force_deletion_is_immediate(space: Space, kind: str) -> None:
 def test_exit_codes_and_termination_messages(space: Space, kind: str) -> None:
     name = f"message-{kind}"
     space.start(
-        kind, name, "write", "/dev/termination-log", "the tide is out", spec={"restartPolicy": "Never"}
+        kind,
+        name,
+        "write",
+        "/dev/termination-log",
+        "the tide is out",
+        spec={"restartPolicy": "Never"},
     )
     space.phase(name, "Succeeded")
     assert space.container_status(name)["state"]["terminated"]["message"] == "the tide is out\n"
@@ -353,6 +366,8 @@ def test_exit_codes_and_termination_messages(space: Space, kind: str) -> None:
 
 def test_an_active_deadline_fails_the_pod(space: Space, kind: str) -> None:
     name = f"deadline-{kind}"
-    space.start(kind, name, "sleep", spec={"activeDeadlineSeconds": 1, "terminationGracePeriodSeconds": 1})
+    space.start(
+        kind, name, "sleep", spec={"activeDeadlineSeconds": 1, "terminationGracePeriodSeconds": 1}
+    )
     space.phase(name, "Failed")
     assert space.get("pod", name)["status"]["reason"] == "DeadlineExceeded"
