@@ -23,6 +23,7 @@ CONTROLLERS: tuple[tuple[str, str], ...] = (
     ("replicaset", "ReplicaSetController"),
     ("endpoints", "EndpointSliceController"),
     ("endpoints", "EndpointsController"),
+    ("mirroring", "EndpointSliceMirroringController"),
     ("nodelifecycle", "NodeLifecycleController"),
 )
 
@@ -35,6 +36,7 @@ async def run(
     root_ca: str = "",
     legacy_token: LegacyToken | None = None,
     clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
     ready: asyncio.Event | None = None,
 ) -> None:
     """Run every controller until cancelled.
@@ -53,7 +55,7 @@ async def run(
             recorders[component] = EventRecorder(client, component)
         return recorders[component]
 
-    context = Context(client, recorder, root_ca=root_ca, clock=clock)
+    context = Context(client, recorder, root_ca=root_ca, clock=clock, monotonic=monotonic)
     if legacy_token is not None:
         context.legacy_token = legacy_token
     controllers = []

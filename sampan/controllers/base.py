@@ -12,15 +12,16 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, ClassVar, NamedTuple
 
 from sampan.client.client import Client
 from sampan.client.events import EventRecorder
 from sampan.client.informer import Informer
-from sampan.client.resources import ENDPOINTSLICES, PODS
+from sampan.client.resources import ENDPOINTSLICES, PODS, REPLICASETS, SERVICES
 from sampan.client.workqueue import WorkQueue
 from sampan.kube.errors import ApiError
-from sampan.kube.objects import controller_of
+from sampan.kube.objects import controller_of, is_deleting
 from sampan.kube.types import GVR
 
 log = logging.getLogger(__name__)
@@ -45,13 +46,16 @@ class Watch:
     """Changes of `gvr` put keys into the queue.
 
     `owner` names the kind of the controlling owner whose key is wanted; `keys` maps an object to keys; with neither, the
-    object's own key is used. `fields` is a field selector that narrows what is watched and kept.
+    object's own key is used. `fields` is a field selector that narrows what is watched and kept; `matters` drops updates that
+    change nothing of interest, before any key is computed.
     """
 
     gvr: GVR
     owner: str = ""
     fields: str = ""
     keys: Callable[[Any, Object], Iterable[Key]] | None = None
+    # (old, new) → False for an update that makes no difference to this controller
+    matters: Callable[[Object, Object], bool] | None = None
 
 
 def orphan_namespace(obj: Object) -> list[str]:
@@ -66,9 +70,30 @@ def slice_service(obj: Object) -> list[str]:
     return [f"{metadata['namespace']}/{name}"] if name else []
 
 
+def service_selector(obj: Object) -> list[str]:
+    """Index of Services by one pair of their selector: a pod's labels lead to the few that may select it."""
+    selector = obj["spec"].get("selector")
+    if not selector:
+        return []
+    key, value = min(selector.items())
+    return [f"{obj['metadata']['namespace']}/{key}={value}"]
+
+
+def workload_selector(obj: Object) -> list[str]:
+    """The same for a workload's label selector; all those without a plain pair share one value."""
+    namespace = obj["metadata"]["namespace"]
+    pairs = obj["spec"]["selector"].get("matchLabels")
+    if not pairs:
+        return [f"{namespace}/"]
+    key, value = min(pairs.items())
+    return [f"{namespace}/{key}={value}"]
+
+
 # Indexes beyond the informer's own (namespace, owner), by resource.
 INDEXES: dict[GVR, dict[str, Callable[[Object], list[str]]]] = {
     ENDPOINTSLICES: {"service": slice_service},
+    SERVICES: {"selector": service_selector},
+    REPLICASETS: {"orphans": orphan_namespace, "selector": workload_selector},
     PODS: {
         "orphans": orphan_namespace,
         "node": lambda pod: [pod["spec"].get("nodeName", "")],
@@ -89,6 +114,7 @@ class Context:
     root_ca: str = ""  # PEM, what pods trust the API server by
     legacy_token: Callable[[Object, str], str] = no_tokens  # service account, Secret's name
     clock: Callable[[], float] = time.time  # seconds since the epoch
+    monotonic: Callable[[], float] = time.monotonic  # seconds, for durations
     informers: dict[tuple[GVR, str], Informer] = field(default_factory=dict)
 
     def informer(self, gvr: GVR, fields: str = "") -> Informer:
@@ -109,6 +135,7 @@ class Controller:
         self.context = context
         self.client = context.client
         self.clock = context.clock
+        self.monotonic = context.monotonic
         self.queue: WorkQueue = WorkQueue()
         for watch in self.watches:
             context.informer(watch.gvr, watch.fields).add_handler(self.handler(watch))
@@ -118,6 +145,9 @@ class Controller:
 
     def handler(self, watch: Watch) -> Callable[[str, Object | None, Object | None], None]:
         def enqueue(kind: str, old: Object | None, new: Object | None) -> None:
+            if old is not None and new is not None:
+                if watch.matters is not None and not watch.matters(old, new):
+                    return
             for obj in (new, old):
                 if obj is not None:
                     for key in self.keys_of(watch, obj):
@@ -169,8 +199,9 @@ class Controller:
 class Expectations:
     """Writes that were answered and are not yet seen by the informer, so that a slow watch never makes one act twice.
 
-    Kept as uids: `created` until the informer shows them, `deleted` until it shows them deleting or gone. An expectation
-    that is never met (the watch lost it for good) expires, as a relist would have shown it.
+    `created` are kept until the informer shows them or has read past them (they may be gone again by then), `deleted` until
+    it shows them deleting or gone. What is not met within `LIFETIME` expires: the informer is stuck, and acting on an old
+    picture is the lesser evil.
     """
 
     LIFETIME = 300.0
@@ -178,20 +209,20 @@ class Expectations:
     def __init__(self, informer: Informer, clock: Callable[[], float] = time.monotonic) -> None:
         self.informer = informer
         self.clock = clock
-        self.created: dict[Key, dict[str, tuple[Key, float]]] = {}
-        self.deleted: dict[Key, dict[str, tuple[Key, float]]] = {}
+        self.created: dict[Key, dict[str, tuple[Object, float]]] = {}  # uid → metadata, expiry
+        self.deleted: dict[Key, dict[str, tuple[Object, float]]] = {}
 
     def expect_created(self, key: Key, obj: Object) -> None:
         metadata = obj["metadata"]
-        self.created.setdefault(key, {})[metadata["uid"]] = (
-            Key(metadata.get("namespace", ""), metadata["name"]), self.clock() + self.LIFETIME,
-        )  # fmt: skip
+        self.created.setdefault(key, {})[metadata["uid"]] = metadata, self.clock() + self.LIFETIME
 
     def expect_deleted(self, key: Key, obj: Object) -> None:
         metadata = obj["metadata"]
-        self.deleted.setdefault(key, {})[metadata["uid"]] = (
-            Key(metadata.get("namespace", ""), metadata["name"]), self.clock() + self.LIFETIME,
-        )  # fmt: skip
+        self.deleted.setdefault(key, {})[metadata["uid"]] = metadata, self.clock() + self.LIFETIME
+
+    def not_deleted(self, key: Key, obj: Object) -> None:
+        """The deletion was refused: it is not to be waited for."""
+        self.deleted.get(key, {}).pop(obj["metadata"]["uid"], None)
 
     def satisfied(self, key: Key) -> bool:
         now = self.clock()
@@ -199,8 +230,8 @@ class Expectations:
             waiting = pending.get(key)
             if not waiting:
                 continue
-            for uid, (target, expires) in list(waiting.items()):
-                if expires < now or is_met(target, uid):
+            for uid, (metadata, expires) in list(waiting.items()):
+                if expires < now or is_met(metadata):
                     del waiting[uid]
             if waiting:
                 return False
@@ -211,12 +242,33 @@ class Expectations:
         self.created.pop(key, None)
         self.deleted.pop(key, None)
 
-    def is_there(self, target: Key, uid: str) -> bool:
-        obj = self.informer.get(target.namespace, target.name)
-        return obj is not None and obj["metadata"]["uid"] == uid
+    def shown(self, metadata: Object) -> Object | None:
+        obj = self.informer.get(metadata.get("namespace", ""), metadata["name"])
+        return obj if obj is not None and obj["metadata"]["uid"] == metadata["uid"] else None
 
-    def is_leaving(self, target: Key, uid: str) -> bool:
-        obj = self.informer.get(target.namespace, target.name)
-        return (
-            obj is None or obj["metadata"]["uid"] != uid or "deletionTimestamp" in obj["metadata"]
+    def is_there(self, metadata: Object) -> bool:
+        read = self.informer.resource_version
+        return self.shown(metadata) is not None or (
+            bool(read) and int(read) >= int(metadata["resourceVersion"])
         )
+
+    def is_leaving(self, metadata: Object) -> bool:
+        obj = self.shown(metadata)
+        return obj is None or "deletionTimestamp" in obj["metadata"]
+
+
+def stamp(seconds: float) -> str:
+    """A clock's reading as metav1.Time."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+async def may_adopt(client: Client, gvr: GVR, owner: Object) -> bool:
+    """Asked of the server: the informer may still show an owner that is being deleted and orphans what it had."""
+    metadata = owner["metadata"]
+    try:
+        present = await client.get(gvr, metadata["name"], metadata["namespace"])
+    except ApiError as error:
+        if error.code == 404:
+            return False
+        raise
+    return present["metadata"]["uid"] == metadata["uid"] and not is_deleting(present)

@@ -10,14 +10,22 @@ from typing import Any
 
 from sampan.client.resources import DEPLOYMENTS, PODS, REPLICASETS
 from sampan.controllers import rollout
-from sampan.controllers.base import Context, Controller, Key, Object, Requeue, Watch
-from sampan.kube.errors import ApiError
+from sampan.controllers.base import (
+    Context,
+    Controller,
+    Key,
+    Object,
+    Requeue,
+    Watch,
+    may_adopt,
+    stamp,
+)
+from sampan.kube.errors import ApiError, conflict
 from sampan.kube.objects import (
     condition,
     controller_of,
     is_deleting,
     labels,
-    now,
     owner_reference,
     parse_time,
     pod_finished,
@@ -98,11 +106,23 @@ class DeploymentController(Controller):
                 del self.written[uid]
             else:
                 found[uid] = mine
-        if not is_deleting(deployment):
-            for replica_set in self.replica_sets.list(metadata["namespace"]):
-                if controller_of(replica_set) is None and selector.matches(labels(replica_set)):
-                    adopted = await self.adopt(deployment, replica_set)
-                    found[adopted["metadata"]["uid"]] = adopted
+        if is_deleting(deployment):
+            return list(found.values())
+        for uid, replica_set in list(found.items()):
+            if not selector.matches(labels(replica_set)):
+                del found[uid]
+                await self.release(deployment, replica_set)
+        orphans = [
+            replica_set
+            for replica_set in self.replica_sets.by_index("orphans", metadata["namespace"])
+            if selector.matches(labels(replica_set))
+            and not is_deleting(replica_set)
+            and replica_set["metadata"]["uid"] not in found
+        ]
+        if orphans and await may_adopt(self.client, DEPLOYMENTS, deployment):
+            for replica_set in orphans:
+                adopted = await self.adopt(deployment, replica_set)
+                found[adopted["metadata"]["uid"]] = adopted
         return list(found.values())
 
     async def adopt(self, deployment: Object, replica_set: Object) -> Object:
@@ -116,6 +136,21 @@ class DeploymentController(Controller):
             }
         }
         return await self.client.patch(REPLICASETS, metadata["name"], patch, metadata["namespace"])
+
+    async def release(self, deployment: Object, replica_set: Object) -> None:
+        """Somebody changed its labels: it is no longer the Deployment's."""
+        metadata = replica_set["metadata"]
+        uid = deployment["metadata"]["uid"]
+        kept = [r for r in metadata["ownerReferences"] if r["uid"] != uid]
+        patch = {
+            "metadata": {
+                "uid": metadata["uid"],
+                "resourceVersion": metadata["resourceVersion"],
+                "ownerReferences": kept or None,
+            }
+        }
+        self.written.pop(metadata["uid"], None)
+        await self.client.patch(REPLICASETS, metadata["name"], patch, metadata["namespace"])
 
     async def roll(self, deployment: Object, owned: list[Object]) -> list[Object]:
         new, owned = await self.ensure_new(deployment, owned)
@@ -219,8 +254,11 @@ class DeploymentController(Controller):
         status = dict(deployment.get("status") or {})
         status["collisionCount"] = status.get("collisionCount", 0) + 1
         await self.client.update(DEPLOYMENTS, {**deployment, "status": status}, "status")
-        raise RuntimeError(
-            f"ReplicaSet {metadata['name']} belongs to another template; trying another name"
+        raise conflict(
+            "replicasets",
+            metadata["name"],
+            "it belongs to another template; trying another name",
+            "apps",
         )
 
     async def report_create_error(self, deployment: Object, error: ApiError) -> None:
@@ -228,7 +266,12 @@ class DeploymentController(Controller):
         self.events.event(deployment, "Warning", "ReplicaSetCreateError", message)
         changed = {**deployment, "status": copy_status(deployment)}
         if set_condition(
-            changed, "Progressing", "False", "ReplicaSetCreateError", error.message, now()
+            changed,
+            "Progressing",
+            "False",
+            "ReplicaSetCreateError",
+            error.message,
+            stamp(self.clock()),
         ):
             await self.client.update(DEPLOYMENTS, changed, "status")
 
@@ -312,7 +355,7 @@ class DeploymentController(Controller):
         set_condition(
             holder, "Available", "True" if enough else "False",
             "MinimumReplicasAvailable" if enough else "MinimumReplicasUnavailable",
-            f"Deployment {'has' if enough else 'does not have'} minimum availability.", now(),
+            f"Deployment {'has' if enough else 'does not have'} minimum availability.", stamp(self.clock()),
         )  # fmt: skip
         failures = [c for rs in owned if (c := condition(rs, "ReplicaFailure"))]
         if failures:
@@ -323,7 +366,7 @@ class DeploymentController(Controller):
                 "True",
                 worst.get("reason", ""),
                 worst.get("message", ""),
-                now(),
+                stamp(self.clock()),
             )
         else:
             kept = [c for c in holder["status"]["conditions"] if c["type"] != "ReplicaFailure"]
@@ -335,20 +378,21 @@ class DeploymentController(Controller):
     ) -> Requeue | None:
         """The Progressing condition. `lastUpdateTime` is the clock of the progress deadline."""
         deadline = deployment["spec"].get("progressDeadlineSeconds", 600)
+        moment = stamp(self.clock())
         present = condition(holder, "Progressing")
         paused = bool(deployment["spec"].get("paused"))
         if paused or (present or {}).get("reason") == "DeploymentPaused":
             reason = "DeploymentPaused" if paused else "DeploymentResumed"
             text = f"Deployment is {'paused' if paused else 'resumed'}"
             if (present or {}).get("reason") != reason:
-                touch(holder, "Unknown", reason, text)
+                touch(holder, "Unknown", reason, text, moment)
             return None
         name = f'ReplicaSet "{new["metadata"]["name"]}"' if new else "Deployment"
         if rollout.is_complete(deployment, status):
             text = f"{name} has successfully progressed."
             told = (present or {}).get("reason"), (present or {}).get("message")
             if told != ("NewReplicaSetAvailable", text):
-                touch(holder, "True", "NewReplicaSetAvailable", text)
+                touch(holder, "True", "NewReplicaSetAvailable", text, moment)
             return None
         moved = rollout.is_progressing(deployment.get("status") or {}, status)
         settled = (present or {}).get("reason") == "NewReplicaSetAvailable"
@@ -358,13 +402,14 @@ class DeploymentController(Controller):
                 None  # pods of a finished rollout come and go: that is availability, not progress
             )
         if present is None or moved or (settled and not same_rollout):
-            touch(holder, "True", "ReplicaSetUpdated", f"{name} is progressing.")
+            touch(holder, "True", "ReplicaSetUpdated", f"{name} is progressing.", moment)
             present = condition(holder, "Progressing")
         if present is None or present["status"] == "False":
             return None
-        passed = self.clock() - parse_time(present.get("lastUpdateTime") or now()).timestamp()
+        passed = self.clock() - parse_time(present.get("lastUpdateTime") or moment).timestamp()
         if passed > deadline:
-            touch(holder, "False", "ProgressDeadlineExceeded", f"{name} has timed out progressing.")
+            text = f"{name} has timed out progressing."
+            touch(holder, "False", "ProgressDeadlineExceeded", text, moment)
             return None
         return Requeue(deadline - passed + 1)
 
@@ -403,11 +448,11 @@ def copy_status(deployment: Object) -> Object:
     return status
 
 
-def touch(holder: Object, status: str, reason: str, message: str) -> None:
+def touch(holder: Object, status: str, reason: str, message: str, moment: str) -> None:
     """Set Progressing and restart its deadline."""
-    set_condition(holder, "Progressing", status, reason, message, now())
+    set_condition(holder, "Progressing", status, reason, message, moment)
     found: Any = condition(holder, "Progressing")
-    found["lastUpdateTime"] = now()
+    found["lastUpdateTime"] = moment
 
 
 def sizing(deployment: Object) -> dict[str, str]:

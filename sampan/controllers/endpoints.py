@@ -1,14 +1,16 @@
 """EndpointSlice and Endpoints controllers: where the pods behind each Service can be reached, now.
 
-The plan (`wanted_slices`, `wanted_endpoints`) is pure: a Service and its pods in, API objects out. The controllers write
-the difference. Slices hold at most 100 endpoints, one set a distinct list of port numbers (a named `targetPort` may differ
-from pod to pod) and address family, as KEP-752 lays out.
+The plan (`plan_slices`, `wanted_endpoints`) is pure: a Service, its pods and its slices in, what to write out. The controllers
+write the difference. Slices hold at most 100 endpoints, one set a distinct list of port numbers (a named `targetPort` may
+differ from pod to pod) and address family. An endpoint stays in its slice, so that a pod that becomes ready changes one
+slice and not the ones after it, as KEP-752 asks.
 """
 
 from __future__ import annotations
 
 import hashlib
 import ipaddress
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,9 +24,7 @@ from sampan.kube.objects import condition_true, is_deleting, labels, owner_refer
 SERVICE_NAME = "kubernetes.io/service-name"
 MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 MANAGER = "endpointslice-controller.k8s.io"
-TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
 OVER_CAPACITY = "endpoints.kubernetes.io/over-capacity"
-SKIP_MIRROR = "endpointslice.kubernetes.io/skip-mirror"
 HEADLESS = "service.kubernetes.io/headless"
 SLICE_SIZE = 100
 ENDPOINTS_SIZE = 1000
@@ -95,10 +95,14 @@ def relevant(pod: Object) -> bool:
     return bool(addresses(pod)) and not pod_finished(pod)
 
 
-def wanted_slices(service: Object, pods: Iterable[Object]) -> list[Object]:
-    """The slices of a Service, named by what they hold ports for, so that the same input gives the same names."""
+Group = tuple[str, tuple[Port, ...]]  # address family, ports
+Write = tuple[Object | None, Object]  # slice as it is (None: to be created), as it is wanted
+
+
+def wanted_groups(service: Object, pods: Iterable[Object]) -> dict[Group, dict[str, Object]]:
+    """Endpoints by (pod, address), one group a distinct kind of slice."""
     families = service["spec"].get("ipFamilies") or ["IPv4"]
-    groups: dict[tuple[str, tuple[Port, ...]], list[Object]] = {}
+    groups: dict[Group, dict[str, Object]] = {}
     for pod in sorted(pods, key=lambda p: p["metadata"]["name"]):
         if not relevant(pod):
             continue
@@ -106,34 +110,107 @@ def wanted_slices(service: Object, pods: Iterable[Object]) -> list[Object]:
         for address in addresses(pod):
             kind = family(address)
             if kind in families:
-                groups.setdefault((kind, ports), []).append(endpoint(service, pod, address))
-    if not groups:
-        groups = {(kind, ()): [] for kind in families}
-    result = []
-    for (kind, ports), endpoints in sorted(groups.items()):
-        for start in range(0, max(1, len(endpoints)), SLICE_SIZE):
-            chunk = endpoints[start : start + SLICE_SIZE]
-            result.append(make_slice(service, kind, ports, chunk, start // SLICE_SIZE))
-    return result
+                made = endpoint(service, pod, address)
+                groups.setdefault((kind, ports), {})[identity(made)] = made
+    return groups or {(kind, ()): {} for kind in families}
+
+
+def identity(made: Object) -> str:
+    """What makes an endpoint the same one while its conditions change."""
+    return f"{(made.get('targetRef') or {}).get('uid', '')} {made['addresses'][0]}"
+
+
+def plan_slices(
+    service: Object, pods: Iterable[Object], existing: Iterable[Object]
+) -> tuple[list[Write], list[Object]]:
+    """(slices to write if they differ, slices to delete)."""
+    return arrange(service, wanted_groups(service, pods), existing)
+
+
+def arrange(
+    service: Object, groups: dict[Group, dict[str, Object]], existing: Iterable[Object]
+) -> tuple[list[Write], list[Object]]:
+    """Put endpoints into slices: each stays where it is; newcomers fill what changes anyway, then what has room."""
+    present = sorted(existing, key=lambda obj: obj["metadata"]["name"])
+    taken = {obj["metadata"]["name"] for obj in present}
+    spare = [obj for obj in present if not obj.get("endpoints")]
+    writes: list[Write] = []
+    for (kind, ports), wanted in sorted(groups.items()):
+        left = dict(wanted)
+        kept: list[tuple[Object | None, list[Object]]] = []
+        for obj in present:
+            if not obj.get("endpoints") or group_of(obj) != (kind, ports):
+                continue
+            stays = [left.pop(identity(old)) for old in obj["endpoints"] if identity(old) in left]
+            if stays:
+                kept.append((obj, stays))
+            else:
+                spare.append(obj)
+        # Slices that change anyway come first, then the fuller ones.
+        for _, room in sorted(kept, key=lambda s: (not changed_endpoints(s), -len(s[1]))):
+            take(left, room)
+        while left or not kept:
+            fresh: list[Object] = []
+            take(left, fresh)
+            reused = next((obj for obj in spare if obj["addressType"] == kind), None)
+            if reused is not None:
+                spare.remove(reused)
+            kept.append((reused, fresh))
+        for old, endpoints in kept:
+            name = old["metadata"]["name"] if old else free_name(service, kind, ports, taken)
+            taken.add(name)
+            writes.append((old, make_slice(service, name, kind, ports, endpoints)))
+    used = {id(old) for old, _ in writes}
+    return writes, [obj for obj in present if id(obj) not in used]
+
+
+def take(left: dict[str, Object], into: list[Object]) -> None:
+    into += [left.pop(key) for key in list(left)[: max(0, SLICE_SIZE - len(into))]]
+
+
+def changed_endpoints(kept: tuple[Object | None, list[Object]]) -> bool:
+    return kept[0] is None or kept[0]["endpoints"] != kept[1]
+
+
+def group_of(obj: Object) -> Group:
+    """Of a slice as the API gives it."""
+    return obj["addressType"], tuple(
+        (
+            port.get("name") or "",
+            port.get("protocol") or "TCP",
+            port.get("port") or 0,
+            port.get("appProtocol") or "",
+        )
+        for port in obj.get("ports") or ()
+    )
+
+
+def free_name(service: Object, kind: str, ports: tuple[Port, ...], taken: set[str]) -> str:
+    """The same for the same input: after a crash a slice is not made twice under two names."""
+    metadata = service["metadata"]
+    for part in itertools.count():
+        text = f"{metadata['uid']} {kind} {ports} {part}"
+        name = f"{metadata['name'][:57]}-{hashlib.sha256(text.encode()).hexdigest()[:5]}"
+        if name not in taken:
+            return name
+    raise AssertionError("unreachable")
 
 
 def make_slice(
-    service: Object, kind: str, ports: tuple[Port, ...], endpoints: list[Object], part: int
+    service: Object, name: str, kind: str, ports: tuple[Port, ...], endpoints: list[Object]
 ) -> Object:
     metadata = service["metadata"]
-    identity = f"{metadata['uid']} {kind} {ports if endpoints else ''} {part}"
-    suffix = hashlib.sha256(identity.encode()).hexdigest()[:5]
     inherited = {
         k: v for k, v in labels(service).items() if k not in (HEADLESS, SERVICE_NAME, MANAGED_BY)
     }
     marks = {SERVICE_NAME: metadata["name"], MANAGED_BY: MANAGER}
-    if service["spec"].get("clusterIP") == "None":
+    if (service.get("spec") or {}).get("clusterIP") == "None":
         marks[HEADLESS] = ""
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
-            "name": f"{metadata['name'][:57]}-{suffix}",
+            "name": name,
             "namespace": metadata["namespace"],
             "labels": {**inherited, **marks},
             "ownerReferences": [owner_reference(service)],
@@ -213,6 +290,18 @@ def selects(service: Object, pod: Object) -> bool:
     return bool(selector) and selector.items() <= labels(pod).items()
 
 
+def moved(old: Object, new: Object) -> bool:
+    """An update of a pod that its endpoints show."""
+    return (
+        addresses(old) != addresses(new)
+        or condition_true(old, "Ready") != condition_true(new, "Ready")
+        or is_deleting(old) != is_deleting(new)
+        or pod_finished(old) != pod_finished(new)
+        or labels(old) != labels(new)
+        or old["spec"].get("nodeName") != new["spec"].get("nodeName")
+    )
+
+
 class EndpointsBase(Controller):
     """What both share: the pods of a Service, and the Services of a pod."""
 
@@ -225,7 +314,8 @@ class EndpointsBase(Controller):
         namespace = pod["metadata"]["namespace"]
         return [
             Key(namespace, service["metadata"]["name"])
-            for service in self.services.list(namespace)
+            for key, value in labels(pod).items()
+            for service in self.services.by_index("selector", f"{namespace}/{key}={value}")
             if selects(service, pod)
         ]
 
@@ -239,7 +329,7 @@ class EndpointSliceController(EndpointsBase):
     name = "endpointslice-controller"
     watches = (
         Watch(SERVICES),
-        Watch(PODS, keys=lambda self, pod: self.services_of(pod)),
+        Watch(PODS, keys=lambda self, pod: self.services_of(pod), matters=moved),
         Watch(ENDPOINTSLICES, keys=lambda self, obj: service_of_slice(obj)),
     )
 
@@ -254,11 +344,11 @@ class EndpointSliceController(EndpointsBase):
         if service is None or not service["spec"].get("selector") or is_deleting(service):
             self.written.pop(key, None)
             return None  # the garbage collector takes the slices of a deleted Service
-        present = self.present(key)
-        for wanted in wanted_slices(service, self.service_pods(service)):
-            await self.write(key, present.pop(wanted["metadata"]["name"], None), wanted)
-        for stale in present.values():
-            await self.remove(key, stale)
+        writes, stale = plan_slices(service, self.service_pods(service), self.present(key).values())
+        for old, wanted in writes:
+            await self.write(key, old, wanted)
+        for obj in stale:
+            await self.remove(key, obj)
         return None
 
     def present(self, key: Key) -> dict[str, Object]:
@@ -303,7 +393,7 @@ class EndpointsController(EndpointsBase):
     name = "endpoint-controller"
     watches = (
         Watch(SERVICES),
-        Watch(PODS, keys=lambda self, pod: self.services_of(pod)),
+        Watch(PODS, keys=lambda self, pod: self.services_of(pod), matters=moved),
         Watch(ENDPOINTS),
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from sampan.client.client import Client
@@ -36,6 +37,7 @@ class Node:
     owners: tuple[Object, ...]
     finalizers: frozenset[str]
     deleting: bool
+    version: str
 
     @property
     def waits(self) -> bool:
@@ -78,12 +80,14 @@ class GarbageCollector:
         self.graph = Graph()
         self.queue: WorkQueue = WorkQueue()
         self.resources: dict[tuple[str, str], Resource] = {}  # by group and kind
-        self.absent: OrderedDict[str, None] = OrderedDict()
+        # Owners known to be gone: those seen to go by uid, those not found by the whole reference, as a reference may lie.
+        self.absent: OrderedDict[Hashable, None] = OrderedDict()
+        self.synced: set[GVR] = set()
+        self.sighted = asyncio.Event()  # all there was at the start has been seen
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for _ in range(self.workers):
-                group.create_task(self.work())
+            group.create_task(self.begin(group))
             watched: dict[GVR, asyncio.Task[None]] = {}
             while True:
                 found = [r for r in await discover(self.client) if collectable(r)]
@@ -93,7 +97,15 @@ class GarbageCollector:
                 for resource in found:
                     if resource.gvr not in watched:
                         watched[resource.gvr] = group.create_task(self.follow(resource))
+                if self.synced >= watched.keys():
+                    self.sighted.set()
                 await asyncio.sleep(REDISCOVER)
+
+    async def begin(self, group: asyncio.TaskGroup) -> None:
+        """Act only once everything was seen: a dependent not yet seen would be lost to its owner's orphaning."""
+        await self.sighted.wait()
+        for _ in range(self.workers):
+            group.create_task(self.work())
 
     # Seeing
 
@@ -104,6 +116,7 @@ class GarbageCollector:
             try:
                 version = await self.relist(resource)
                 pause = 0.1
+                self.note_synced(resource.gvr)
                 async for event in self.client.watch(resource.gvr, resource_version=version):
                     self.see(resource, event.type, event.object)
             except (ApiError, ConnectionError) as error:
@@ -115,8 +128,14 @@ class GarbageCollector:
                     resource.gvr,
                     error,
                 )
+                self.note_synced(resource.gvr)  # what cannot be seen must not hold up the rest
             await asyncio.sleep(pause)
             pause = min(30.0, pause * 2)
+
+    def note_synced(self, gvr: GVR) -> None:
+        self.synced.add(gvr)
+        if self.synced >= {resource.gvr for resource in self.resources.values()}:
+            self.sighted.set()
 
     async def relist(self, resource: Resource) -> str:
         listed = await self.client.list(resource.gvr)
@@ -154,6 +173,7 @@ class GarbageCollector:
             owners,
             finalizers,
             deleting,
+            metadata["resourceVersion"],
         )
         self.graph.put(node)
         if before is None or before.owners != owners or before.waits != node.waits:
@@ -162,14 +182,17 @@ class GarbageCollector:
                 self.wake_owners(before)
 
     def lost(self, uid: str) -> None:
-        self.absent[uid] = None
-        if len(self.absent) > ABSENT_KEPT:
-            self.absent.popitem(last=False)
+        self.note_absent(uid)
         node = self.graph.remove(uid)
         for child in self.graph.children(uid):
             self.queue.add(child.uid)
         if node is not None:
             self.wake_owners(node)
+
+    def note_absent(self, mark: Hashable) -> None:
+        self.absent[mark] = None
+        if len(self.absent) > ABSENT_KEPT:
+            self.absent.popitem(last=False)
 
     def wake_owners(self, node: Node) -> None:
         """Owners that wait for their dependents look again."""
@@ -228,7 +251,8 @@ class GarbageCollector:
 
     async def owner_state(self, node: Node, owner: Object) -> str:
         """`there`, `gone`, or `waiting` for its dependents to go first."""
-        if owner["uid"] in self.absent:
+        claimed = (owner["apiVersion"], owner["kind"], owner["name"], owner["uid"], node.namespace)
+        if owner["uid"] in self.absent or claimed in self.absent:
             return "gone"
         group = owner["apiVersion"].rpartition("/")[0]
         resource = self.resources.get((group, owner["kind"]))
@@ -240,12 +264,12 @@ class GarbageCollector:
             )
         except ApiError as error:
             if error.code == 404:
-                self.absent[owner["uid"]] = None
+                self.note_absent(claimed)
                 return "gone"
             raise
         metadata = obj["metadata"]
         if metadata["uid"] != owner["uid"]:
-            self.absent[owner["uid"]] = None
+            self.note_absent(claimed)
             return "gone"
         foreground = FOREGROUND in (metadata.get("finalizers") or ())
         return "waiting" if "deletionTimestamp" in metadata and foreground else "there"
@@ -272,10 +296,17 @@ class GarbageCollector:
     async def delete(self, node: Node, policy: str) -> None:
         try:
             await self.client.delete(
-                node.resource.gvr, node.name, node.namespace, uid=node.uid, propagation=policy
+                node.resource.gvr,
+                node.name,
+                node.namespace,
+                uid=node.uid,
+                propagation=policy,
+                resource_version=node.version,  # its owners as they were judged
             )
         except ApiError as error:
-            if error.code == 404 or (error.code == 409 and "uid" in error.message.lower()):
+            if error.code == 404 or (
+                error.code == 409 and "uid in precondition" in error.message.lower()
+            ):
                 self.lost(node.uid)  # gone, or replaced by another object of that name
                 return
             raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from sampan.client.resources import CONFIGMAPS, NAMESPACES, SERVICEACCOUNTS
+from sampan.client.resources import CONFIGMAPS, NAMESPACES, PODS, SERVICEACCOUNTS
 from sampan.controllers.base import Context, Controller, Key, Object, Requeue, Watch
 from sampan.controllers.discovery import discover
 from sampan.kube.errors import ApiError
@@ -21,7 +21,16 @@ RETRY = 1.0  # seconds between looks at what still holds a namespace
 
 class NamespaceController(Controller):
     name = "namespace-controller"
-    watches = (Watch(NAMESPACES),)
+    watches = (
+        Watch(NAMESPACES),
+        # The last pod to go is what a namespace mostly waits for.
+        Watch(PODS, keys=lambda self, pod: self.waiting_for(pod), matters=lambda old, new: False),
+    )
+
+    def waiting_for(self, pod: Object) -> list[Key]:
+        name = pod["metadata"]["namespace"]
+        namespace = self.namespaces.get("", name)
+        return [Key("", name)] if namespace is not None and is_deleting(namespace) else []
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

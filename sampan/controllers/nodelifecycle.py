@@ -6,13 +6,12 @@ A Lease is judged by when its renewal was *seen* here, so clocks of nodes need n
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from sampan.client.resources import LEASES, NODES, PODS
-from sampan.controllers.base import Context, Controller, Key, Object, Requeue, Watch
+from sampan.controllers.base import Context, Controller, Key, Object, Requeue, Watch, stamp
 from sampan.kube.errors import ApiError
-from sampan.kube.objects import condition, is_deleting, now, pod_finished, set_condition
+from sampan.kube.objects import condition, is_deleting, parse_time, pod_finished, set_condition
 
 LEASE_NAMESPACE = "kube-node-lease"
 GRACE = 50.0  # seconds without a renewal before a node is Unknown
@@ -97,6 +96,9 @@ class NodeLifecycleController(Controller):
         self.pods = self.informer(PODS)
         self.events = context.recorder(self.name)
 
+    def moment(self) -> str:
+        return stamp(self.clock())
+
     def renewed(self, lease: Object) -> list[Key]:
         metadata = lease["metadata"]
         if metadata["namespace"] != LEASE_NAMESPACE:
@@ -106,9 +108,9 @@ class NodeLifecycleController(Controller):
         before = self.seen.get(name)
         if before is not None and before[0] == renewal:
             return []
-        self.seen[name] = (renewal, time.monotonic())
+        self.seen[name] = (renewal, self.monotonic())
         # A timely renewal of a node that is well changes nothing: only a late one is news.
-        late = before is None or time.monotonic() - before[1] > GRACE
+        late = before is None or self.monotonic() - before[1] > GRACE
         return [Key("", name)] if late else []
 
     def node_of(self, pod: Object) -> list[Key]:
@@ -137,9 +139,9 @@ class NodeLifecycleController(Controller):
         """Seconds since the last renewal was seen, and how many are allowed."""
         name = node["metadata"]["name"]
         if name not in self.seen:
-            self.seen[name] = ("", time.monotonic())
+            self.seen[name] = ("", self.monotonic())
         renewal, seen = self.seen[name]
-        return time.monotonic() - seen, GRACE if renewal else STARTUP_GRACE
+        return self.monotonic() - seen, GRACE if renewal else STARTUP_GRACE
 
     async def mark_unknown(self, node: Object) -> Object:
         changed: Object = {
@@ -150,7 +152,7 @@ class NodeLifecycleController(Controller):
             },
         }
         for kind in ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure"):
-            set_condition(changed, kind, "Unknown", UNKNOWN_REASON, UNKNOWN_MESSAGE, now())
+            set_condition(changed, kind, "Unknown", UNKNOWN_REASON, UNKNOWN_MESSAGE, self.moment())
         written = await self.client.update(NODES, changed, "status")
         name = node["metadata"]["name"]
         self.events.event(
@@ -172,7 +174,7 @@ class NodeLifecycleController(Controller):
                         "type": "Ready",
                         "status": "False",
                         "reason": "NodeNotReady",
-                        "lastTransitionTime": now(),
+                        "lastTransitionTime": self.moment(),
                     }
                 ]
             },
@@ -191,7 +193,7 @@ class NodeLifecycleController(Controller):
                 raise
 
     async def taint(self, node: Object) -> Object:
-        wanted = wanted_taints(node, now())
+        wanted = wanted_taints(node, self.moment())
         if wanted == (node["spec"].get("taints") or []):
             return node
         metadata = node["metadata"]
@@ -211,14 +213,14 @@ class NodeLifecycleController(Controller):
             del self.tainted[mark]
         waits = []
         for taint in taints:
-            since = self.tainted.setdefault((uid, taint["key"]), time.monotonic())
+            since = self.since(uid, taint)
             for pod in self.pods.by_index("node", node["metadata"]["name"]):
                 if is_deleting(pod) or pod_finished(pod):
                     continue
                 limit = tolerated_for(pod, taint)
                 if limit is None:
                     continue
-                left = since + limit - time.monotonic()
+                left = since + limit - self.monotonic()
                 if left > 0:
                     waits.append(left + 0.05)
                     continue
@@ -227,6 +229,16 @@ class NodeLifecycleController(Controller):
                 await self.remove(pod, grace=None)
         return waits
 
+    def since(self, uid: str, taint: Object) -> float:
+        """When the taint was put there, on the monotonic clock; a restart of this controller starts nothing anew."""
+        mark = uid, taint["key"]
+        if mark not in self.tainted:
+            age = 0.0
+            if taint.get("timeAdded"):
+                age = max(0.0, self.clock() - parse_time(taint["timeAdded"]).timestamp())
+            self.tainted[mark] = self.monotonic() - age
+        return self.tainted[mark]
+
     async def collect_orphans(self, name: str) -> Requeue | None:
         """Pods of a node that no longer exists have nobody who could stop them: they are removed at once."""
         self.seen.pop(name, None)
@@ -234,8 +246,8 @@ class NodeLifecycleController(Controller):
         if not pods:
             self.tainted.pop((name, "gone"), None)
             return None
-        since = self.tainted.setdefault((name, "gone"), time.monotonic())
-        left = since + ORPHAN_QUARANTINE - time.monotonic()
+        since = self.tainted.setdefault((name, "gone"), self.monotonic())
+        left = since + ORPHAN_QUARANTINE - self.monotonic()
         if left > 0:
             return Requeue(left + 0.05)
         for pod in pods:

@@ -12,6 +12,7 @@ from typing import Any
 from sampan.client.client import Client
 from sampan.client.informer import Informer
 from sampan.client.resources import PODS
+from sampan.controllers.base import may_adopt
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import (
     condition,
@@ -24,6 +25,7 @@ from sampan.kube.objects import (
     pod_finished,
 )
 from sampan.kube.selectors import LabelSelector
+from sampan.kube.types import GVR
 
 Object = dict[str, Any]
 PHASE_RANK = {"Pending": 0, "Unknown": 1, "Running": 2}
@@ -120,9 +122,9 @@ def deletion_cost(pod: Object) -> int:
 
 
 async def claim(
-    client: Client, informer: Informer, owner: Object, selector: LabelSelector
+    client: Client, informer: Informer, gvr: GVR, owner: Object, selector: LabelSelector
 ) -> list[Object]:
-    """The pods of `owner`: those that it controls, and orphans that match, which are adopted.
+    """The pods of `owner`, an object of `gvr`: those that it controls, and orphans that match, which are adopted.
 
     A controlled pod whose labels no longer match is released. A pod that went away meanwhile is left out.
     """
@@ -138,8 +140,13 @@ async def claim(
             await release(client, pod, owner)
     if is_deleting(owner):
         return mine
-    for pod in informer.by_index("orphans", metadata["namespace"]):
-        if is_active(pod) and selector.matches(labels(pod)):
+    orphans = [
+        pod
+        for pod in informer.by_index("orphans", metadata["namespace"])
+        if is_active(pod) and selector.matches(labels(pod))
+    ]
+    if orphans and await may_adopt(client, gvr, owner):
+        for pod in orphans:
             adopted = await adopt(client, pod, owner)
             if adopted is not None:
                 mine.append(adopted)

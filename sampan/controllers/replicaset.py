@@ -11,7 +11,16 @@ import asyncio
 from typing import Any
 
 from sampan.client.resources import PODS, REPLICASETS
-from sampan.controllers.base import Context, Controller, Expectations, Key, Object, Requeue, Watch
+from sampan.controllers.base import (
+    Context,
+    Controller,
+    Expectations,
+    Key,
+    Object,
+    Requeue,
+    Watch,
+    stamp,
+)
 from sampan.controllers.pods import (
     available_in,
     claim,
@@ -21,7 +30,7 @@ from sampan.controllers.pods import (
     rank_for_deletion,
 )
 from sampan.kube.errors import ApiError
-from sampan.kube.objects import condition_true, is_deleting, labels, now, set_condition
+from sampan.kube.objects import condition_true, is_deleting, labels, set_condition
 from sampan.kube.selectors import from_object
 
 BURST = 500  # most creations or deletions in one reconcile
@@ -47,9 +56,12 @@ class ReplicaSetController(Controller):
         metadata = pod["metadata"]
         if metadata.get("ownerReferences") or not metadata.get("labels"):
             return []
+        namespace = metadata["namespace"]
+        marks = [f"{namespace}/", *(f"{namespace}/{k}={v}" for k, v in metadata["labels"].items())]
         return [
-            Key(metadata["namespace"], rs["metadata"]["name"])
-            for rs in self.replica_sets.list(metadata["namespace"])
+            Key(namespace, rs["metadata"]["name"])
+            for mark in marks
+            for rs in self.replica_sets.by_index("selector", mark)
             if from_object(rs["spec"]["selector"]).matches(metadata["labels"])
         ]
 
@@ -59,7 +71,7 @@ class ReplicaSetController(Controller):
             self.expectations.forget(key)
             return None
         selector = from_object(replica_set["spec"]["selector"])
-        pods = await claim(self.client, self.pods, replica_set, selector)
+        pods = await claim(self.client, self.pods, REPLICASETS, replica_set, selector)
         active = [pod for pod in pods if is_active(pod)]
         failure: ApiError | None = None
         if not is_deleting(replica_set) and self.expectations.satisfied(key):
@@ -114,6 +126,7 @@ class ReplicaSetController(Controller):
                 )
             except ApiError as error:
                 if error.code not in (404, 409):  # gone already, or another pod of that name
+                    self.expectations.not_deleted(key, pod)
                     raise
             message = f"Deleted pod: {metadata['name']}"
             replica_set = self.replica_sets.get(*key)
@@ -166,7 +179,9 @@ def replica_set_status(
     status = {k: v for k, v in status.items() if v or k == "replicas"}
     holder: Object = {"status": {"conditions": [dict(c) for c in old.get("conditions") or ()]}}
     if failure is not None:
-        set_condition(holder, "ReplicaFailure", "True", "FailedCreate", failure.message, now())
+        reason = "FailedCreate" if len(active) < spec.get("replicas", 1) else "FailedDelete"
+        moment = stamp(clock)
+        set_condition(holder, "ReplicaFailure", "True", reason, failure.message, moment)
     else:
         holder["status"]["conditions"] = [
             c for c in holder["status"]["conditions"] if c["type"] != "ReplicaFailure"

@@ -173,7 +173,9 @@ def proportional(deployment: Object, new: Object | None, old: list[Object]) -> l
     count = deployment["spec"].get("replicas", 1)
     active = [rs for rs in ([new] if new else []) + old if replicas(rs) > 0]
     if len(active) <= 1:
-        only = active[0] if active else new
+        # With none active, the newest stands for the Deployment.
+        latest = max(old, key=revision, default=None)
+        only = active[0] if active else (new or latest)
         return [(only, count)] if only is not None and replicas(only) != count else []
     if new is not None and replicas(new) == count == available(new):
         return [(rs, 0) for rs in old if replicas(rs) > 0]
@@ -183,17 +185,20 @@ def proportional(deployment: Object, new: Object | None, old: list[Object]) -> l
 
 
 def shares(active: list[Object], allowed: int) -> list[Scaling]:
-    """Spread `allowed` pods over ReplicaSets as they are spread now; the rounding falls to the largest, newest first."""
-    present = total(active)
-    difference = allowed - present
-    ordered = sorted(by_age(active), key=replicas, reverse=True)
+    """Spread `allowed` pods over ReplicaSets in proportion to what each has; what is left over falls to the largest.
+
+    Each is measured against the size that it was last scaled for (its `max-replicas` annotation), so a scaling of which
+    only a part was written goes on where it stopped.
+    """
+    left = allowed - total(active)
+    ordered = sorted(by_age(active), key=replicas, reverse=left > 0)
     sizes = {}
-    left = difference
     for replica_set in ordered:
         have = replicas(replica_set)
-        step = round(have * difference / present) if present else 0
-        step = max(min(step, max(left, 0)), min(left, 0)) if difference else 0
-        step = max(step, -have)
+        noted = (replica_set["metadata"].get("annotations") or {}).get(MAXIMUM, "")
+        before = int(noted) if noted.isdigit() and int(noted) else total(active)
+        step = math.floor(have * allowed / before + 0.5) - have
+        step = min(max(step, 0), left) if left > 0 else max(min(step, 0), left)
         sizes[replica_set["metadata"]["uid"]] = have + step
         left -= step
     if left and ordered:
