@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
+import json
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives import serialization
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sampan.apiserver import pki
 from sampan.apiserver.auth import (
@@ -174,8 +180,42 @@ def test_a_token_of_another_algorithm_or_key(signer: TokenSigner, objects: Objec
     from cryptography.hazmat.primitives.asymmetric import ec
 
     stranger = ec.generate_private_key(ec.SECP256R1())
-    with pytest.raises(InvalidToken, match="signature"):
+    with pytest.raises(InvalidToken, match=r"(?i)signature"):
         signer.verify(jwt.encode(claims, stranger, algorithm="ES256"))
+
+
+def test_a_public_key_is_no_shared_secret(signer: TokenSigner, objects: Objects) -> None:
+    """HS256 with the public key as the secret: the classic confusion of algorithms (RFC 8725 §2.1)."""
+    token, _ = signer.make(account(objects))
+    _, body, _ = token.split(".")
+    public = signer.key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    head = base64.urlsafe_b64encode(b'{"alg":"HS256","typ":"JWT"}').rstrip(b"=").decode()
+    mac = hmac.new(public, f"{head}.{body}".encode(), hashlib.sha256).digest()
+    forged = f"{head}.{body}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
+    with pytest.raises(InvalidToken):
+        signer.verify(forged)
+
+
+SEGMENT = st.binary(max_size=40).map(lambda raw: base64.urlsafe_b64encode(raw).decode().rstrip("="))
+HEADER = st.dictionaries(
+    st.sampled_from(["alg", "kid", "crit", "b64", "jwk", "x5c"]),
+    st.one_of(st.none(), st.text(max_size=5), st.just("ES256"), st.lists(st.text(max_size=3))),
+).map(lambda header: base64.urlsafe_b64encode(json.dumps(header).encode()).decode().rstrip("="))
+
+
+@given(
+    st.one_of(
+        st.text(max_size=60),
+        st.tuples(st.one_of(SEGMENT, HEADER), SEGMENT, SEGMENT).map(".".join),
+        st.just(base64.urlsafe_b64encode(b"[" * 30_000).decode() + ".e30.e30"),
+    )
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_no_token_of_ours_is_invalid(signer: TokenSigner, text: str) -> None:
+    with pytest.raises(InvalidToken):
+        signer.verify(text)
 
 
 async def test_a_token_ends_with_what_it_is_bound_to(signer: TokenSigner, objects: Objects) -> None:
