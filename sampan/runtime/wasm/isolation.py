@@ -11,7 +11,9 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import stat
 import struct
+from functools import cache
 
 from sampan.runtime.wasm import linux
 
@@ -23,11 +25,16 @@ _NET_BIND_CONNECT = 0b11
 _SCOPE_SOCKETS_AND_SIGNALS = 0b11
 _RULE_PATH_BENEATH = 1
 SCRATCH_SIZE = "128m"
+_SAFE = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
 
 
 def join_cgroups(directories: list[str]) -> None:
+    """In v1 through `tasks`: one thread moving itself takes no lock that waits for an RCU grace period (5-10 ms)."""
     for directory in directories:
-        fd = os.open(f"{directory}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            fd = os.open(f"{directory}/tasks", os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # v2
+            fd = os.open(f"{directory}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(fd, b"0")
         finally:
@@ -35,20 +42,82 @@ def join_cgroups(directories: list[str]) -> None:
 
 
 def limit() -> None:
-    """Limits that a guest can meet only through a bug. The address space is free: wasm reserves 4 GiB a memory."""
+    """Limits that a guest can meet only through a bug; the zygote sets them, and every worker has them from it.
+
+    The address space is free: wasm reserves 4 GiB a memory. Nothing here executes, so no capability need ever come back.
+    """
     for what, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, 4096)):
         _, hard = resource.getrlimit(what)
         if hard != resource.RLIM_INFINITY:
             value = min(value, hard)
         resource.setrlimit(what, (value, value))
+    if os.geteuid() == 0:
+        linux.drop_bounding_set()
 
 
-def enter_root(
-    base: str, layers: list[str], mounts: list[tuple[str, str, bool]], owner: int, scratch: bool
-) -> None:
-    """Make the pod's file tree the root of a new mount namespace; the host's is gone on return.
+def make_vault() -> int:
+    """A mount namespace that holds one empty read-only directory, as a descriptor.
 
-    With `scratch` the working directory is then a small tmpfs of `owner`, outside of that tree: no path leads to it.
+    Workers whose pod has no files are all in it, and the others start from it: to join it costs one call, where a copy
+    of the host's namespace costs as much as the host has mounts. It is made by a child, as the zygote stays outside.
+    """
+    made, tell = os.pipe2(os.O_CLOEXEC)
+    wait, leave = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(leave)
+            linux.unshare(linux.CLONE_NEWNS)
+            linux.mount("", "/", "", linux.MS_REC | linux.MS_PRIVATE)
+            _pivot(linux.detached("tmpfs", _SAFE | linux.MS_RDONLY, size="4k", mode="0755"))
+            os.write(tell, b"\0")
+            os.read(wait, 1)
+        finally:
+            os._exit(0)
+    try:
+        os.close(tell)
+        if not os.read(made, 1):
+            raise OSError("no mount namespace can be made")
+        return os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        for fd in (made, wait, leave):
+            os.close(fd)
+        os.waitpid(pid, 0)
+
+
+def _pivot(root: int) -> None:
+    """Make a detached file system the only one of this namespace, pivot_root(2) "." on "."."""
+    linux.move_mount(root, "/")
+    os.fchdir(root)
+    linux.pivot_root(".", ".")
+    linux.detach(".")
+    os.chdir("/")
+
+
+def enter_vault(vault: int, mounts: list[tuple[str, str, bool]]) -> None:
+    """Leave the host's file tree for an empty one, with the pod's volumes where the pod wants them."""
+    trees = [(linux.open_tree(source), target, readonly) for source, target, readonly in mounts]
+    linux.setns(vault, linux.CLONE_NEWNS)
+    if not trees:
+        return
+    linux.unshare(linux.CLONE_NEWNS)
+    root = linux.detached("tmpfs", _SAFE, size="1m", mode="0755")
+    linux.move_mount(root, "/")
+    os.fchdir(root)
+    os.chroot(".")  # what is below is the empty vault
+    for tree, target, readonly in sorted(trees, key=lambda item: item[1]):
+        place = _mount_point(target, stat.S_ISDIR(os.fstat(tree).st_mode))
+        linux.move_mount(tree, place)
+        linux.mount("", place, "", linux.MS_REC | linux.MS_PRIVATE)
+        if readonly:
+            _make_readonly(place)
+        os.close(tree)
+    linux.mount("", "/", "", linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | _SAFE)
+    os.close(root)
+
+
+def enter_root(base: str, layers: list[str], mounts: list[tuple[str, str, bool]]) -> None:
+    """Make an image's file tree the root of a new mount namespace; the host's is gone on return.
 
     The image's layers are an overlay below a tmpfs that holds nothing but mount points; the root is read-only, volumes
     are mounted where the pod wants them. Targets are resolved after the pivot, so that a symbolic link in the image
@@ -57,68 +126,58 @@ def enter_root(
     linux.unshare(linux.CLONE_NEWNS)
     linux.mount("", "/", "", linux.MS_REC | linux.MS_PRIVATE)
     safe = linux.MS_NOSUID | linux.MS_NODEV
-    place = _scratch(base, owner) if scratch else -1
-    linux.mount("tmpfs", base, "tmpfs", safe | linux.MS_NOEXEC, "size=1m,mode=0755")
+    linux.mount("tmpfs", base, "tmpfs", _SAFE, "size=1m,mode=0755")
     root = f"{base}/root"
     for name in ("upper", "work", "root"):
         os.mkdir(f"{base}/{name}", 0o755)
-    if layers:
-        lower = ":".join(_overlay_path(layer) for layer in reversed(layers))
-        options = f"lowerdir={lower},upperdir={base}/upper,workdir={base}/work"
-        linux.mount("overlay", root, "overlay", safe, options)
-    else:
-        linux.mount(root, root, "", linux.MS_BIND)
+    lower = ":".join(_overlay_path(layer) for layer in reversed(layers))
+    options = f"lowerdir={lower},upperdir={base}/upper,workdir={base}/work"
+    linux.mount("overlay", root, "overlay", safe, options)
     host = f".{os.urandom(12).hex()}"  # a name that no image can hold a link to
     os.mkdir(f"{root}/{host}", 0o700)
     linux.pivot_root(root, f"{root}/{host}")
     os.chdir("/")
     for source, target, readonly in sorted(mounts, key=lambda item: item[1]):
-        _mount_volume(f"/{host}{source}", target, readonly)
+        place = _mount_point(target, os.path.isdir(f"/{host}{source}"))
+        linux.mount(f"/{host}{source}", place, "", linux.MS_BIND | linux.MS_REC)
+        if readonly:
+            _make_readonly(place)
     linux.detach(f"/{host}")
     os.rmdir(f"/{host}")
     linux.mount("", "/", "", linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | safe)
-    if place >= 0:
-        os.fchdir(place)
-        os.close(place)
 
 
-def _scratch(base: str, owner: int) -> int:
-    """A tmpfs that is mounted nowhere, held by the descriptor alone."""
-    flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
-    linux.mount(
-        "tmpfs", base, "tmpfs", flags, f"size={SCRATCH_SIZE},mode=0700,uid={owner},gid={owner}"
+def enter_scratch(owner: int) -> None:
+    """Work in a small tmpfs of `owner` that is mounted nowhere: no path leads to it."""
+    place = linux.detached(
+        "tmpfs", _SAFE, size=SCRATCH_SIZE, mode="0700", uid=str(owner), gid=str(owner)
     )
-    try:
-        return os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    finally:
-        linux.detach(base)
+    os.fchdir(place)  # it stays open: to close it would wait for an RCU grace period
 
 
 def _overlay_path(path: str) -> str:
     return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
 
 
-def _mount_volume(source: str, target: str, readonly: bool) -> None:
-    target = os.path.realpath(
-        "/" + target
-    )  # a link may dangle; its target is then made, in this tree
-    if os.path.isdir(source):
-        os.makedirs(target, 0o755, exist_ok=True)
+def _mount_point(target: str, directory: bool) -> str:
+    """Make `target` if it is not there. A link may dangle; its target is then made, in this tree."""
+    place = os.path.realpath("/" + target)
+    if directory:
+        os.makedirs(place, 0o755, exist_ok=True)
     else:
-        os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
-        os.close(os.open(target, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o644))
-    linux.mount(source, target, "", linux.MS_BIND | linux.MS_REC)
-    if readonly:
-        flags = (
-            linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
-        )
-        linux.mount("", target, "", flags)
+        os.makedirs(os.path.dirname(place), 0o755, exist_ok=True)
+        os.close(os.open(place, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o644))
+    return place
+
+
+def _make_readonly(place: str) -> None:
+    flags = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
+    linux.mount("", place, "", flags)
 
 
 def become(uid: int, gid: int, groups: list[int]) -> None:
     """Give up root for good. A `uid` of 0 stays who it is, and only gives up what capabilities it has."""
     if uid:
-        linux.drop_bounding_set()
         os.setgroups(groups)
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
@@ -130,11 +189,19 @@ def no_new_privileges() -> None:
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
 
 
+@cache
+def landlock_version() -> int:
+    """The kernel's Landlock ABI, 0 without it."""
+    try:
+        return linux.syscall("landlock", linux.LANDLOCK_CREATE, 0, 0, 1)
+    except OSError:
+        return 0
+
+
 def landlock(paths: list[tuple[str, bool]], *, network: bool) -> bool:
     """Leave only the trees `(path, readonly)`; without `network`, no TCP bind or connect either. False: no Landlock."""
-    try:
-        abi = linux.syscall("landlock", linux.LANDLOCK_CREATE, 0, 0, 1)
-    except OSError:
+    abi = landlock_version()
+    if not abi:
         return False
     handled = _FS_ALL[max(known for known in _FS_ALL if known <= abi)]
     attribute = struct.pack("=Q", handled)

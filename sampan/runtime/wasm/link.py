@@ -31,6 +31,7 @@ START_TIMEOUT = 30.0
 @dataclass(frozen=True, slots=True)
 class Started:
     pid: int
+    started_at: int  # ns since the epoch
     pidfd: int
     status: socket.socket  # an exec's exit code arrives here; closing it ends an exec
 
@@ -209,7 +210,8 @@ def _edition() -> str:
 def _started(status: socket.socket) -> Started | None:
     data, descriptors, _, _ = socket.recv_fds(status, 8192, 1)
     if data.startswith(b"ready") and descriptors:
-        return Started(int(data[5:]), descriptors[0], status)
+        pid, started_at = data[5:].split()
+        return Started(int(pid), int(started_at), descriptors[0], status)
     if data.startswith(b"error"):
         raise CannotStart(data[5:].decode("utf-8", "replace"))
     status.close()

@@ -16,6 +16,10 @@ LANDLOCK_CREATE, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT = (
     445,
     446,
 )  # the same on every architecture
+# The mount calls by descriptor, Linux 5.2, the same on every architecture.
+OPEN_TREE, MOVE_MOUNT, FSOPEN, FSCONFIG, FSMOUNT = 428, 429, 430, 431, 432
+OPEN_TREE_CLONE, AT_RECURSIVE, AT_FDCWD, MOVE_MOUNT_F_EMPTY_PATH = 1, 0x8000, -100, 4
+FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE, CLOEXEC = 1, 6, 1
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 SECCOMP = {"x86_64": 317, "aarch64": 277}
 CAPSET = {"x86_64": 126, "aarch64": 91}
@@ -48,12 +52,16 @@ def unshare(flags: int) -> None:
     _checked(_libc.unshare(flags), "unshare")
 
 
-def setns(path: str, flags: int) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def setns(namespace: str | int, flags: int) -> None:
+    """Join a namespace, given by path or by descriptor."""
+    fd = namespace
+    if isinstance(namespace, str):
+        fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _checked(_libc.setns(fd, flags), f"join {path}")
+        _checked(_libc.setns(fd, flags), f"join {namespace}")
     finally:
-        os.close(fd)
+        if isinstance(namespace, str):
+            os.close(int(fd))
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
@@ -65,6 +73,32 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
         os.fsencode(data) or None,
     )
     _checked(result, f"mount {source} on {target}")
+
+
+def detached(kind: str, flags: int, **options: str) -> int:
+    """A new file system that is mounted nowhere, as a descriptor of its root. `flags`: MS_RDONLY to MS_NOEXEC."""
+    context = syscall("fsopen", FSOPEN, kind.encode(), CLOEXEC)
+    try:
+        for name, value in options.items():
+            setting = (FSCONFIG_SET_STRING, name.encode(), value.encode(), 0)
+            syscall(f"{kind} {name}={value}", FSCONFIG, context, *setting)
+        syscall(f"make a {kind}", FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0)
+        # MOUNT_ATTR_RDONLY, NOSUID, NODEV and NOEXEC are the same bits as MS_ of that name.
+        return syscall("fsmount", FSMOUNT, context, CLOEXEC, flags)
+    finally:
+        os.close(context)
+
+
+def open_tree(path: str) -> int:
+    """A detached copy of the mounts at `path` and below."""
+    flags = OPEN_TREE_CLONE | AT_RECURSIVE | os.O_CLOEXEC
+    return syscall(f"clone {path}", OPEN_TREE, AT_FDCWD, os.fsencode(path), flags)
+
+
+def move_mount(fd: int, target: str) -> None:
+    """Mount what `detached` or `open_tree` made."""
+    arguments = (fd, b"", AT_FDCWD, os.fsencode(target), MOVE_MOUNT_F_EMPTY_PATH)
+    syscall(f"mount on {target}", MOVE_MOUNT, *arguments)
 
 
 def detach(target: str) -> None:

@@ -60,9 +60,9 @@ class WasmSandbox:
                 raise CannotStart(f"{container.name}: {error}") from error
             raise
         started.status.close()
-        _, started_at = identity(container.directory)
         process = WasmProcess(
-            container, started.pid, started_at, started.pidfd, self.link, control, cgroup
+            *(container, started.pid, started.started_at, started.pidfd),
+            *(self.link, control, cgroup),
         )
         self.processes[container.id] = process
         self.images[container.id] = container, image

@@ -16,7 +16,8 @@ from sampan.runtime.wasm import linux
 
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-_LOAD, _EQUAL, _GREATER_EQUAL, _MASK_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _JUMP, _EQUAL, _GREATER_EQUAL, _MASK_SET, _RETURN = 0x20, 0x05, 0x15, 0x35, 0x45, 0x06
+Code = list[tuple[int, int, int, int]]  # struct sock_filter: code, jt, jf, k
 _NUMBER, _ARCH = 0, 4  # offsets in struct seccomp_data
 _X32_BIT = 0x40000000
 _SET_MODE_FILTER, _TSYNC = 1, 1
@@ -90,63 +91,65 @@ def build(machine: str, *, files: bool, network: bool) -> bytes:
         allowed |= _FILES
     if network:
         allowed |= _NETWORK
+    verdicts: dict[int, Code] = {number: [_ret(_ALLOW)] for number in numbers(allowed)}
+    verdicts |= {number: [_ret(_KILL)] for number in numbers(_DEADLY)}
+    verdicts[_MMAP[column]] = verdicts[_MPROTECT[column]] = _unless_set(2, PROT_EXEC)
+    verdicts[_CLONE[column]] = _if_set(0, CLONE_THREAD)
+    verdicts[_CLONE3[column]] = [_ret(_ERRNO | errno.ENOSYS)]  # libc then calls clone
+    if network:
+        verdicts[_SOCKET[column]] = _if_one_of(0, (AF_INET, AF_INET6))
     code = [
         (_LOAD, 0, 0, _ARCH),
         (_EQUAL, 1, 0, _AUDIT_ARCH[machine]),
-        (_RETURN, 0, 0, _KILL),
+        _ret(_KILL),
         (_LOAD, 0, 0, _NUMBER),
-        (_GREATER_EQUAL, 0, 1, _X32_BIT),
-        (_RETURN, 0, 0, _KILL),
+        *_search(_ranges(verdicts)),
     ]
-    for number in numbers(allowed):
-        code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
-    for number in numbers(_DEADLY):
-        code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _KILL)]
-    code += _unless_set(_MMAP[column], 2, PROT_EXEC)
-    code += _unless_set(_MPROTECT[column], 2, PROT_EXEC)
-    code += _if_set(_CLONE[column], 0, CLONE_THREAD)
-    code += [
-        (_EQUAL, 0, 1, _CLONE3[column]),
-        (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
-    ]  # libc then calls clone
-    if network:
-        code += _if_one_of(_SOCKET[column], 0, (AF_INET, AF_INET6))
-    code.append((_RETURN, 0, 0, _ERRNO | errno.EPERM))
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
+
+
+def _ranges(verdicts: dict[int, Code]) -> list[tuple[int, Code]]:
+    """(first number, what to do from there on), in order; what is not named fails with EPERM."""
+    found: list[tuple[int, Code]] = []
+    for number in range(max(verdicts) + 2):
+        code = verdicts.get(number, [_ret(_ERRNO | errno.EPERM)])
+        if not found or found[-1][1] != code:
+            found.append((number, code))
+    return [*found, (_X32_BIT, [_ret(_KILL)])]
+
+
+def _search(ranges: list[tuple[int, Code]]) -> Code:
+    """A binary search: the kernel runs the filter for every call there is when it is installed."""
+    if len(ranges) == 1:
+        return ranges[0][1]
+    middle = len(ranges) // 2
+    lower, upper = _search(ranges[:middle]), _search(ranges[middle:])
+    return [(_GREATER_EQUAL, 0, 1, ranges[middle][0]), (_JUMP, 0, 0, len(lower)), *lower, *upper]
+
+
+def _ret(verdict: int) -> tuple[int, int, int, int]:
+    return _RETURN, 0, 0, verdict
 
 
 def _argument(index: int) -> int:
     return 16 + 8 * index  # low half of args[index]; both architectures are little-endian
 
 
-def _if_set(number: int, argument: int, bit: int) -> list[tuple[int, int, int, int]]:
-    return [
-        (_EQUAL, 0, 4, number),
-        (_LOAD, 0, 0, _argument(argument)),
-        (_MASK_SET, 0, 1, bit),
-        (_RETURN, 0, 0, _ALLOW),
-        (_RETURN, 0, 0, _ERRNO | errno.EPERM),
-    ]
+def _if_set(argument: int, bit: int) -> Code:
+    refuse, allow = _ret(_ERRNO | errno.EPERM), _ret(_ALLOW)
+    return [(_LOAD, 0, 0, _argument(argument)), (_MASK_SET, 0, 1, bit), allow, refuse]
 
 
-def _unless_set(number: int, argument: int, bit: int) -> list[tuple[int, int, int, int]]:
-    return [
-        (_EQUAL, 0, 4, number),
-        (_LOAD, 0, 0, _argument(argument)),
-        (_MASK_SET, 1, 0, bit),
-        (_RETURN, 0, 0, _ALLOW),
-        (_RETURN, 0, 0, _ERRNO | errno.EPERM),
-    ]
+def _unless_set(argument: int, bit: int) -> Code:
+    refuse, allow = _ret(_ERRNO | errno.EPERM), _ret(_ALLOW)
+    return [(_LOAD, 0, 0, _argument(argument)), (_MASK_SET, 0, 1, bit), refuse, allow]
 
 
-def _if_one_of(
-    number: int, argument: int, values: tuple[int, ...]
-) -> list[tuple[int, int, int, int]]:
-    code = [(_LOAD, 0, 0, _argument(argument))]
+def _if_one_of(argument: int, values: tuple[int, ...]) -> Code:
+    code: Code = [(_LOAD, 0, 0, _argument(argument))]
     for value in values:
-        code += [(_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ALLOW)]
-    code.append((_RETURN, 0, 0, _ERRNO | errno.EPERM))
-    return [(_EQUAL, 0, len(code), number), *code]
+        code += [(_EQUAL, 0, 1, value), _ret(_ALLOW)]
+    return [*code, _ret(_ERRNO | errno.EPERM)]
 
 
 def install(program: bytes) -> None:

@@ -49,9 +49,10 @@ class Worker:
     """A launch, and what was opened for it. `main` never returns."""
 
     def __init__(
-        self, engine: Engine, launch: dict, status: socket.socket, stdio: list[int]
+        self, engine: Engine, vault: int, launch: dict, status: socket.socket, stdio: list[int]
     ) -> None:
         self.engine = engine
+        self.vault = vault
         self.launch = launch
         self.status = status
         self.stdio = stdio  # of an exec: stdin, stdout, stderr
@@ -84,6 +85,7 @@ class Worker:
         """Open files, sockets and records while the host's paths are in sight."""
         launch = self.launch
         self.pidfd = os.pidfd_open(os.getpid())
+        self.started_at = time.time_ns()
         log, control = -1, None
         if launch["mode"] != EXEC:
             self.exit_fd = exits.create(launch["directory"])
@@ -104,7 +106,7 @@ class Worker:
     def write_identity(self, directory: str) -> None:
         """`pid` and its start time, by which a restarted runtime knows that the process is still this one."""
         pid = os.getpid()
-        line = f"{pid} {start_ticks(pid)} {time.time_ns()}\n".encode()
+        line = f"{pid} {start_ticks(pid)} {self.started_at}\n".encode()
         fd = os.open(
             f"{directory}/pid", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
         )
@@ -114,16 +116,14 @@ class Worker:
     def isolate(self) -> None:
         """Everything of isolation.py, as far as this launch has the privilege."""
         launch = self.launch
-        isolation.limit()
         self.tree = bool(launch["root"])
         if self.tree:
-            isolation.enter_root(
-                launch["root"],
-                launch["layers"],
-                launch["mounts"],
-                launch["uid"],
-                launch["mode"] == HTTP,
-            )
+            if launch["layers"] or self.vault < 0:
+                isolation.enter_root(launch["root"], launch["layers"], launch["mounts"])
+            else:
+                isolation.enter_vault(self.vault, launch["mounts"])
+            if launch["mode"] == HTTP:
+                isolation.enter_scratch(launch["uid"])
         elif launch["mode"] == HTTP:
             scratch = launch["control"] + ".d"
             os.makedirs(scratch, 0o700, exist_ok=True)
@@ -166,7 +166,8 @@ class Worker:
     def report(self) -> None:
         """Tell the runtime that the guest is about to run. Nobody there: the start was given up, so end."""
         try:
-            socket.send_fds(self.status, [b"ready%d" % os.getpid()], [self.pidfd])
+            ready = b"ready%d %d" % (os.getpid(), self.started_at)
+            socket.send_fds(self.status, [ready], [self.pidfd])
             os.close(self.pidfd)
         except OSError:
             self.finish(137, "Error", "the start was given up")
@@ -307,10 +308,10 @@ def listen(path: str) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         short = f"/proc/self/fd/{fd}/{name}"
         try:
+            listener.bind(short)
+        except OSError:  # left by a worker that was killed
             os.unlink(short)
-        except FileNotFoundError:
-            pass
-        listener.bind(short)
+            listener.bind(short)
         listener.listen(16)
         return listener
     finally:
@@ -337,5 +338,8 @@ def bind(address: str, port: int) -> socket.socket:
 
 def start_ticks(pid: int) -> int:
     """Start time of a process in clock ticks since boot; with the pid it names the process for good."""
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        return int(file.read().rpartition(b")")[2].split()[19])
+    fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return int(os.read(fd, 4096).rpartition(b")")[2].split()[19])
+    finally:
+        os.close(fd)

@@ -22,7 +22,7 @@ import sys
 import time
 import traceback
 
-from sampan.runtime.wasm import exits, seccomp
+from sampan.runtime.wasm import exits, isolation, seccomp
 from sampan.runtime.wasm.engine import Engine
 from sampan.runtime.wasm.launch import EXEC, unseal
 from sampan.runtime.wasm.worker import Worker
@@ -31,8 +31,9 @@ MAX_DESCRIPTORS = 5  # launch, status, three of stdio
 
 
 class Zygote:
-    def __init__(self, engine: Engine, listener: socket.socket) -> None:
+    def __init__(self, engine: Engine, vault: int, listener: socket.socket) -> None:
         self.engine = engine
+        self.vault = vault
         self.listener = listener
         self.connections: dict[int, socket.socket] = {}
         self.workers: dict[
@@ -107,7 +108,9 @@ class Zygote:
 
     def start(self, descriptors: list[int]) -> None:
         launch = unseal(descriptors[0])
-        threads = len(os.listdir("/proc/self/task"))
+        threads = (
+            os.stat("/proc/self/task").st_nlink - 2
+        )  # proc counts `.`, `..` and a directory each
         assert threads == 1, f"{threads} threads in the zygote: a forked worker would hang"
         pid = os.fork()
         if pid == 0:
@@ -128,9 +131,8 @@ class Zygote:
             self.listener.close()
             for connection in self.connections.values():
                 connection.close()
-            Worker(
-                self.engine, launch, socket.socket(fileno=descriptors[1]), descriptors[2:]
-            ).main()
+            status = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptors[1])
+            Worker(self.engine, self.vault, launch, status, descriptors[2:]).main()
         except BaseException:  # the root of this process: nothing may run the zygote's code on
             say(traceback.format_exc())
         finally:
@@ -194,12 +196,25 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
+def vault() -> int:
+    """The namespace that workers enter, -1 without root or where none can be made: each then makes its own."""
+    if os.geteuid() != 0:
+        return -1
+    try:
+        return isolation.make_vault()
+    except OSError as error:
+        say(f"no empty mount namespace: {error}")
+        return -1
+
+
 def main(library: str, descriptor: int) -> None:
     """Be the zygote, on the listening socket `descriptor`, with wasmtime's shared `library`."""
     os.umask(0o077)
     os.environ["TOKIO_WORKER_THREADS"] = "1"  # of each worker, once it runs a guest
     seccomp.prepare()
-    zygote = Zygote(Engine(library), socket.socket(fileno=descriptor))
+    isolation.limit()
+    isolation.landlock_version()
+    zygote = Zygote(Engine(library), vault(), socket.socket(fileno=descriptor))
     gc.collect()
     gc.disable()
     gc.freeze()  # collections in a worker would copy every shared page
