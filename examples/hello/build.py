@@ -16,16 +16,26 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SOURCE = HERE / "hello.c"
+SOURCES = (HERE / "hello.c", HERE / "sys.h")
 BUILD = HERE / "build"
-ENTRY = {"x86_64": "x86_64-linux-musl", "aarch64": "aarch64-linux-musl"}
+COMPILE = [
+    "-nostdlib",
+    "-ffreestanding",
+    "-fno-sanitize=undefined",
+    "-fno-stack-protector",
+    "-Os",
+    "-s",
+]
+WASM = ["-target", "wasm32-freestanding", "-Wl,--no-entry"]
+LINUX = {"x86_64": "x86_64-linux", "aarch64": "aarch64-linux"}
 
 
-def compile_for(target: str, output: Path) -> None:
-    if output.exists() and output.stat().st_mtime > SOURCE.stat().st_mtime:
+def compile_for(options: list[str], output: Path) -> None:
+    newest = max(path.stat().st_mtime for path in SOURCES)
+    if output.exists() and output.stat().st_mtime > newest:
         return
     beside = output.with_name(f"{output.name}.{os.getpid()}")
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", target, "-Os", "-s", str(SOURCE)]
+    command = [sys.executable, "-m", "ziglang", "cc", *options, *COMPILE, str(SOURCES[0])]
     subprocess.run([*command, "-o", str(beside)], check=True)
     beside.chmod(0o755)
     beside.rename(output)
@@ -42,9 +52,9 @@ def find_busybox() -> Path:
 
 def main() -> None:
     BUILD.mkdir(exist_ok=True)
-    compile_for("wasm32-wasi", BUILD / "hello.wasm")
+    compile_for(WASM, BUILD / "hello.wasm")
     if "--wasm" not in sys.argv[1:]:
-        compile_for(ENTRY[platform.machine()], BUILD / "hello")
+        compile_for(["-target", LINUX[platform.machine()], "-static"], BUILD / "hello")
         shutil.copy(find_busybox(), BUILD / "busybox")
     print(f"built {', '.join(sorted(path.name for path in BUILD.iterdir()))} in {BUILD}")
 

@@ -1,32 +1,30 @@
 /* A small HTTP service as a CGI program: it says who answered.
  *
- * The same source is a WebAssembly module (wasm32-wasi), which Sampan serves by WAGI, and a Linux program, which busybox
- * httpd runs. Both read the request from the environment and write the response to stdout (RFC 3875).
+ * The same source is a WebAssembly module, which Sampan serves by WAGI, and a Linux program, which busybox httpd runs. Both
+ * read the request from the environment and write the response to stdout (RFC 3875).
  */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "sys.h"
 
-#ifdef __wasi__
+#ifdef __wasm__
 #define KIND "wasm"
 #else
 #define KIND "container"
 #endif
 
-static const char *variable(const char *name, const char *otherwise) {
-    const char *value = getenv(name);
-    return value && *value ? value : otherwise;
-}
-
-int main(void) {
+static void answer(void) {
     const char *path = variable("PATH_INFO", "/");
 
-    if (strcmp(path, "/missing") == 0) {
-        fputs("Status: 404 Not Found\nContent-Type: text/plain\n\nnothing here\n", stdout);
-        return 0;
+    if (equal(path, "/missing")) {
+        say("Status: 404 Not Found\nContent-Type: text/plain\n\nnothing here\n");
+        return;
     }
-    printf("Content-Type: text/plain\n\n");
-    printf("hello from %s, pod %s, %s %s\n", KIND, variable("POD_NAME", variable("HOSTNAME", "unknown")),
-           variable("REQUEST_METHOD", "GET"), path);
-    return 0;
+    say("Content-Type: text/plain\n\nhello from " KIND ", pod ");
+    say(variable("POD_NAME", variable("HOSTNAME", "unknown")));
+    say(", ");
+    say(variable("REQUEST_METHOD", "GET"));
+    say(" ");
+    say(path);
+    say("\n");
 }
+
+PROGRAM(answer)
