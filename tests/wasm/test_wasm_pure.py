@@ -143,8 +143,10 @@ def test_cgroup_settings() -> None:
 
 def test_exit_records(tmp_path: Path) -> None:
     assert exits.read(str(tmp_path)) is None
-    fd = exits.create(str(tmp_path))
-    assert exits.read(str(tmp_path)) is None, "an empty record is a running container"
+    fd = exits.create(str(tmp_path), os.getpid(), 17)
+    assert exits.read(str(tmp_path)) is None, "a file without a record is a running container"
+    known = os.getpid(), exits.start_ticks(os.getpid()), 17
+    assert exits.identity(str(tmp_path)) == known
     exits.fill(fd, 3, "Error", "first\nsecond" + "x" * 10000)
     os.close(fd)
     record = exits.read(str(tmp_path))

@@ -11,6 +11,7 @@ from wasm_lab import Lab, artifact, log_lines, logged
 
 from sampan.cri.streams import Streams
 from sampan.runtime.sandbox import ExecRequest, SandboxRecord
+from sampan.runtime.wasm import exits
 
 
 def zygote_of(pid: int) -> int:
@@ -127,7 +128,7 @@ def children(pid: int) -> set[int]:
 async def test_a_pid_that_was_used_again_is_not_adopted(lab: Lab, cli: Path) -> None:
     sandbox = await lab.pod()
     container = lab.container("cli.wasm")
-    (container.directory / "pid").write_text(f"{os.getpid()} 12345 1000\n")
+    (container.directory / exits.NAME).write_text(f"{os.getpid()} 12345 1000\n")
     record = SandboxRecord(sandbox.spec, "wasm", {container.id: container})
     adopted = await lab.kind.adopt(record)
     assert adopted is not None

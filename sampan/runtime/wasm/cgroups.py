@@ -33,7 +33,13 @@ class Cgroup:
             }
 
     def create(self, resources: Resources) -> list[str]:
-        """Make the directories and set the limits; the paths to join."""
+        """Make the directories and set the limits; the paths to join.
+
+        A worker cannot fork, so in v1 `pids` is joined only where it is limited; a pod's limit is one on its cgroup.
+        """
+        pids = self.directories.get("pids")
+        if pids is not None and not resources.pids and not pids.parent.exists():
+            del self.directories["pids"]
         for controller, directory in self.directories.items():
             directory.mkdir(parents=True, exist_ok=True)
             if controller == "v2":

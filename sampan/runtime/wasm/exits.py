@@ -1,7 +1,8 @@
-"""Exit records: how a container ended, kept in its directory so that the answer outlives every process.
+"""What is known of a container's process, kept in its directory so that it outlives every process.
 
-The worker creates the file empty and fills it with one write when it ends by itself; when it is killed, the zygote
-replaces the empty file. Four lines: code, ns since the epoch, reason, message (which may go on).
+One file. Its first line says who the process is: pid, start time in ticks, ns since the epoch. The record of its end
+follows: code, ns since the epoch, reason, message (which may go on), a line each. The worker adds it with one write when
+it ends by itself; when it is killed, the zygote writes the file anew.
 """
 
 from __future__ import annotations
@@ -9,15 +10,33 @@ from __future__ import annotations
 import os
 import time
 
-NAME = "exit"
+NAME = "process"
 MESSAGE_LIMIT = 3072  # one write of less than a page is all or nothing
 
 Record = tuple[int, int, str, str]  # code, finished_at, reason, message
 
 
-def create(directory: str) -> int:
-    """An empty record; the descriptor to `fill` it through."""
-    return os.open(f"{directory}/{NAME}", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+def create(directory: str, pid: int, started_at: int) -> int:
+    """The file of a process that begins, with its identity; the descriptor to `fill` it through."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    fd = os.open(f"{directory}/{NAME}", flags, 0o600)
+    os.write(fd, b"%d %d %d\n" % (pid, start_ticks(pid), started_at))
+    return fd
+
+
+def identity(directory: str) -> tuple[int, int, int]:
+    """(pid, its start time in ticks, started_at in ns). Raises OSError or ValueError when there is none."""
+    pid, ticks, started_at = _read(directory)[0].split()
+    return int(pid), int(ticks), int(started_at)
+
+
+def start_ticks(pid: int) -> int:
+    """Start time of a process in clock ticks since boot; with the pid it names the process for good."""
+    fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return int(os.read(fd, 4096).rpartition(b")")[2].split()[19])
+    finally:
+        os.close(fd)
 
 
 def encode(code: int, reason: str, message: str = "") -> bytes:
@@ -27,17 +46,18 @@ def encode(code: int, reason: str, message: str = "") -> bytes:
 
 def fill(fd: int, code: int, reason: str, message: str = "") -> None:
     try:
-        os.pwrite(fd, encode(code, reason, message), 0)
+        os.write(fd, encode(code, reason, message))
     except OSError:
         return  # a full disk: the zygote still knows the code
 
 
 def replace(directory: str, code: int, reason: str, message: str = "") -> None:
     """Write the record of a worker that could not. Raises OSError, FileNotFoundError when the container is gone."""
+    first = _read(directory)[0]
     beside = f"{directory}/{NAME}.{os.getpid()}"
     fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, encode(code, reason, message))
+        os.write(fd, f"{first}\n".encode() + encode(code, reason, message))
     finally:
         os.close(fd)
     os.rename(beside, f"{directory}/{NAME}")
@@ -46,14 +66,17 @@ def replace(directory: str, code: int, reason: str, message: str = "") -> None:
 def read(directory: str) -> Record | None:
     """The record, or None while the container runs or when it never ran."""
     try:
-        fd = os.open(f"{directory}/{NAME}", os.O_RDONLY | os.O_CLOEXEC)
+        fields = _read(directory)
     except FileNotFoundError:
         return None
+    if len(fields) < 5:
+        return None
+    return int(fields[1]), int(fields[2]), fields[3], fields[4]
+
+
+def _read(directory: str) -> list[str]:
+    fd = os.open(f"{directory}/{NAME}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        text = os.read(fd, 8192).decode("utf-8", "replace")
+        return os.read(fd, 8192).decode("utf-8", "replace").split("\n", 4)
     finally:
         os.close(fd)
-    fields = text.split("\n", 3)
-    if len(fields) < 4:
-        return None
-    return int(fields[0]), int(fields[1]), fields[2], fields[3]

@@ -21,8 +21,7 @@ from sampan.runtime.wasm.aot import Cache
 from sampan.runtime.wasm.cgroups import Cgroup
 from sampan.runtime.wasm.link import Link
 from sampan.runtime.wasm.process import WasmProcess
-from sampan.runtime.wasm.sandbox import WasmSandbox, identity
-from sampan.runtime.wasm.worker import start_ticks
+from sampan.runtime.wasm.sandbox import WasmSandbox
 
 # (module (func (export "_start")) (memory (export "memory") 0))
 SMALLEST = bytes.fromhex(
@@ -116,17 +115,14 @@ class WasmKind:
     def _find(self, sandbox: WasmSandbox, container: ContainerSpec) -> WasmProcess | None:
         """The container's process: still running, or ended with a record; None when it was never started."""
         try:
-            known, started_at = identity(container.directory)
+            pid, ticks, started_at = exits.identity(str(container.directory))
         except (OSError, ValueError):
             return None
-        pid = int(known.split()[0])
         pidfd = -1
         try:
             pidfd = os.pidfd_open(pid)
-            if (
-                f"{pid} {start_ticks(pid)}" != known
-                or exits.read(str(container.directory)) is not None
-            ):
+            ended = exits.read(str(container.directory)) is not None
+            if ended or exits.start_ticks(pid) != ticks:
                 os.close(pidfd)
                 pidfd = -1
         except (ProcessLookupError, FileNotFoundError):

@@ -181,9 +181,3 @@ class WasmSandbox:
 
     def control(self, container_id: str) -> Path:
         return self.run_directory / f"{container_id[:24]}.sock"
-
-
-def identity(directory: Path) -> tuple[str, int]:
-    """(pid and start ticks, started_at) that the worker noted in its directory."""
-    pid, ticks, started_at = (directory / "pid").read_text().split()
-    return f"{pid} {ticks}", int(started_at)

@@ -88,8 +88,7 @@ class Worker:
         self.started_at = time.time_ns()
         log, control = -1, None
         if launch["mode"] != EXEC:
-            self.exit_fd = exits.create(launch["directory"])
-            self.write_identity(launch["directory"])
+            self.exit_fd = exits.create(launch["directory"], os.getpid(), self.started_at)
             control = listen(launch["control"])
             if launch["log"]:
                 log = os.open(
@@ -102,16 +101,6 @@ class Worker:
             self.listener = bind(launch["http"]["address"], launch["http"]["port"])
         self.console = Console(Log(log), control, self.poll)
         os.umask(0o022)
-
-    def write_identity(self, directory: str) -> None:
-        """`pid` and its start time, by which a restarted runtime knows that the process is still this one."""
-        pid = os.getpid()
-        line = f"{pid} {start_ticks(pid)} {self.started_at}\n".encode()
-        fd = os.open(
-            f"{directory}/pid", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
-        )
-        os.write(fd, line)
-        os.close(fd)
 
     def isolate(self) -> None:
         """Everything of isolation.py, as far as this launch has the privilege."""
@@ -334,12 +323,3 @@ def bind(address: str, port: int) -> socket.socket:
             error.errno, f"cannot listen on {address} port {port}: {error.strerror}"
         ) from error
     return listener
-
-
-def start_ticks(pid: int) -> int:
-    """Start time of a process in clock ticks since boot; with the pid it names the process for good."""
-    fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return int(os.read(fd, 4096).rpartition(b")")[2].split()[19])
-    finally:
-        os.close(fd)
