@@ -145,7 +145,9 @@ class Job:
         self.measure("apply → both rolled out, with kubectl's own time", time.monotonic() - began)
         for kind in self.kinds:
             name = f"hello-{kind}"
-            self.kubectl("delete", "deployment", name, "-n", "hello", "--wait=true", show=False)
+            self.kubectl(
+                "delete", "deployment", name, "-n", "hello", "--cascade=foreground", show=False
+            )
             spent = self.time_of_rollout(name)
             self.measure(f"apply → rolled out, one {kind} pod", spent)
 
