@@ -7,6 +7,7 @@ named in the conditions, then the finalizer `kubernetes` is removed through `/fi
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 from sampan.client.resources import CONFIGMAPS, NAMESPACES, PODS, SERVICEACCOUNTS
 from sampan.controllers.base import Context, Controller, Key, Object, Requeue, Watch
@@ -92,16 +93,15 @@ class NamespaceController(Controller):
                 ],
             },
         }
-        counts = [f"{r.resource}.{r.group} has {len(i)} resource instances".replace(". ", " ")
+        counts = [f"{r.resource}.{r.group} has {len(i)} resource instances"
                   for r, i in sorted(remaining.items())]  # fmt: skip
-        finalizers = sorted(
-            {
-                f
-                for items in remaining.values()
-                for o in items
-                for f in o["metadata"].get("finalizers") or ()
-            }
+        held = Counter(
+            finalizer
+            for items in remaining.values()
+            for obj in items
+            for finalizer in obj["metadata"].get("finalizers") or ()
         )
+        finalizers = [f"{name} in {held[name]} resource instances" for name in sorted(held)]
         moment = now()
         verdicts = (
             ("NamespaceDeletionContentFailure", bool(failures), "ContentDeletionFailed", "ContentDeleted",

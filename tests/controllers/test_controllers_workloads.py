@@ -143,6 +143,7 @@ async def test_scaling_in_the_middle_is_proportional(world):
 
 async def test_deployment_adopts_and_releases_replica_sets(alive):
     made = workload("ReplicaSet", name="handmade", replicas=1)
+    made["metadata"]["labels"] = {"app": "web"}
     await alive.client.create(REPLICASETS, made)
     created = await alive.client.create(DEPLOYMENTS, workload("Deployment"))
     adopted = await alive.get_until(REPLICASETS, "handmade", controller_of)
