@@ -6,6 +6,7 @@ ends with it, so no other thread is ever found in the wrong namespace.
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import errno
 import os
@@ -47,9 +48,14 @@ def in_thread(function: Callable[[], T]) -> T:
         except BaseException as error:
             failure.append(error)
 
-    thread = threading.Thread(target=run, name="netns")
-    thread.start()
-    thread.join()
+        finally:
+            done.release()
+
+    # Not threading.Thread: that would be waited for twice, at its start and at its end.
+    done = _thread.allocate_lock()
+    done.acquire()
+    _thread.start_new_thread(run, ())
+    done.acquire()
     if failure:
         raise failure[0]
     return result[0]

@@ -6,10 +6,10 @@ of the process never leaves its own, and nothing has to be forked.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import ctypes
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -107,7 +107,8 @@ async def in_thread(function: Callable[[], T]) -> T:
         else:
             loop.call_soon_threadsafe(settle, result, None)
 
-    threading.Thread(target=run, daemon=True, name="namespace").start()
+    # Not threading.Thread: its start() stops the event loop until the thread has come to run.
+    _thread.start_new_thread(run, ())
     return await future
 
 
