@@ -1,13 +1,12 @@
-"""Metrics of the API server in Prometheus' text format, under Kubernetes' own names.
+"""What the API server counts about its requests.
 
-Counting must cost next to nothing on the way of a request: one dictionary look-up and two additions. Text is made only
-when somebody asks for it.
+Counting must cost next to nothing on the way of a request: one dictionary look-up and two additions. What a scraper reads
+is made of it in `exposition.py`, when one asks.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
 
 from sampan.apiserver.routes import RequestInfo
 
@@ -36,15 +35,6 @@ BUCKETS = (
     45,
     60,
 )
-_VERBS = {
-    "get": "GET",
-    "list": "LIST",
-    "watch": "WATCH",
-    "create": "POST",
-    "update": "PUT",
-    "patch": "PATCH",
-}
-_OTHER = {"delete": "DELETE", "deletecollection": "DELETE", "post": "POST", "put": "PUT"}
 
 Labels = tuple[str, str, str, str, str, str]  # verb, group, version, resource, subresource, scope
 
@@ -66,8 +56,6 @@ class Metrics:
         self.requests: dict[tuple[Labels, int], int] = {}
         self.durations: dict[Labels, Histogram] = {}
         self.in_flight = {"readOnly": 0, "mutating": 0}
-        self.watches: dict[tuple[str, str, str], int] = {}
-        self.gauges: dict[str, float] = {}
 
     def observe(self, info: RequestInfo, code: int, seconds: float) -> None:
         if info.is_resource:
@@ -89,38 +77,6 @@ class Metrics:
             histogram = self.durations[labels] = Histogram()
         histogram.observe(seconds)
 
-    def text(self) -> bytes:
-        return "\n".join((*self._lines(), "")).encode()
-
-    def _lines(self) -> Iterator[str]:
-        name = "apiserver_request_total"
-        yield f"# HELP {name} Requests by verb, resource and HTTP code."
-        yield f"# TYPE {name} counter"
-        for (labels, code), count in self.requests.items():
-            yield f'{name}{{code="{code}",{_text(labels)}}} {count}'
-        name = "apiserver_request_duration_seconds"
-        yield f"# HELP {name} Response time in seconds by verb and resource."
-        yield f"# TYPE {name} histogram"
-        for labels, histogram in self.durations.items():
-            if labels[0] == "watch":
-                continue
-            text, seen = _text(labels), 0
-            for bound, count in zip(BUCKETS, histogram.counts, strict=False):
-                seen += count
-                yield f'{name}_bucket{{{text},le="{bound}"}} {seen}'
-            seen += histogram.counts[-1]
-            yield f'{name}_bucket{{{text},le="+Inf"}} {seen}'
-            yield f"{name}_sum{{{text}}} {histogram.total:.6f}"
-            yield f"{name}_count{{{text}}} {seen}"
-        name = "apiserver_current_inflight_requests"
-        yield f"# HELP {name} Requests that are being answered now."
-        yield f"# TYPE {name} gauge"
-        for kind, value in self.in_flight.items():
-            yield f'{name}{{request_kind="{kind}"}} {value}'
-        for name, measured in self.gauges.items():
-            yield f"# TYPE {name.partition('{')[0]} gauge"
-            yield f"{name} {measured:.15g}"
-
 
 _PATHS = frozenset(
     {
@@ -135,16 +91,3 @@ _PATHS = frozenset(
         "/openapi/v3",
     }
 )
-
-
-def _text(labels: Labels) -> str:
-    verb, group, version, resource, subresource, scope = labels
-    shown = _VERBS.get(verb) or _OTHER.get(verb) or verb.upper()
-    return (
-        f'component="apiserver",dry_run="",group="{group}",resource="{_quoted(resource)}",scope="{scope}",'
-        f'subresource="{_quoted(subresource)}",verb="{_quoted(shown)}",version="{version}"'
-    )
-
-
-def _quoted(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

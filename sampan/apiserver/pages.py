@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
-import resource
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import orjson
@@ -26,7 +27,6 @@ TEXT_HEADERS = {
     "Cache-Control": "no-cache, private",
     "X-Content-Type-Options": "nosniff",
 }
-METRICS_HEADERS = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
 PATHS = ("/healthz", "/livez", "/readyz", "/metrics", "/openapi/v2", "/openapi/v3", "/version")
 KUBERNETES = ("1", "36")
 
@@ -72,8 +72,9 @@ class Pages:
         if path == "/version":
             return Response(200, JSON_HEADERS, orjson.dumps(version(), option=orjson.OPT_INDENT_2))
         if path == "/metrics":
-            self._measure()
-            return Response(200, METRICS_HEADERS, self.server.metrics.text())
+            exposition = await asyncio.to_thread(import_module, "sampan.apiserver.exposition")
+            text, content_type = exposition.expose(self.server, request.header("accept"))
+            return Response(200, {"Content-Type": content_type}, text)
         if path == "/":
             found = ["/api", *self._groups(), *PATHS]
             return Response(
@@ -128,22 +129,6 @@ class Pages:
                 200, TEXT_HEADERS, "\n".join([*lines, f"{head} check passed", ""]).encode()
             )
         return Response(200, TEXT_HEADERS, b"ok")
-
-    def _measure(self) -> None:
-        gauges = self.server.metrics.gauges
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        gauges["process_cpu_seconds"] = usage.ru_utime + usage.ru_stime
-        with open("/proc/self/statm", encoding="ascii") as file:
-            gauges["process_resident_memory_bytes"] = (
-                int(file.read().split()[1]) * resource.getpagesize()
-            )
-        for storage, cache in self.server.caches.caches.items():
-            group, _, plural = storage.partition("/")
-            name = plural if group == "core" else f"{plural}.{group}"
-            gauges[f'apiserver_storage_objects{{resource="{name}"}}'] = len(cache.entries)
-            gauges[f'apiserver_longrunning_requests{{resource="{name}",verb="WATCH"}}'] = len(
-                cache.watchers
-            )
 
     def component_statuses(self, call: Call) -> Object:
         """The store is this server's; scheduler and controllers report through their leases, not here."""

@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 REMEMBERED = 4096  # readers and paths
+READS = frozenset({"GET", "HEAD", "OPTIONS"})
 NOBODY = User("")  # where the user no longer matters
 
 _IMMEDIATE_QUERY = ("limit", "timeout", "pretty")
@@ -152,6 +153,9 @@ class Pipeline:
         """The answer to any request. Never raises but for cancellation."""
         started = time.perf_counter()
         info: RequestInfo | None = None
+        in_flight = self.server.metrics.in_flight
+        kind = "readOnly" if request.method in READS else "mutating"
+        in_flight[kind] += 1
         try:
             info = routes.parse(request.method, request.path, list(request.pairs()))
             response = await self._run(request, info)
@@ -165,6 +169,8 @@ class Pipeline:
         except Exception as error:
             log.exception("%s %s", request.method, request.path)
             response = respond_error(errors.internal(f"{type(error).__name__}: {error}"))
+        finally:
+            in_flight[kind] -= 1
         elapsed = time.perf_counter() - started
         self.server.metrics.observe(info or RequestInfo("", request.path), response.status, elapsed)
         return response
