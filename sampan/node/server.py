@@ -11,6 +11,7 @@ import json
 import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sampan.cri.errors import CRIError, InvalidArgument, NotFound
@@ -76,8 +77,9 @@ class Endpoint:
             measured = await self._stats()
             return _json(stats.summary(self._config.name, self._context.machine, measured))
         if first == "metrics" and rest == ["resource"]:
-            text = stats.resource_metrics(await self._stats())
-            return Response(200, text.encode(), "text/plain; version=0.0.4")
+            exposition = await asyncio.to_thread(import_module, "sampan.node.exposition")
+            measured = await self._stats()
+            return Response(200, *exposition.resource_metrics(measured, request.header("accept")))
         if first == "metrics" and not rest:
             running = [
                 c
@@ -85,8 +87,9 @@ class Endpoint:
                 for c in worker.observed.containers.values()
                 if c.state == RUNNING
             ]
-            text = stats.own_metrics(len(self._workers), len(running))
-            return Response(200, text.encode(), "text/plain; version=0.0.4")
+            exposition = await asyncio.to_thread(import_module, "sampan.node.exposition")
+            counts = len(self._workers), len(running)
+            return Response(200, *exposition.own_metrics(*counts, request.header("accept")))
         return Response(404, b"404 page not found\n")
 
     async def _stats(self) -> list[Any]:

@@ -1,8 +1,8 @@
-"""`/stats/summary`, `/metrics/resource` and `/metrics`: what CRI measures, in the shapes that consumers know. Pure."""
+"""`/stats/summary`: what CRI measures, in the shape that consumers of kubelet know. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from sampan.node.machine import Machine
@@ -68,55 +68,3 @@ def _memory(memory: Any) -> Object:
         "workingSetBytes": memory.working_set_bytes.value,
         "rssBytes": memory.rss_bytes.value,
     }
-
-
-def resource_metrics(stats: Iterable[Any]) -> str:
-    """`/metrics/resource`, as metrics-server reads it (KEP-727)."""
-    cpu, memory, pod_cpu, pod_memory = [], [], [], []
-    for item in stats:
-        meta = item.attributes.metadata
-        where = f'namespace="{meta.namespace}",pod="{meta.name}"'
-        for part in item.linux.containers:
-            labels = f'{{container="{part.attributes.metadata.name}",{where}}}'
-            cpu.append(_seconds("container_cpu_usage_seconds_total", labels, part.cpu))
-            memory.append(_bytes("container_memory_working_set_bytes", labels, part.memory))
-        pod_cpu.append(_seconds("pod_cpu_usage_seconds_total", f"{{{where}}}", item.linux.cpu))
-        pod_memory.append(_bytes("pod_memory_working_set_bytes", f"{{{where}}}", item.linux.memory))
-    lines: list[str] = []
-    for name, kind, rows in (
-        ("container_cpu_usage_seconds_total", "counter", cpu),
-        ("container_memory_working_set_bytes", "gauge", memory),
-        ("pod_cpu_usage_seconds_total", "counter", pod_cpu),
-        ("pod_memory_working_set_bytes", "gauge", pod_memory),
-    ):
-        lines += [f"# TYPE {name} {kind}", *rows]
-    return "\n".join([*lines, "scrape_error 0", ""])
-
-
-def _seconds(name: str, labels: str, cpu: Any) -> str:
-    value = cpu.usage_core_nano_seconds.value / 1e9
-    return f"{name}{labels} {value:.9g} {cpu.timestamp // 10**6}"
-
-
-def _bytes(name: str, labels: str, memory: Any) -> str:
-    return f"{name}{labels} {memory.working_set_bytes.value} {memory.timestamp // 10**6}"
-
-
-def own_metrics(pods: int, containers: int) -> str:
-    """`/metrics` of the node agent itself."""
-    return "\n".join(_own(pods, containers)) + "\n"
-
-
-def _own(pods: int, containers: int) -> Iterator[str]:
-    from os import sysconf
-
-    page = sysconf("SC_PAGE_SIZE")
-    with open("/proc/self/statm", encoding="ascii") as file:
-        resident = int(file.read().split()[1]) * page
-    for name, value in (
-        ("kubelet_running_pods", pods),
-        ("kubelet_running_containers", containers),
-        ("process_resident_memory_bytes", resident),
-    ):
-        yield f"# TYPE {name} gauge"
-        yield f"{name} {value}"
