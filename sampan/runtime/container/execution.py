@@ -8,6 +8,7 @@ container: that is how both engines do it in the foreground, where they report t
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import fcntl
 import json
@@ -30,6 +31,7 @@ from sampan.runtime.sandbox import ContainerSpec, ExecRequest
 Work = list[Coroutine[Any, Any, None]]
 
 CHUNK = 32768
+PIDFD_GETFD = 438  # system call, the same on every architecture; Python 3.11 has no name for it
 # After the process has ended, what a child that it left behind still writes is waited for only so long.
 DRAIN = 1.0
 
@@ -200,14 +202,38 @@ class Terminal(Session):
     async def _resize(self, sizes: asyncio.Queue[tuple[int, int]]) -> None:
         while True:
             columns, rows = await sizes.get()
-            fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+            size = struct.pack("HHHH", rows, columns, 0, 0)
+            fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
             # The engine has no controlling terminal, so the kernel does not tell it.
             self.child.send_signal(signal.SIGWINCH)
+            # runc then passes the size on; crun before 1.9 leaves the container's terminal as it was.
+            if (inner := terminal_within(self.child.pid)) is not None:
+                with os.fdopen(inner, "rb", buffering=0) as terminal:
+                    fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
 
     def close(self) -> None:
         if self._master >= 0:
             os.close(self._master)
             self._master = -1
+
+
+def terminal_within(pid: int) -> int | None:
+    """A copy of the engine's own descriptor of the container's terminal; None while it has none."""
+    try:
+        names = {
+            int(fd): os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")
+        }
+        number = next((fd for fd, name in names.items() if name.endswith("/ptmx")), None)
+        if number is None:
+            return None
+        process = os.pidfd_open(pid)
+    except OSError:
+        return None
+    try:
+        copied = ctypes.CDLL(None).syscall(PIDFD_GETFD, process, number, 0)
+        return copied if copied >= 0 else None
+    finally:
+        os.close(process)
 
 
 async def feed(descriptor: int, stdin: asyncio.StreamReader, *, hang_up: bool = True) -> None:

@@ -1,10 +1,16 @@
-"""exec: another module of the image, run once beside the container with the client's streams as its stdio."""
+"""exec: another module of the image, run once beside the container with the client's streams as its stdio.
+
+With a terminal, its stdio is one of ours: the kernel edits lines and echoes, ^D ends the input. Nobody in the guest can
+take a signal, so ^C, which a terminal would make one of, ends the guest.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
+import pty
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -16,26 +22,29 @@ from sampan.runtime.sandbox import NotSupported
 from sampan.runtime.wasm.link import Link, readable, writable
 
 CHUNK = 32 * 1024
+INTERRUPT, END_OF_INPUT = b"\x03", b"\x04"
 TIMED_OUT = 124  # as timeout(1)
 
 
 async def run(
-    link: Link, what: dict[str, Any], streams: Streams, timeout: float, running: set[int]
+    link: Link,
+    what: dict[str, Any],
+    streams: Streams,
+    timeout: float,
+    running: set[int],
+    tty: bool = False,
 ) -> int:
     """Run to the end; the exit code. Cancelled or timed out: the process is killed.
 
     Its pidfd is in `running` meanwhile, so that it can be ended with its container.
     """
-    guest_in, our_in = os.pipe()
-    our_out, guest_out = os.pipe()
-    our_err, guest_err = os.pipe()
-    guests = (guest_in, guest_out, guest_err)
+    guests, our_in, outputs = _terminal() if tty else _pipes()
     if streams.stdin is None:
         os.close(our_in)
     try:
         started = await link.start(what, guests)
     except BaseException:
-        for fd in (our_out, our_err, *([our_in] if streams.stdin is not None else [])):
+        for fd in (*outputs, *([our_in] if streams.stdin is not None else [])):
             os.close(fd)
         raise
     finally:
@@ -44,12 +53,13 @@ async def run(
     running.add(started.pidfd)
     feeding = None
     if streams.stdin is not None:
-        feeding = asyncio.ensure_future(_feed(streams.stdin, our_in))
+        typed = started.pidfd if tty else None
+        feeding = asyncio.ensure_future(_feed(streams.stdin, our_in, typed))
     try:
         async with asyncio.timeout(timeout or None):
             async with asyncio.TaskGroup() as group:
-                group.create_task(_copy(our_out, streams.stdout))
-                group.create_task(_copy(our_err, streams.stderr))
+                for fd, writer in zip(outputs, (streams.stdout, streams.stderr), strict=False):
+                    group.create_task(_copy(fd, writer))
             await readable(started.pidfd)
         with suppress(BlockingIOError):
             data = started.status.recv(64)
@@ -69,6 +79,21 @@ async def run(
         started.status.close()
 
 
+def _pipes() -> tuple[tuple[int, int, int], int, list[int]]:
+    """The guest's stdio, our end of its input, our ends of its outputs."""
+    guest_in, our_in = os.pipe()
+    our_out, guest_out = os.pipe()
+    our_err, guest_err = os.pipe()
+    return (guest_in, guest_out, guest_err), our_in, [our_out, our_err]
+
+
+def _terminal() -> tuple[tuple[int, int, int], int, list[int]]:
+    master, slave = pty.openpty()
+    for fd in (master, slave):
+        os.set_inheritable(fd, False)
+    return (slave, os.dup(slave), os.dup(slave)), master, [os.dup(master)]
+
+
 async def _copy(fd: int, writer: Writer | None) -> None:
     os.set_blocking(fd, False)
     try:
@@ -78,6 +103,10 @@ async def _copy(fd: int, writer: Writer | None) -> None:
             except BlockingIOError:
                 await readable(fd)
                 continue
+            except OSError as error:
+                if error.errno == errno.EIO:  # nobody has the terminal open any more
+                    return
+                raise
             if not data:
                 return
             if writer is not None:
@@ -87,17 +116,24 @@ async def _copy(fd: int, writer: Writer | None) -> None:
         os.close(fd)
 
 
-async def _feed(reader: asyncio.StreamReader, fd: int) -> None:
-    """The client's input into a pipe, which the guest may leave full for ever."""
+async def _feed(reader: asyncio.StreamReader, fd: int, terminal_of: int | None) -> None:
+    """The client's input into a pipe, which the guest may leave full for ever; or typed at the terminal of a pidfd."""
     os.set_blocking(fd, False)
     try:
-        while data := await reader.read(CHUNK):
+        ended = False
+        while not ended:
+            data = await reader.read(CHUNK)
+            ended = not data
+            if terminal_of is not None:
+                if INTERRUPT in data:
+                    signal.pidfd_send_signal(terminal_of, signal.SIGINT)
+                data = data or END_OF_INPUT
             while data:
                 try:
                     data = data[os.write(fd, data) :]
                 except BlockingIOError:
                     await writable(fd)
-    except BrokenPipeError:
+    except (BrokenPipeError, ProcessLookupError):
         return  # the guest has ended or does not read
     finally:
         os.close(fd)
@@ -113,9 +149,7 @@ def remember(directory: Path, image: UnpackedImage) -> None:
         "layers": [str(path) for path in image.layers],
         "modules": [str(path) for path in image.modules],
     }
-    beside = directory / "image.json.new"
-    beside.write_text(json.dumps(kept))
-    beside.rename(directory / "image.json")
+    (directory / "image.json").write_text(json.dumps(kept))  # if torn, `recall` says so
 
 
 def recall(directory: Path) -> UnpackedImage:

@@ -128,7 +128,9 @@ class WasmSandbox:
         except CannotStart as error:
             raise NotSupported(f"{error}; {NO_SHELL}") from error
         what["cgroups"] = [str(path) for path in process.cgroup.directories.values()]
-        return await execution.run(self.link, what, streams, request.timeout, process.execs)
+        return await execution.run(
+            self.link, what, streams, request.timeout, process.execs, request.tty
+        )
 
     async def stats(self) -> SandboxStats:
         total = SandboxStats()
