@@ -46,7 +46,20 @@ def parse(line: bytes) -> Entry | None:
     if len(parts) < 3 or parts[1] not in (b"stdout", b"stderr"):
         return None
     tags = parts[2].split(b":")
-    return Entry(parts[0], parts[1], b"P" in tags, parts[3] if len(parts) == 4 else b"")
+    return Entry(utc(parts[0]), parts[1], b"P" in tags, parts[3] if len(parts) == 4 else b"")
+
+
+def utc(time: bytes) -> bytes:
+    """Entries are compared as text. conmon writes local time with its offset, and `+00:00` for UTC."""
+    if time.endswith(b"Z"):
+        return time
+    if time.endswith(b"+00:00"):
+        return time[:-6] + b"Z"
+    try:
+        moment = datetime.fromisoformat((time[:19] + time[-6:]).decode()).astimezone(UTC)
+    except ValueError:
+        return time
+    return moment.strftime("%Y-%m-%dT%H:%M:%S").encode() + time[19:-6] + b"Z"
 
 
 def since_text(moment: datetime) -> str:

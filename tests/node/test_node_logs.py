@@ -106,3 +106,18 @@ async def test_following(log: Path) -> None:
 def test_tail_for_termination_messages(log: Path) -> None:
     assert tail(log, lines=3) == "three\nfour\n" or tail(log, lines=3) == "ee\nfour\n"
     assert tail(log.with_name("none")) == ""
+
+
+@pytest.mark.parametrize(
+    ("written", "compared"),
+    [
+        (b"2026-01-02T03:04:05.123456789Z", b"2026-01-02T03:04:05.123456789Z"),
+        (b"2026-01-02T03:04:05.123456789+00:00", b"2026-01-02T03:04:05.123456789Z"),
+        (b"2026-01-02T03:04:05.123456789+05:30", b"2026-01-01T21:34:05.123456789Z"),
+        (b"2026-01-01T23:04:05.5-02:00", b"2026-01-02T01:04:05.5Z"),
+        (b"yesterday", b"yesterday"),
+    ],
+)
+def test_local_times_are_read_as_utc(written: bytes, compared: bytes) -> None:
+    entry = logs.parse(written + b" stdout F text")
+    assert entry is not None and entry.time == compared
