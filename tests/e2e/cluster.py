@@ -5,6 +5,8 @@ Everything is done as a user would: by running `sampan` and kubectl. `stop` chec
 
 from __future__ import annotations
 
+import ctypes
+import http.client
 import json
 import os
 import shutil
@@ -13,13 +15,17 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBECTL = ROOT / ".cache" / "clients" / "kubectl"
 HELLO = ROOT / "examples" / "hello"
+LIBC = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWNET = 0x40000000
 AS_ROOT = os.geteuid() == 0
 
 
@@ -142,12 +148,30 @@ class Cluster:
         return self.kubectl("apply", "-f", "-", stdin=text)
 
     def http(self, url: str, timeout: float = 5) -> str:
-        """GET from inside the cluster's network namespace."""
-        script = (
-            "import sys,urllib.request as r;"
-            "sys.stdout.write(r.build_opener(r.ProxyHandler({})).open(sys.argv[1],timeout=float(sys.argv[2])).read().decode())"
-        )
-        return self.run(sys.executable, "-c", script, url, str(timeout)).stdout
+        """GET from inside the cluster's network namespace; AssertionError when it goes wrong."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+        def ask() -> str:
+            with opener.open(url, timeout=timeout) as answer:
+                return str(answer.read().decode())
+
+        try:
+            return self.inside(ask)
+        except (OSError, http.client.HTTPException) as error:
+            raise AssertionError(f"GET {url}: {error}") from error
+
+    def inside(self, work: Callable[[], Any]) -> Any:
+        """`work` in a thread of its own, which is in the cluster's network namespace; so are sockets made there."""
+
+        def enter_and_work() -> Any:
+            if self.namespace is not None:
+                with open(f"/proc/{self.namespace.pid}/ns/net") as entered:
+                    if LIBC.setns(entered.fileno(), CLONE_NEWNET):
+                        raise OSError(ctypes.get_errno(), "setns")
+            return work()
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(enter_and_work).result()
 
     def status(self) -> dict[str, Any]:
         """The supervisor's own account of its parts."""
