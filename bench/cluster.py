@@ -55,6 +55,8 @@ Object = dict[str, Any]
 class Boat(Cluster):
     """The tests' cluster, in the network that this process is in already."""
 
+    spent = 0.0  # seconds of processor time that its processes had taken when it was up
+
     def open_network(self) -> None:
         pass
 
@@ -82,6 +84,7 @@ class Boat(Cluster):
         watchdog.cancel()
         if status or len(steps) != len(STEPS):
             raise SystemExit(f"the cluster did not start:\n{''.join(said)}")
+        self.spent = processes.seconds(self.pids())
         took, own = steps["node"]
         steps["node"] = (max(took, asyncio.run(self.renewed(born)) - born), own)
         return steps
@@ -111,13 +114,15 @@ class Boat(Cluster):
 def starts(count: int) -> list[Figure]:
     """A first start makes certificates and the database; the second finds them. One of each is thrown away: it compiles."""
     seen: dict[str, list[dict[str, tuple[float, float]]]] = {"first": [], "again": []}
+    spent: dict[str, list[float]] = {"first": [], "again": []}
     downs = []
     for turn in range(count + 1):
         progress(f"start {turn} of {count}")
         boat = Boat()
         try:
-            for times in seen.values():
+            for which, times in seen.items():
                 times.append(boat.up())
+                spent[which].append(boat.spent)
                 began = time.perf_counter()
                 boat.sampan("down", timeout=LONGEST)
                 downs.append(time.perf_counter() - began)
@@ -130,6 +135,8 @@ def starts(count: int) -> list[Figure]:
             outside = [times[step][0] for times in seen[which][1:]]
             inside = statistics.median(times[step][1] for times in seen[which][1:])
             note = f"{spread(outside)}; {number(inside)} by `up`'s own clock"
+            if step == "node":
+                note += f"; {number(statistics.median(spent[which][1:]))} s of processor"
             figures.append(Figure(f"{text} → {words}", statistics.median(outside), "s", budget, False, note=note))  # fmt: skip
     return [*figures, Figure("down, no pods", statistics.median(downs[2:]), "s", least=False)]
 
@@ -248,37 +255,41 @@ class Bench:
     # Figures
 
     async def run(self, kind: str, rollouts: int, scales: int) -> list[Figure]:
+        median = statistics.median
         rolled_out, scaled, size = BUDGETS[kind]
         progress(f"{kind}: {rollouts} rollouts")
         await self.start(kind)  # compiles or unpacks the image
         await self.end(kind)
         times = []
+        began = processes.seconds(self.boat.pids())
         for _ in range(rollouts):
             times.append(await self.start(kind))
             await self.end(kind)
+        cost = (processes.seconds(self.boat.pids()) - began) / rollouts
         answers = []
         for _ in range(max(3, rollouts // 2)):
             answers.append(await self.answer(kind))
             await self.end(kind)
         progress(f"{kind}: {scales} times {MORE} pods more, and fewer")
         await self.start(kind)
-        ups, downs, sizes, besides = [], [], [], []
+        ups, downs, sizes, besides, costs = [], [], [], [], []
         for _ in range(scales):
             before = self.boat.pids()
             whole, rest = memory(before), memory(before, PROGRAMS[kind])
+            began = processes.seconds(before)
             ups.append(await self.scale(kind, 1 + MORE))
             after = self.boat.pids()
+            costs.append(processes.seconds(after) - began)
             sizes.append((memory(after) - whole) / MORE)
             besides.append((memory(after, PROGRAMS[kind]) - rest) / MORE)
             downs.append(await self.fewer(kind, 1))
         await self.end(kind)
-        median = statistics.median
         answered, ready = median(a for _, a in answers), median(r for r, _ in answers)
         figures = [
-            Figure(f"{kind}: Deployment created → available", median(times), "s", rolled_out, False, note=spread(times)),
+            Figure(f"{kind}: Deployment created → available", median(times), "s", rolled_out, False, note=f"{spread(times)}; {cost * 1e3:.0f} ms of processor, its end included"),
             Figure(f"{kind}: Deployment and Service created → first answer", answered, "s", least=False,
                    note=f"{number(ready)} until available"),
-            Figure(f"{kind}: +{MORE} pods", median(ups), "s", scaled, False, note=spread(ups)),
+            Figure(f"{kind}: +{MORE} pods", median(ups), "s", scaled, False, note=f"{spread(ups)}; {number(median(costs))} s of processor"),
             Figure(f"{kind}: −{MORE} pods, until gone", median(downs), "s", least=False, note=spread(downs)),
         ]  # fmt: skip
         what = f"all processes, by {MORE} pods; the first time"

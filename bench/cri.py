@@ -23,16 +23,42 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "runtime"
 import busybox
 from runtime_fixture import Runtime
 
+from bench import containerd
+from bench.peers import version
 from bench.processes import marked, pss
 from bench.table import Figure, progress, show
+from sampan.cri.errors import CRIError
 from sampan.image.store import ImageStore
 from sampan.runtime.wasm.kind import SMALLEST
 
 ROOT = Path(__file__).resolve().parents[1]
 PARALLEL = 30
+Peer = tuple[float | None, float | None, float | None]  # start ms, 30 at once s, memory MB
+PAUSE = "docker.io/library/pause:latest"
+NO_PEER: Peer = (None, None, None)
 WAGI = {"sampan.dev/http": "wagi"}  # served over HTTP, so it lives until it is stopped
 # kind: (start ms, 30 at once s, memory of a pod MB)
 BUDGETS = {"wasm": (12.0, 0.5, 4.0), "container": (60.0, 2.5, 1.5)}
+
+
+async def stock(base: Path, pods: int) -> tuple[Peer, str]:
+    """What containerd needs for the same containers, and a sentence about it."""
+    if not containerd.installed():
+        return NO_PEER, "No containerd is installed: nothing to compare with."
+    progress(f"containerd: {pods + PARALLEL + 1} pods")
+    layouts = {
+        busybox.NAME: busybox.write_layout(base / "busybox"),
+        PAUSE: busybox.write_layout(base / "pause", {"Cmd": ["/bin/sleep", "1000000"]}, PAUSE),
+    }
+    peer = containerd.Containerd(base / "containerd", layouts, busybox.NAME, PAUSE)
+    try:
+        async with peer:
+            figures = await peer.measure(pods, PARALLEL)
+    except (CRIError, OSError, subprocess.SubprocessError) as error:
+        return NO_PEER, f"containerd did not run here, so nothing is compared: {error}"
+    return figures, (
+        f"Stock is containerd {version('containerd')} with runc: pods in the host's network, over the same CRI."
+    )
 
 
 class Bench:
@@ -51,7 +77,7 @@ class Bench:
             await self.runtime.container(pod, "sleep", "100000")
         return (time.perf_counter() - began) * 1e3
 
-    async def run(self, pods: int) -> list[Figure]:
+    async def run(self, pods: int, peer: Peer) -> list[Figure]:
         start, parallel, memory = BUDGETS[self.kind]
         await self.start()
         before = sum(pss(pid) for pid in marked(str(self.runtime.base)))
@@ -66,10 +92,10 @@ class Bench:
         best = f"best {min(times):.0f}, worst {max(times):.0f}"
         name = self.kind
         return [
-            Figure(f"{name}: pod and container start", statistics.median(times), "ms", start, False, note=best),
-            Figure(f"{name}: {PARALLEL} at once", together, "s", parallel, False),
-            Figure(f"{name}: memory of a pod (PSS)", (after - before) / pods / 1024, "MB", memory, False,
-                   note="with the program in it"),
+            Figure(f"{name}: pod and container start", statistics.median(times), "ms", start, False, peer[0], best),
+            Figure(f"{name}: {PARALLEL} at once", together, "s", parallel, False, peer[1]),
+            Figure(f"{name}: memory of a pod (PSS)", (after - before) / pods / 1024, "MB", memory, False, peer[2],
+                   "with the program in it"),
             Figure(f"{name}: remove a pod", removed, "ms", least=False),
         ]  # fmt: skip
 
@@ -101,17 +127,22 @@ async def main(kinds: list[str], pods: int) -> None:
         ),
         Figure("runtime: idle (PSS)", pss(process.pid) / 1024, "MB", 20, False),
     ]
+    stock_containers, remarks = NO_PEER, list[str]()
     try:
+        if "container" in kinds:
+            stock_containers, remark = await stock(base / "stock", pods)
+            remarks.append(remark)
         for kind in kinds:
             progress(f"{kind}: {pods + PARALLEL + 1} pods")
-            figures += await Bench(runtime, kind).run(pods)
+            peer = stock_containers if kind == "container" else NO_PEER
+            figures += await Bench(runtime, kind).run(pods, peer)
     finally:
         await runtime.clean()
         await runtime.client.close()
         process.kill()
         process.wait()
         shutil.rmtree(base, ignore_errors=True)
-    show("Runtime over CRI", figures)
+    show("Runtime over CRI", figures, remarks)
 
 
 if __name__ == "__main__":

@@ -19,15 +19,17 @@ def pss(pid: int) -> int:
 
 
 def seconds(pids: Iterable[int]) -> float:
-    """Processor time taken so far, to the nanosecond; what is gone counts nothing."""
-    total = 0
+    """Processor time taken so far, that of children that have ended included; what is gone itself counts nothing."""
+    total = 0.0
     for pid in pids:
         try:
             for task in Path(f"/proc/{pid}/task").iterdir():
-                total += int((task / "schedstat").read_text().split()[0])
+                total += int((task / "schedstat").read_text().split()[0]) / 1e9
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-    return total / 1e9
+        total += (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+    return total
 
 
 def command(pid: int) -> str:
