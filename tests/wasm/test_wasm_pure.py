@@ -105,7 +105,7 @@ def test_parsers_only_raise_what_they_say(data: bytes) -> None:
         except wire.Malformed as error:
             assert 400 <= error.status < 600
         else:
-            wire.cgi_environment(request, b"80", b"127.0.0.1")
+            wire.cgi_environment(request, b"127.0.0.1")
     try:
         status, lines, _ = wire.parse_cgi(data)
     except ValueError:
@@ -119,7 +119,7 @@ def test_targets_and_names() -> None:
         request = wire.parse_head(
             f"GET {target} HTTP/1.1\r\nHost: {host}\r\nA_B: 1\r\nA-B: 2\r\na-b: 3\r\n\r\n".encode()
         )
-        return dict(wire.cgi_environment(request, b"80", b"127.0.0.1"))
+        return wire.cgi_environment(request, b"127.0.0.1")
 
     assert parse("http://h:1/a%20b?q")[b"PATH_INFO"] == b"/a b"
     assert parse("http://h?q")[b"PATH_INFO"] == b"/"

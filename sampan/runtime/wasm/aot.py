@@ -21,7 +21,7 @@ from sampan.runtime.wasm import capi
 from sampan.runtime.wasm.engine import EngineError, is_component
 from sampan.runtime.wasm.python import python
 
-CONFIGURATION = 1  # counts changes of Engine's configuration that make old code unusable
+CONFIGURATION = 2  # counts changes of Engine's configuration that make old code unusable
 TIMEOUT = 300.0
 LIMIT = 256 << 20  # bytes of a module
 

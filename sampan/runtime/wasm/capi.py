@@ -67,6 +67,23 @@ class ComponentResult(Structure):
     _fields_ = [("kind", c_uint8), ("is_ok", c_bool), ("room", c_uint8 * 62)]
 
 
+# wasmtime_pooling_allocation_config_<name>_set, by the type of the value
+POOL_SETTINGS = {
+    "total_core_instances": c_uint32,
+    "total_component_instances": c_uint32,
+    "total_memories": c_uint32,
+    "total_tables": c_uint32,
+    "total_stacks": c_uint32,
+    "total_gc_heaps": c_uint32,
+    "max_memories_per_module": c_uint32,
+    "max_tables_per_module": c_uint32,
+    "max_core_instance_size": c_size_t,
+    "max_component_instance_size": c_size_t,
+    "max_memory_size": c_size_t,
+    "table_elements": c_size_t,
+    "linear_memory_keep_resident": c_size_t,
+    "table_keep_resident": c_size_t,
+}
 EXTERN_FUNC = 0
 COMPONENT_RESULT = 20
 
@@ -80,6 +97,9 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "wasmtime_config_wasm_component_model_set": (None, (_P, c_bool)),
     "wasmtime_config_concurrency_support_set": (None, (_P, c_bool)),
     "wasmtime_config_memory_init_cow_set": (None, (_P, c_bool)),
+    "wasmtime_pooling_allocation_config_new": (_P, ()),
+    "wasmtime_pooling_allocation_config_delete": (None, (_P,)),
+    "wasmtime_pooling_allocation_strategy_set": (None, (_P, _P)),
     "wasm_engine_new_with_config": (_P, (_P,)),
     "wasmtime_engine_increment_epoch": (None, (_P,)),
     "wasmtime_linker_new": (_P, (_P,)),
@@ -163,6 +183,9 @@ def load(path: str) -> ctypes.CDLL:
         function = getattr(library, name)
         function.restype = result
         function.argtypes = arguments
+    for name, kind in POOL_SETTINGS.items():
+        function = getattr(library, f"wasmtime_pooling_allocation_config_{name}_set")
+        function.restype, function.argtypes = None, (_P, kind)
     return library
 
 

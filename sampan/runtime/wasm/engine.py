@@ -15,8 +15,33 @@ import ctypes
 
 from sampan.runtime.wasm import capi
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
 NEVER = 1 << 62  # an epoch deadline that is not reached
 TRAPPED = 134  # exit code of a trap, as the wasmtime command line gives
+# Memories and tables come from slots that are mapped once: an instance then costs no mmap, and few page faults. The
+# slots are address space only; what a guest has made dirty is cleared before the next one, `keep_resident` bytes of it
+# by hand and the rest by the kernel. The other figures are bounds that no sensible module meets.
+_POOL = {
+    "total_core_instances": 512,
+    "total_component_instances": 64,
+    "total_memories": 64,
+    "total_tables": 64,
+    "total_stacks": 0,
+    "total_gc_heaps": 64,
+    "max_memories_per_module": 8,
+    "max_tables_per_module": 8,
+    "max_core_instance_size": 64 << 20,
+    "max_component_instance_size": 64 << 20,
+    "max_memory_size": 4 << 30,
+    "table_elements": 4 << 20,
+    "linear_memory_keep_resident": 64 << 10,
+    "table_keep_resident": 8 << 10,
+}
+_SHAPES = 256  # sets of variable names whose array is kept
 _RUN_PREFIX = b"wasi:cli/run@0.2."
 
 
@@ -43,6 +68,11 @@ class Engine:
         c.wasmtime_config_wasm_component_model_set(config, True)
         # With it, wasmtime 50 rejects host functions that take two borrows (wasi:io/poll, streams).
         c.wasmtime_config_concurrency_support_set(config, False)
+        pool = c.wasmtime_pooling_allocation_config_new()
+        for name, value in _POOL.items():
+            getattr(c, f"wasmtime_pooling_allocation_config_{name}_set")(pool, value)
+        c.wasmtime_pooling_allocation_strategy_set(config, pool)
+        c.wasmtime_pooling_allocation_config_delete(pool)
         self.pointer = c.wasm_engine_new_with_config(config)
         self._linker: int = 0
         self._component_linker: int = 0
@@ -139,21 +169,38 @@ class Wasi:
         encoded = [_encode(item) for item in args]
         self._argc = len(encoded)
         self._argv = (ctypes.c_char_p * self._argc)(*encoded)
-        self._env = {_encode(name): _encode(value) for name, value in env}
+        self._env = {_encode(name): _readable(_encode(value)) for name, value in env}
         self._preopens = [
             (_encode(path), _encode(guest), not readonly) for path, guest, readonly in preopens
         ]
         self._network = network
+        self._shapes: dict[tuple[bytes, ...], tuple[Any, Any]] = {}
+        self.prepare({}, ())
 
-    def configure(self, environment: list[tuple[bytes, bytes]] | None = None) -> int:
+    def prepare(self, constant: dict[bytes, bytes], varying: Iterable[bytes]) -> None:
+        """Variables that are the same in each run, and names of those that each run has of its own."""
+        self._env.update(constant)
+        for name in varying:
+            self._env.pop(name, None)
+        array = ctypes.c_char_p * len(self._env)
+        self._names, self._values = array(*self._env), array(*self._env.values())
+
+    def configure(self, environment: dict[bytes, bytes] | None = None) -> int:
         """A fresh configuration without stdio; `environment` comes on top. Raises EngineError for a lost directory."""
         c = self._c
         config: int = c.wasi_config_new()
         c.wasi_config_set_argv(config, self._argc, self._argv)
-        env = {**self._env, **dict(environment)} if environment else self._env
-        if env:
-            array = ctypes.c_char_p * len(env)
-            c.wasi_config_set_env(config, len(env), array(*env), array(*env.values()))
+        if not environment or self._env.keys().isdisjoint(environment):
+            c.wasi_config_set_env(config, len(self._names), self._names, self._values)
+        else:
+            environment = {**self._env, **environment}
+        if environment:
+            names, array = self._shape(tuple(environment))
+            if not c.wasi_config_set_env(config, len(names), names, array(*environment.values())):
+                c.wasi_config_delete(config)
+                return self.configure(
+                    {name: _readable(value) for name, value in environment.items()}
+                )
         for path, guest, writable in self._preopens:
             if not c.wasi_config_preopen_dir(config, path, guest, writable):
                 c.wasi_config_delete(config)
@@ -162,6 +209,21 @@ class Wasi:
             c.wasi_config_inherit_network(config)
             c.wasi_config_allow_ip_name_lookup(config, True)
         return config
+
+    def _shape(self, names: tuple[bytes, ...]) -> tuple[Any, Any]:
+        """The names as an array, and the type of array that their values need; requests differ little in them."""
+        known = self._shapes.get(names)
+        if known is None:
+            if len(self._shapes) >= _SHAPES:
+                self._shapes.clear()
+            array = ctypes.c_char_p * len(names)
+            known = self._shapes[names] = array(*names), array
+        return known
+
+
+def _readable(value: bytes) -> bytes:
+    """WASI knows text only: what is not UTF-8 is replaced."""
+    return value.decode("utf-8", "replace").encode()
 
 
 def _encode(text: str) -> bytes:

@@ -95,7 +95,7 @@ class Server:
         self.engine, self.console, self.poll = worker.engine, worker.console, worker.poll
         self.timeout: float = http["timeout"]
         self.max_body: int = http["max_body"]
-        self.port = b"%d" % listener.getsockname()[1]
+        wasi.prepare(wire.cgi_constants(b"%d" % listener.getsockname()[1]), wire.VARYING)
         self.ticks = int(self.timeout / TICK) + 2
         self.gate = _thread.allocate_lock()
         self.watch_bell = _thread.allocate_lock()
@@ -304,11 +304,11 @@ class Server:
 
     def guest(self, run: Run, seat: Seat) -> bytes:
         c = self.engine.c
-        environment = wire.cgi_environment(run.request, self.port, run.connection.peer)
-        config = self.wasi.configure(environment)
-        body = capi.ByteVec()
-        c.wasm_byte_vec_new(ctypes.byref(body), len(run.request.body), run.request.body)
-        c.wasi_config_set_stdin_bytes(config, ctypes.byref(body))
+        config = self.wasi.configure(wire.cgi_environment(run.request, run.connection.peer))
+        if run.request.body:  # without, the guest reads the end of its input
+            body = capi.ByteVec()
+            c.wasm_byte_vec_new(ctypes.byref(body), len(run.request.body), run.request.body)
+            c.wasi_config_set_stdin_bytes(config, ctypes.byref(body))
         if not c.wasi_config_set_stdout_file(config, seat.name):
             c.wasi_config_delete(config)
             raise EngineError("the scratch directory is full or gone")

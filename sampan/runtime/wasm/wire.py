@@ -210,49 +210,54 @@ def _after_trailers(data: bytearray, place: int, body: bytes) -> tuple[bytes, in
     return None
 
 
-def cgi_environment(request: Request, port: bytes, peer: bytes) -> list[tuple[bytes, bytes]]:
-    """What RFC 3875 section 4.1 tells a script about its request.
+def cgi_constants(port: bytes) -> dict[bytes, bytes]:
+    """Those variables of RFC 3875 section 4.1 that do not depend on the request."""
+    return {
+        b"GATEWAY_INTERFACE": b"CGI/1.1",
+        b"SERVER_SOFTWARE": b"sampan",
+        b"SERVER_PROTOCOL": b"HTTP/1.1",
+        b"SERVER_PORT": port,
+        b"SCRIPT_NAME": b"",
+    }
+
+
+# What every request sets, whatever its headers are.
+VARYING = (
+    b"SERVER_NAME", b"REMOTE_ADDR", b"REMOTE_HOST", b"REQUEST_METHOD", b"REQUEST_URI", b"PATH_INFO", b"QUERY_STRING",
+)  # fmt: skip
+
+
+def cgi_environment(request: Request, peer: bytes) -> dict[bytes, bytes]:
+    """What RFC 3875 section 4.1 tells a script about its request, but for `cgi_constants`.
 
     `Proxy` is left out, since HTTP_PROXY steers clients inside the script (httpoxy); so are names with an underscore, which
     would collide with those that have a hyphen there.
     """
-    host = b""
-    merged: dict[bytes, bytes] = {}
-    content_type = b""
+    environment = {
+        b"SERVER_NAME": b"localhost",
+        b"REMOTE_ADDR": peer,
+        b"REMOTE_HOST": peer,
+        b"REQUEST_METHOD": request.method,
+        b"REQUEST_URI": request.target,
+        b"PATH_INFO": request.path,
+        b"QUERY_STRING": request.query,
+    }
+    if request.body or request.length:
+        environment[b"CONTENT_LENGTH"] = b"%d" % len(request.body)
     for name, value in request.headers:
         if name == b"content-type":
-            content_type = value
-        elif name == b"host":
-            host = value
-        if name in (b"content-type", b"content-length", b"proxy", b"connection") or b"_" in name:
+            environment[b"CONTENT_TYPE"] = value
+            continue
+        if name == b"host":
+            server = value if value.endswith(b"]") else value.rpartition(b":")[0] or value
+            environment[b"SERVER_NAME"] = server or b"localhost"
+        elif name in (b"content-length", b"proxy", b"connection") or b"_" in name:
             continue
         variable = b"HTTP_" + name.upper().replace(b"-", b"_")
-        if variable in merged:
-            merged[variable] += (b"; " if name == b"cookie" else b", ") + value
+        if variable in environment:
+            environment[variable] += (b"; " if name == b"cookie" else b", ") + value
         else:
-            merged[variable] = value
-    name = host
-    if not host.endswith(b"]"):
-        name = host.rpartition(b":")[0] or host
-    environment = [
-        (b"GATEWAY_INTERFACE", b"CGI/1.1"),
-        (b"SERVER_SOFTWARE", b"sampan"),
-        (b"SERVER_PROTOCOL", b"HTTP/1.1"),
-        (b"SERVER_NAME", name or b"localhost"),
-        (b"SERVER_PORT", port),
-        (b"REMOTE_ADDR", peer),
-        (b"REMOTE_HOST", peer),
-        (b"REQUEST_METHOD", request.method),
-        (b"REQUEST_URI", request.target),
-        (b"SCRIPT_NAME", b""),
-        (b"PATH_INFO", request.path),
-        (b"QUERY_STRING", request.query),
-    ]
-    if request.body or request.length:
-        environment.append((b"CONTENT_LENGTH", b"%d" % len(request.body)))
-    if content_type:
-        environment.append((b"CONTENT_TYPE", content_type))
-    environment.extend(merged.items())
+            environment[variable] = value
     return environment
 
 
