@@ -106,13 +106,13 @@ def down(
         bool, typer.Option(help="Stop Sampan only; pods go on and are adopted by `up`.")
     ] = False,
 ) -> None:
-    """Stop the cluster and its pods. Its data stays; `sampan up` brings it back."""
+    """Stop the cluster and its pods (SIGTERM, 2 s, SIGKILL). Its data stays; `sampan up` brings it back."""
     from sampan.cli.down import stop
 
     raise typer.Exit(stop(load(data_dir), pods=not keep_pods))
 
 
-@app.command()
+@app.command(epilog="Example: sampan status --data-dir ./boat")
 def status(data_dir: DataDir = None) -> None:
     """Show what runs: parts and their memory, nodes, pods, services."""
     from sampan.cli.status import show
@@ -120,7 +120,7 @@ def status(data_dir: DataDir = None) -> None:
     raise typer.Exit(show(load(data_dir)))
 
 
-@app.command()
+@app.command(epilog="Example: sampan doctor")
 def doctor(data_dir: DataDir = None) -> None:
     """Say what works on this machine, what does not, and the command that mends it."""
     from sampan.cli.doctor import examine
@@ -133,6 +133,7 @@ def doctor(data_dir: DataDir = None) -> None:
         "ignore_unknown_options": True,
         "allow_extra_args": True,
         "help_option_names": [],
+        "allow_interspersed_args": False,  # from the first word on, all is kubectl's, `--` too
     },
     epilog="Example: sampan kubectl get pods -A",
 )
@@ -143,7 +144,7 @@ def kubectl(context: typer.Context, data_dir: DataDir = None) -> None:
     raise typer.Exit(execute(load(data_dir), context.args))
 
 
-@app.command()
+@app.command(epilog="Example: sampan version")
 def version() -> None:
     """Print the versions of Sampan and of the Kubernetes API that it serves."""
     typer.echo(
@@ -152,33 +153,33 @@ def version() -> None:
 
 
 def run_part(name: str, data_dir: Path | None) -> None:
-    from sampan.cli.parts import make_pki, run
+    from sampan.cli.parts import Running, make_pki, run
     from sampan.cli.supervisor import name_process
 
     try:
-        config = Config.load(data_dir)
-    except ConfigError:
         config = Config.make(data_dir)
-    config.prepare()
-    if name == "server":
-        make_pki(config)
-    name_process(f"sampan-{name}")
-    run(name, config, lambda step, detail="": typer.echo(f"{step} {detail}".rstrip(), err=True))
+        config.prepare()
+        if name == "server":
+            make_pki(config)
+        name_process(f"sampan-{name}")
+        run(name, config, lambda step, detail="": typer.echo(f"{step} {detail}".rstrip(), err=True))
+    except (ConfigError, Running) as error:
+        raise fail(error) from None
 
 
-@app.command()
+@app.command(epilog="Example: sampan server --data-dir ./boat")
 def server(data_dir: DataDir = None) -> None:
     """Run the API server, controllers and scheduler alone, in the foreground."""
     run_part("server", data_dir)
 
 
-@app.command()
+@app.command(epilog="Example: sampan node --data-dir ./boat   # with `sampan runtime` beside it")
 def node(data_dir: DataDir = None) -> None:
     """Run the node agent alone, in the foreground."""
     run_part("node", data_dir)
 
 
-@app.command()
+@app.command(epilog="Example: sampan runtime --data-dir ./boat")
 def runtime(data_dir: DataDir = None) -> None:
     """Run the CRI runtime alone, in the foreground."""
     run_part("runtime", data_dir)
@@ -217,7 +218,15 @@ def image_load(
     raise typer.Exit(load_images(data_dir, path, name))
 
 
-@image.command("pull")
+@image.command("tag", epilog="Example: sampan image tag hello:1 hello:stable")
+def image_tag(reference: str, name: str, data_dir: DataDir = None) -> None:
+    """Give an image another name."""
+    from sampan.cli.images import tag
+
+    raise typer.Exit(tag(data_dir, reference, name))
+
+
+@image.command("pull", epilog="Example: sampan image pull registry.example/app:1")
 def image_pull(reference: str, data_dir: DataDir = None) -> None:
     """Pull an image from a registry."""
     from sampan.cli.images import pull
@@ -225,7 +234,7 @@ def image_pull(reference: str, data_dir: DataDir = None) -> None:
     raise typer.Exit(pull(data_dir, reference))
 
 
-@image.command("ls")
+@image.command("ls", epilog="Example: sampan image ls")
 def image_list(data_dir: DataDir = None) -> None:
     """List the images of this node."""
     from sampan.cli.images import show
@@ -233,7 +242,7 @@ def image_list(data_dir: DataDir = None) -> None:
     raise typer.Exit(show(data_dir))
 
 
-@image.command("rm")
+@image.command("rm", epilog="Example: sampan image rm hello:1 hello:2")
 def image_remove(references: list[str], data_dir: DataDir = None) -> None:
     """Remove images."""
     from sampan.cli.images import remove

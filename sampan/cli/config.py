@@ -1,12 +1,14 @@
 """Where everything of one cluster lives, and what it is called: the one place that reads the environment.
 
 A `Config` is made from the command line, written to `<data>/config.json` by the first `sampan up`, and read by every
-part that is started later, so that `sampan node --data-dir D` agrees with `sampan up --data-dir D`.
+part that is started later, so that `sampan node --data-dir D` agrees with `sampan up --data-dir D`. A later `up` keeps
+what it is not told anew; what the data rests on (addresses, privilege) cannot change.
 """
 
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import os
 import re
@@ -18,6 +20,10 @@ from typing import Any
 
 class ConfigError(Exception):
     """A setting that cannot be used; the text names the setting."""
+
+
+class NoCluster(ConfigError):
+    """Nobody ran `sampan up` with this data directory yet."""
 
 
 def default_data_dir() -> Path:
@@ -50,6 +56,20 @@ def node_name() -> str:
     return name or "node"
 
 
+LOOPBACK = ipaddress.IPv4Network("127.0.0.0/8")
+ROOTLESS = {"cluster_cidr": "127.42.0.0/16", "service_cidr": "127.43.0.0/16"}
+FIXED = {"rootless", "cluster_cidr", "service_cidr"}  # what objects and certificates rest on
+
+
+def option(setting: str) -> str:
+    return "--" + setting.replace("_", "-")
+
+
+def dns_address(service_cidr: str) -> str:
+    """Where cluster DNS answers: the tenth address, as is usual."""
+    return str(ipaddress.IPv4Network(service_cidr)[10])
+
+
 @dataclass(frozen=True)
 class Config:
     data_dir: Path
@@ -67,6 +87,11 @@ class Config:
     service_node_ports: str = "30000-32767"
     max_pods: int = 250
     tls_san: tuple[str, ...] = ()
+
+    @property
+    def local_address(self) -> str:
+        """Where this machine's own clients reach what listens on `bind_address`."""
+        return "127.0.0.1" if self.bind_address == "0.0.0.0" else self.bind_address
 
     @property
     def data_dir_is_default(self) -> bool:
@@ -110,23 +135,66 @@ class Config:
 
     @classmethod
     def make(cls, data_dir: Path | None, *, rootless: bool = False, **settings: Any) -> Config:
-        """A new configuration; `settings` that are None keep their default. Raises ConfigError."""
-        data = (data_dir or default_data_dir()).absolute()
-        rootless = rootless or os.geteuid() != 0
-        config = cls(data, default_run_dir(data), rootless, instance_of(data))
-        if rootless:
-            config = replace(
-                config,
-                cluster_cidr="127.42.0.0/16",
-                service_cidr="127.43.0.0/16",
-                cluster_dns="127.43.0.10",
-            )
-        config = replace(config, **{k: v for k, v in settings.items() if v is not None})
-        if len(str(config.run_dir / "supervisor.sock")) > 100:
+        """What `sampan up` shall use: what is on disk, changed by those `settings` that are not None. Raises ConfigError."""
+        given = {name: value for name, value in settings.items() if value is not None}
+        try:
+            known = cls.load(data_dir)
+        except NoCluster:
+            known = None
+        if known is not None:
+            given |= {"rootless": True} if rootless else {}
+            for name in FIXED & set(given):
+                if given[name] != getattr(known, name):
+                    raise ConfigError(
+                        f"{option(name)}: the cluster in {known.data_dir} was made with "
+                        f"{getattr(known, name)}, which cannot change; take another --data-dir"
+                    )
+            config = replace(known, **given)
+        else:
+            data = (data_dir or default_data_dir()).absolute()
+            rootless = rootless or os.geteuid() != 0
+            config = cls(data, default_run_dir(data), rootless, instance_of(data))
+            config = replace(config, **(ROOTLESS if rootless else {}) | given)
+        config.check()
+        return config if known else replace(config, cluster_dns=dns_address(config.service_cidr))
+
+    def check(self) -> None:
+        """Raise ConfigError for a setting that cannot work, naming its option."""
+        from sampan.kube.names import dns1123_subdomain
+
+        if len(str(self.run_dir / "supervisor.sock")) > 100:
             raise ConfigError(
-                f"--data-dir {data}: the path is too long for the sockets in it (at most 80 characters)"
+                f"--data-dir {self.data_dir}: the path is too long for the sockets in it (at most 80 characters)"
             )
-        return config
+        for name in ("port", "node_port"):
+            if not 0 < getattr(self, name) < 65536:
+                raise ConfigError(f"{option(name)} {getattr(self, name)}: must be 1 to 65535")
+        if self.port == self.node_port:
+            raise ConfigError(f"--node-port {self.node_port}: the API server has this port")
+        if wrong := dns1123_subdomain(self.node_name):
+            raise ConfigError(f"--node-name {self.node_name}: {wrong[0]}")
+        if self.max_pods < 1:
+            raise ConfigError(f"--max-pods {self.max_pods}: must be at least 1")
+        try:
+            ipaddress.IPv4Address(self.bind_address)
+        except ValueError:
+            raise ConfigError(f"--bind-address {self.bind_address}: not an IPv4 address") from None
+        pods = self.network("cluster_cidr", 24)
+        services = self.network("service_cidr", 28)
+        if pods.overlaps(services):
+            raise ConfigError(f"--service-cidr {services}: overlaps --cluster-cidr {pods}")
+
+    def network(self, name: str, longest: int) -> ipaddress.IPv4Network:
+        text = getattr(self, name)
+        try:
+            network = ipaddress.IPv4Network(text)
+        except ValueError as error:
+            raise ConfigError(f"{option(name)} {text}: {error}") from None
+        if network.prefixlen > longest:
+            raise ConfigError(f"{option(name)} {text}: too small; /{longest} is the least")
+        if self.rootless and not network.subnet_of(LOOPBACK):
+            raise ConfigError(f"{option(name)} {text}: without root it must be part of {LOOPBACK}")
+        return network
 
     @classmethod
     def load(cls, data_dir: Path | None) -> Config:
@@ -135,7 +203,7 @@ class Config:
         try:
             raw = json.loads((data / "config.json").read_bytes())
         except FileNotFoundError:
-            raise ConfigError(
+            raise NoCluster(
                 f"no cluster in {data}; start one: sampan up --data-dir {data}"
             ) from None
         except (OSError, ValueError) as error:
@@ -155,5 +223,8 @@ class Config:
         )
         scratch = self.file.with_suffix(".part")
         scratch.touch(mode=0o600)
-        scratch.write_text(text + "\n")
+        with scratch.open("w") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         scratch.rename(self.file)

@@ -8,6 +8,8 @@ from typing import Any
 
 from sampan.cli.config import Config
 
+BUSY = 75  # exit code of a supervisor: another has the data directory (EX_TEMPFAIL)
+
 
 def ask(
     config: Config, operation: str, timeout: float = 5.0, **arguments: Any
@@ -17,8 +19,8 @@ def ask(
         client.settimeout(timeout)
         try:
             client.connect(str(config.control_socket))
-        except (FileNotFoundError, ConnectionRefusedError):
-            return None
-        client.sendall(json.dumps({"op": operation, **arguments}).encode() + b"\n")
-        data = client.makefile("rb").readline()
+            client.sendall(json.dumps({"op": operation, **arguments}).encode() + b"\n")
+            data = client.makefile("rb").readline()
+        except (FileNotFoundError, ConnectionError):
+            return None  # none, or one that ended while we asked
     return json.loads(data) if data else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,16 +12,24 @@ from typing import Any
 
 import typer
 
-from sampan.cli.config import Config, default_data_dir
+from sampan.cli.config import Config, ConfigError, default_data_dir
 from sampan.image.errors import ImageError
+from sampan.image.manifest import default_platforms
 from sampan.image.store import ImageStore
 
 
 def open_store(data_dir: Path | None) -> ImageStore:
     """The store of a data directory, which need not hold a cluster yet."""
-    directory = Config.make(data_dir).images if data_dir else default_data_dir() / "images"
+    directory = (data_dir or default_data_dir()).absolute() / "images"
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return ImageStore(directory)
+    return ImageStore(directory, platforms=default_platforms(prefer_wasm=is_rootless(data_dir)))
+
+
+def is_rootless(data_dir: Path | None) -> bool:
+    try:
+        return Config.load(data_dir).rootless
+    except ConfigError:
+        return os.geteuid() != 0
 
 
 def guarded(work: Callable[[], Any]) -> int:
@@ -62,25 +71,32 @@ def pull(data_dir: Path | None, reference: str) -> int:
     return guarded(work)
 
 
-def remove(data_dir: Path | None, references: list[str]) -> int:
-    store = open_store(data_dir)
+def tag(data_dir: Path | None, reference: str, name: str) -> int:
+    def work() -> None:
+        open_store(data_dir).tag(reference, name)
+        typer.echo(f"tagged {reference} as {name}")
 
+    return guarded(work)
+
+
+def remove(data_dir: Path | None, references: list[str]) -> int:
     def work(name: str) -> None:
-        typer.echo(f"removed {name}  {short(store.remove(name))}")
+        typer.echo(f"removed {name}  {short(open_store(data_dir).remove(name))}")
 
     failed = max(guarded(partial(work, name)) for name in references)
-    store.sweep()
-    return failed
+    return guarded(lambda: open_store(data_dir).sweep()) or failed
 
 
 def show(data_dir: Path | None) -> int:
-    rows = [
-        (name, short(image.id), image.platform, size(image.size))
-        for image in open_store(data_dir).list()
-        for name in (image.tags or image.digests or ("<none>",))
-    ]
-    print_table(("IMAGE", "ID", "PLATFORM", "SIZE"), rows)
-    return 0
+    def work() -> None:
+        rows = [
+            (name, short(image.id), image.platform, size(image.size))
+            for image in open_store(data_dir).list()
+            for name in (image.tags or image.digests or ("<none>",))
+        ]
+        print_table(("IMAGE", "ID", "PLATFORM", "SIZE"), rows)
+
+    return guarded(work)
 
 
 def short(image_id: str) -> str:

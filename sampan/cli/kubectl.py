@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from sampan.cli.config import Config
+from sampan.cli.config import Config, ConfigError
 
 
 def execute(config: Config, arguments: list[str]) -> int:
@@ -36,7 +36,11 @@ def merge_kubeconfig(config: Config) -> Path:
     ours = yaml.safe_load(config.kubeconfig.read_text())
     theirs: dict[str, Any] = {"apiVersion": "v1", "kind": "Config"}
     if target.exists():
-        theirs |= yaml.safe_load(target.read_text()) or {}
+        try:
+            theirs |= yaml.safe_load(target.read_text()) or {}
+        except (yaml.YAMLError, TypeError, ValueError):
+            raise ConfigError(f"{target} is no kubeconfig; it was left as it is") from None
+    target = target.resolve()  # one that is a link stays a link
     for section, singular in (("clusters", "cluster"), ("users", "user"), ("contexts", "context")):
         entry = {"name": "sampan", singular: ours[section][0][singular]}
         if section == "contexts":

@@ -7,6 +7,7 @@ supervisor's lifeline closing. Each imports only its own rooms.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import signal
@@ -18,16 +19,40 @@ from sampan.cli.config import Config
 
 log = logging.getLogger(__name__)
 
+SWEEP_GRACE = 2  # seconds between SIGTERM and SIGKILL of pods when the cluster goes down
+SWEEP_PATIENCE = 60.0  # seconds for the runtime to end or remove one of them
+
 Notify = Callable[..., None]
 Main = Callable[[Config, Notify], Awaitable[None]]
 
 
+class Running(Exception):
+    """This part of this data directory already runs, as another process."""
+
+
 def run(name: str, config: Config, notify: Notify, lifeline: int = -1) -> None:
-    """Run a part to its end. Returns when it was asked to stop; raises when it failed."""
+    """Run a part to its end. Returns when it was asked to stop; raises when it failed, or Running."""
     set_up_logging()
+    held = hold(name, config, notify, wait=lifeline >= 0)
     import uvloop
 
-    uvloop.run(until_told(PARTS[name](config, notify), lifeline))
+    try:
+        uvloop.run(until_told(PARTS[name](config, notify), lifeline))
+    finally:
+        os.close(held)
+
+
+def hold(name: str, config: Config, notify: Notify, *, wait: bool) -> int:
+    """The part's lock, which goes with the process. With `wait`: a former one is on its way out, since its lifeline closed."""
+    lock = os.open(config.run_dir / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if not wait:
+            raise Running(f"{name} of {config.data_dir} already runs") from None
+        notify("waiting", f"for another {name} of {config.data_dir} to end")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
 
 
 def set_up_logging() -> None:
@@ -44,8 +69,14 @@ async def until_told(work: Any, lifeline: int) -> None:
     task = loop.create_task(work)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
+
+    def ended() -> None:
+        """Nothing is ever written: readable means closed. Heard once, or it would cancel the clean-up too."""
+        loop.remove_reader(lifeline)
+        task.cancel()
+
     if lifeline >= 0:
-        loop.add_reader(lifeline, task.cancel)  # nothing is ever written: readable means closed
+        loop.add_reader(lifeline, ended)
     try:
         await task
     except asyncio.CancelledError:
@@ -92,7 +123,7 @@ def make_pki(config: Config) -> None:
         node_names=(config.bind_address,),
     )
     if config.port:
-        server_url = f"https://{config.bind_address}:{config.port}"
+        server_url = f"https://{config.local_address}:{config.port}"
         write_admin_kubeconfig(config.kubeconfig, server_url, paths)
         write_node_kubeconfig(config.node_kubeconfig, server_url, paths)
 
@@ -105,13 +136,25 @@ def sweep(config: Config) -> None:
         from sampan.cri.client import CRIClient
 
         async with CRIClient(str(config.cri_socket)) as cri:
-            pods = (await cri.list_pod_sandbox(pb.ListPodSandboxRequest())).items
+
+            async def end(container_id: str) -> None:
+                await cri.stop_container(
+                    container_id=container_id, timeout=SWEEP_GRACE, rpc_timeout=SWEEP_PATIENCE
+                )
 
             async def remove(sandbox_id: str) -> None:
-                await cri.stop_pod_sandbox(pb.StopPodSandboxRequest(pod_sandbox_id=sandbox_id))
-                await cri.remove_pod_sandbox(pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id))
+                await cri.stop_pod_sandbox(pod_sandbox_id=sandbox_id, rpc_timeout=SWEEP_PATIENCE)
+                await cri.remove_pod_sandbox(pod_sandbox_id=sandbox_id, rpc_timeout=SWEEP_PATIENCE)
 
-            await asyncio.gather(*(remove(pod.id) for pod in pods))
+            containers = (await cri.list_containers()).containers
+            running = [c.id for c in containers if c.state == pb.CONTAINER_RUNNING]
+            failures = await asyncio.gather(*map(end, running), return_exceptions=True)
+            pods = (await cri.list_pod_sandbox()).items
+            failures += await asyncio.gather(
+                *(remove(pod.id) for pod in pods), return_exceptions=True
+            )
+            if errors := [error for error in failures if isinstance(error, Exception)]:
+                raise ExceptionGroup("pods that could not be removed", errors)
 
     asyncio.run(remove_all())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +27,18 @@ def pss(pid: int) -> float:
     return 0.0
 
 
-def processes(supervisor: int) -> dict[int, str]:
-    """The supervisor and all its descendants: pid to name."""
-    children: dict[int, list[int]] = {}
-    names: dict[int, str] = {}
+def zygotes(config: Config) -> list[int]:
+    """Processes that fork the wasm pods of this cluster; they outlive the runtime, so they are found by their log."""
+    log = str(config.data_dir / "runtime" / "wasm" / "zygote.log")
+    found = {}
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
         try:
-            stat = (entry / "stat").read_text()
-        except OSError:
+            if os.readlink(entry / "fd" / "2") == log:
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                found[int(entry.name)] = int(parent)
+        except (OSError, ValueError):
             continue
-        name, _, rest = stat.partition("(")[2].rpartition(")")
-        children.setdefault(int(rest.split()[1]), []).append(int(entry.name))
-        names[int(entry.name)] = name
-    found: dict[int, str] = {}
-    waiting = [supervisor]
-    while waiting:
-        pid = waiting.pop()
-        found[pid] = names.get(pid, "?")
-        waiting += children.get(pid, [])
-    return found
+    return sorted(pid for pid, parent in found.items() if parent not in found)
 
 
 def show(config: Config) -> int:
@@ -62,9 +54,9 @@ def show(config: Config) -> int:
         rows.append(
             (name, str(part["pid"]), state, str(part["restarts"]), f"{pss(part['pid']):.1f} MiB")
         )
+    rows += [("wasm zygote", str(pid), "", "", f"{pss(pid):.1f} MiB") for pid in zygotes(config)]
     print_table(("PART", "PID", "STATE", "RESTARTS", "MEMORY"), rows)
-    total = sum(pss(pid) for pid in processes(answer["pid"]))
-    typer.echo(f"all together {total:.1f} MiB\n")
+    typer.echo(f"all together {sum(pss(int(row[1])) for row in rows):.1f} MiB\n")
     try:
         asyncio.run(show_objects(config))
     except Exception as error:

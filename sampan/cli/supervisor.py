@@ -4,6 +4,7 @@ It imports what the parts share, once, so that they share that memory; it stays 
 that forking is safe at any time. It holds no state that matters: parts keep theirs on disk, and pods belong to nobody
 here. A part that dies is forked again at once, then with a growing pause when it keeps dying. When the supervisor itself
 is killed, the parts see their lifeline close and stop; pods keep running, and the next `sampan up` adopts them.
+A part that keeps dying before the cluster was ever ready is a mistake in the set-up, not a crash: then it gives up.
 
 Control: one JSON object a line on `<run>/supervisor.sock` (0600): {"op": "status"} or {"op": "stop", "pods": true}.
 """
@@ -22,16 +23,20 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sampan.cli.asked import ControlSocket, reply
 from sampan.cli.config import Config
+from sampan.cli.control import BUSY
 
+PR_SET_PDEATHSIG = 1
 STOP_GRACE = 10.0  # seconds between SIGTERM and SIGKILL of a part
 STABLE = 10.0  # a part that lived this long starts again without a pause
 LONGEST_PAUSE = 5.0
+GIVE_UP = 5  # deaths in a row of a part that has not become ready, while the cluster starts
+RUNTIME_PATIENCE = 30.0  # seconds for the runtime to come back when its pods are to be stopped
 API_PATIENCE = 3.0  # seconds that the node part waits at start for the API server
 
 # What the parts share, in the order in which they are forked: a part sees what was imported before it.
@@ -39,8 +44,11 @@ WARM: dict[str, tuple[str, ...]] = {
     "server": ("asyncio", "ssl", "uvloop", "orjson", "sampan.cli.parts",
                "sampan.client.client", "sampan.client.informer", "sampan.client.workqueue"),
     "runtime": ("grpc.aio", "google.protobuf", "sampan.cri.api_pb2"),
-    "node": ("aiohttp", "aiohttp.web", "sampan.cri.client"),
+    "node": ("sampan.cri.client", "sampan.client.http"),
 }  # fmt: skip
+
+# The report by which a part says that it has become ready.
+READY = {"server": "ready", "runtime": "cri", "node": "registered"}
 
 
 @dataclass
@@ -52,6 +60,7 @@ class Part:
     pause: float = 0.0
     due: float = 0.0  # when to fork it again; 0: not waiting
     exit: str = ""  # how it ended last
+    failures: int = 0  # deaths in a row without having become ready
     reports: dict[str, str] = field(default_factory=dict)
     pidfd: int = -1
     pipe: int = -1
@@ -67,13 +76,13 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self.stopping = False
         self.stop_pods = False
+        self.was_ready = False
+        self.failed = False
         self.waiting: list[socket.socket] = []  # clients that asked to stop
 
-    def run(self) -> None:
-        self.lock()
-        self.listen()
-        wake = self.catch_signals()
-        self.lifeline, self.lifeline_end = os.pipe()
+    def run(self) -> bool:
+        """Supervise until told to stop; False when it gave up or could not stop the pods."""
+        wake = self.set_up()
         pki = begin_pki(self.config)
         try:
             for name, modules in WARM.items():
@@ -86,13 +95,27 @@ class Supervisor:
                 self.fork(self.parts[name])
             self.loop(wake)
         finally:
-            self.stop_parts()
-            for client in self.waiting:
-                reply(client, {"stopped": True})
-            for path in (self.config.control_socket, self.pid_file):
-                path.unlink(missing_ok=True)
+            self.finish(wake)
+        return not self.failed
+
+    def clear(self) -> bool:
+        """Stop the pods that a killed supervisor left, and remove what they need. True when nothing is left."""
+        wake = self.set_up()
+        self.stop_pods = True
+        try:
+            for module in (*WARM["server"], *WARM["runtime"]):
+                importlib.import_module(module)
+        finally:
+            self.finish(wake)
+        return not self.failed
 
     # Set-up
+
+    def set_up(self) -> int:
+        self.lock()
+        self.control = ControlSocket(self.config.control_socket, self.selector, self.answer)
+        self.lifeline, self.lifeline_end = os.pipe()
+        return self.catch_signals()
 
     @property
     def pid_file(self) -> Path:
@@ -103,25 +126,17 @@ class Supervisor:
         self.lock_fd = os.open(
             self.config.run_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
-        try:
-            fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SystemExit(
-                f"sampan already runs with --data-dir {self.config.data_dir}"
-            ) from None
+        deadline = time.monotonic() + 0.5  # `sampan up` tries it for a moment, to see who runs
+        while True:
+            try:
+                fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise SystemExit(BUSY) from None
+                time.sleep(0.02)
+        self.pid_file.touch(mode=0o600)
         self.pid_file.write_text(f"{os.getpid()}\n")
-
-    def listen(self) -> None:
-        path = self.config.control_socket
-        path.unlink(missing_ok=True)
-        self.control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        mask = os.umask(0o177)
-        try:
-            self.control.bind(str(path))
-        finally:
-            os.umask(mask)
-        self.control.listen(8)
-        self.selector.register(self.control, selectors.EVENT_READ, self.answer)
 
     def catch_signals(self) -> int:
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -174,7 +189,14 @@ class Supervisor:
         gc.freeze()
         reader, writer = os.pipe2(os.O_CLOEXEC)
         part.due = 0.0
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # the machine is out of processes or memory: that passes
+            os.close(reader)
+            os.close(writer)
+            part.due, part.exit = time.monotonic() + 1, f"cannot fork: {error.strerror}"
+            self.tell(part.name, "ended", part.exit)
+            return
         if pid == 0:
             os.close(reader)
             self.become(part.name, writer)
@@ -230,6 +252,7 @@ class Supervisor:
         for line in lines:
             step, _, detail = line.decode(errors="replace").partition(" ")
             part.reports[step] = detail
+            self.was_ready = self.was_ready or (part.name, step) == ("server", READY["server"])
             self.tell(part.name, step, detail)
 
     def on_exit(self, part: Part) -> None:
@@ -241,7 +264,12 @@ class Supervisor:
         part.pause = 0.0 if lived >= STABLE else min(LONGEST_PAUSE, max(0.05, part.pause * 2))
         part.due = time.monotonic() + part.pause
         part.restarts += 1
-        self.tell(part.name, "ended", part.exit)
+        part.failures = 0 if READY[part.name] in part.reports else part.failures + 1
+        if part.failures >= GIVE_UP and not self.was_ready:
+            self.stopping = self.failed = True
+            self.tell(part.name, "failed", part.exit)
+        else:
+            self.tell(part.name, "ended", part.exit)
 
     def forget(self, part: Part) -> None:
         if part.pipe >= 0:
@@ -252,19 +280,42 @@ class Supervisor:
                 os.close(fd)
         part.pid, part.pidfd, part.pipe = 0, -1, -1
 
-    def stop_parts(self) -> None:
+    # The end
+
+    def finish(self, wake: int) -> None:
+        try:
+            self.stop_parts(wake)
+        finally:
+            for client in self.waiting:
+                reply(client, {"stopped": True, "failed": self.failed})
+            for path in (self.config.control_socket, self.pid_file):
+                path.unlink(missing_ok=True)
+
+    def stop_parts(self, wake: int) -> None:
         """Those that act first, then, when pods end too, the pods, then the runtime that holds them."""
+        for part in self.parts.values():
+            part.due = 0.0
         self.end(self.parts["node"], self.parts["server"])
         if self.stop_pods:
             self.tell("pods", "stopping")
-            self.in_child(
-                "sweep", lambda: importlib.import_module("sampan.cli.parts").sweep(self.config)
-            )
+            self.failed = not (self.runtime_back(wake) and self.in_child("sweep"))
         self.end(self.parts["runtime"])
-        if self.stop_pods:
-            self.in_child(
-                "clear", lambda: importlib.import_module("sampan.cli.parts").clear(self.config)
-            )
+        if self.stop_pods and not self.failed:
+            self.failed = not self.in_child("clear")
+
+    def runtime_back(self, wake: int) -> bool:
+        """Pods can be stopped only by a runtime that answers; it may have been killed a moment ago."""
+        runtime = self.parts["runtime"]
+        deadline = time.monotonic() + RUNTIME_PATIENCE
+        while READY["runtime"] not in runtime.reports or not runtime.pid:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            if not runtime.pid and not runtime.due:
+                self.fork(runtime)
+            pause = self.timeout()
+            self.turn(wake, left if pause is None else min(left, pause))
+        return True
 
     def end(self, *parts: Part) -> None:
         for part in parts:
@@ -282,15 +333,15 @@ class Supervisor:
             self.forget(part)
             self.tell(part.name, "stopped")
 
-    def in_child(self, name: str, work: Callable[[], None]) -> None:
-        """Run `work` in a child, so that what it imports and starts stays out of the supervisor."""
+    def in_child(self, name: str) -> bool:
+        """Run `name` of parts in a child, so that what it imports and starts stays out of the supervisor."""
         pid = os.fork()
         if pid == 0:
             status = 1
             try:
                 signal.set_wakeup_fd(-1)
                 redirect_output(self.config.logs / "supervisor.log")
-                work()
+                getattr(importlib.import_module("sampan.cli.parts"), name)(self.config)
                 status = 0
             except BaseException:
                 traceback.print_exc()
@@ -300,6 +351,7 @@ class Supervisor:
         _, status = os.waitpid(pid, 0)
         if status:
             self.tell(name, "failed", f"see {self.config.logs}/supervisor.log")
+        return status == 0
 
     # Telling
 
@@ -319,25 +371,14 @@ class Supervisor:
             os.close(self.events)
             self.events = -1
 
-    def answer(self) -> None:
-        client, _ = self.control.accept()
-        client.settimeout(1.0)
-        try:
-            request = json.loads(client.makefile("rb").readline(4096))
-            operation = request["op"]
-        except (OSError, ValueError, KeyError, TypeError):
-            reply(
-                client,
-                {"error": 'ask with one line: {"op": "status"} or {"op": "stop", "pods": true}'},
-            )
-            return
-        if operation == "stop":
-            self.stopping, self.stop_pods = True, bool(request.get("pods", True))
-            self.waiting.append(client)
-        elif operation == "status":
-            reply(client, self.status())
-        else:
-            reply(client, {"error": f"op {operation!r} is not known; ask for status or stop"})
+    def answer(self, request: dict[str, Any], client: socket.socket) -> dict[str, Any] | None:
+        if request["op"] == "status":
+            return self.status()
+        if request["op"] == "stop":
+            self.stopping, self.stop_pods = True, request.get("pods") is not False
+            self.waiting.append(client)  # it is answered when all has stopped
+            return None
+        return {"error": f"op {request['op']!r} is not known; ask for status or stop"}
 
     def status(self) -> dict[str, Any]:
         now = time.monotonic()
@@ -351,7 +392,12 @@ class Supervisor:
             }
             for part in self.parts.values()
         }
-        return {"pid": os.getpid(), "dataDir": str(self.config.data_dir), "parts": parts}
+        return {
+            "pid": os.getpid(),
+            "ready": self.was_ready,
+            "dataDir": str(self.config.data_dir),
+            "parts": parts,
+        }
 
 
 class Notifier:
@@ -367,15 +413,6 @@ class Notifier:
             pass  # the supervisor is gone; the lifeline tells that to who must know
 
 
-def reply(client: socket.socket, answer: dict[str, Any]) -> None:
-    try:
-        client.sendall(json.dumps(answer).encode() + b"\n")
-    except OSError:
-        pass  # the asker went away
-    finally:
-        client.close()
-
-
 def redirect_output(path: Path) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(fd, 1)
@@ -387,6 +424,13 @@ def redirect_output(path: Path) -> None:
 def name_process(name: str) -> None:
     """What `ps` and `top` show; the kernel keeps 15 bytes."""
     Path("/proc/self/comm").write_text(name)
+
+
+def end_with_parent() -> None:
+    """Be told to stop when the starter is killed, so that a service manager's next start finds the field clear."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def begin_pki(config: Config) -> int:
@@ -414,16 +458,23 @@ def end_pki(config: Config, pid: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sampan.cli.supervisor")
     parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument(
+        "--clear", action="store_true", help="stop the pods that were left, and end"
+    )
+    parser.add_argument("--foreground", action="store_true", help="stop when the starter is killed")
     parser.add_argument("--events-fd", type=int, default=-1)
     parser.add_argument("--born", type=float, default=None, help="time that `after` counts from")
     arguments = parser.parse_args()
     config = Config.load(arguments.data_dir)
+    if arguments.foreground:
+        end_with_parent()
     # gRPC is imported before forking and first used after it: its own fork handlers have nothing to do.
     os.environ |= {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "ERROR"}
     name_process("sampan")
     if arguments.events_fd >= 0:
         os.set_inheritable(arguments.events_fd, False)
-    Supervisor(config, arguments.events_fd, arguments.born).run()
+    supervisor = Supervisor(config, arguments.events_fd, arguments.born)
+    raise SystemExit(0 if (supervisor.clear() if arguments.clear else supervisor.run()) else 1)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import select
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,8 +16,8 @@ from typing import Any
 
 import typer
 
-from sampan.cli.config import Config
-from sampan.cli.control import ask
+from sampan.cli.config import Config, ConfigError
+from sampan.cli.control import BUSY, ask
 
 # What to show of the steps that parts report: (part, step) -> words.
 WORDS = {
@@ -21,24 +25,103 @@ WORDS = {
     ("server", "controllers"): "controllers and scheduler running",
     ("runtime", "cri"): "runtime ready",
     ("node", "registered"): "node registered",
-    ("server", "not-ready"): "node not Ready (sampan doctor says more):",
     ("server", "ready"): "node Ready",
 }
 LAST = ("server", "ready")
+PATIENCE = 120.0  # seconds without the node becoming Ready, after which `up` returns and says so
+LISTENERS = {"server": "port", "node": "node_port"}
 
 
 def start(config: Config, *, foreground: bool, merge: bool) -> int:
-    """Exit status: 0 when the cluster is up (already, or now)."""
+    """Exit status: 0 when the cluster is up (already, or now). Raises ConfigError."""
     born = time.time()
-    if ask(config, "status") is not None:
-        typer.echo(f"sampan already runs in {config.data_dir}; see: sampan status")
-        return 0
-    config.prepare()
+    while True:
+        if former_is_ready(config):
+            typer.echo(f"sampan already runs in {config.data_dir}; see: sampan status")
+            return say_merged(config) if merge else 0
+        check_ports(config)
+        config.prepare()
+        process, events = launch(config, foreground, born)
+        ready, failed = show_steps(read_events(events, PATIENCE))
+        if ready:
+            break
+        if process.poll() is None and not failed:
+            typer.echo(
+                f"sampan: the node is not Ready after {PATIENCE:.0f} s; it goes on; see: sampan status, {config.logs}",
+                err=True,
+            )
+            return 1
+        if process.wait() != BUSY:  # else another `sampan up` was quicker by a moment
+            log = config.logs / f"{failed or 'supervisor'}.log"
+            typer.echo(f"sampan: the cluster did not start; the end of {log}:", err=True)
+            typer.echo(tail(log), err=True)
+            return 1
+    if merge:
+        say_merged(config)
+    option = "" if config.data_dir_is_default else f" --data-dir {config.data_dir}"
+    typer.echo(f"\nThe cluster runs. Its kubeconfig: {config.kubeconfig}")
+    typer.echo(f"Use it:   sampan kubectl{option} get nodes\nStop it:  sampan down{option}")
+    return stay(process) if foreground else 0
+
+
+def former_is_ready(config: Config) -> bool:
+    """True when a cluster runs; False when none does. One that is starting or stopping is waited for."""
+    deadline = time.monotonic() + PATIENCE
+    while locked(config.run_dir / "lock"):
+        try:
+            answer = ask(config, "status", timeout=1.0)
+        except TimeoutError:
+            answer = None
+        if answer is not None and answer["ready"]:
+            return True
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"another sampan runs in {config.data_dir} and does not become ready; see {config.logs}"
+            )
+        time.sleep(0.02)
+    return False
+
+
+def locked(path: os.PathLike[str]) -> bool:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def check_ports(config: Config) -> None:
+    """Raise ConfigError when somebody else has a port that we need: the parts would only die of it, again and again."""
+    for part, name in LISTENERS.items():
+        if locked(config.run_dir / f"{part}.lock"):
+            continue  # our own, of a killed supervisor, on its way out
+        port = getattr(config, name)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((config.bind_address, port))
+                probe.listen(1)
+            except OSError as error:
+                option = name.replace("_", "-")
+                raise ConfigError(
+                    f"the {part} cannot listen on {config.bind_address}:{port}: {os.strerror(error.errno or 0)}; "
+                    f"take another: sampan up --{option} PORT"
+                ) from None
+
+
+def launch(config: Config, foreground: bool, born: float) -> tuple[subprocess.Popen[bytes], int]:
+    """The supervisor, and where it tells what happens."""
     reader, writer = os.pipe()
     command = [sys.executable, "-m", "sampan.cli.supervisor", "--data-dir", str(config.data_dir)]
     command += ["--events-fd", str(writer), "--born", f"{born:.6f}"]
-    log = config.logs / "supervisor.log"
-    with open(log, "ab", opener=private) as output:
+    command += ["--foreground"] if foreground else []
+    with open(config.logs / "supervisor.log", "ab", opener=private) as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -49,56 +132,69 @@ def start(config: Config, *, foreground: bool, merge: bool) -> int:
             env=os.environ | {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"},
         )
     os.close(writer)
-    ready = show_steps(read_events(reader))
-    if not ready:
-        process.wait()
-        typer.echo(f"sampan: the cluster did not start; the end of {log}:", err=True)
-        typer.echo(tail(log), err=True)
-        return 1
-    if merge:
-        from sampan.cli.kubectl import merge_kubeconfig
-
-        typer.echo(f"merged into {merge_kubeconfig(config)} as context sampan")
-    option = "" if config.data_dir_is_default else f" --data-dir {config.data_dir}"
-    typer.echo(f"\nThe cluster runs. Its kubeconfig: {config.kubeconfig}")
-    typer.echo(f"Use it:   sampan kubectl{option} get nodes\nStop it:  sampan down{option}")
-    if foreground:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            return process.wait()  # the terminal told the supervisor too
-    return 0
+    if foreground:  # a service manager tells us; what is told goes to who acts
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _: process.send_signal(number))
+    return process, reader
 
 
-def read_events(fd: int) -> Iterator[dict[str, Any]]:
+def stay(process: subprocess.Popen[bytes]) -> int:
+    """Wait for the supervisor; as process 1 of a container also for orphans, which are ours there."""
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == process.pid:
+            return os.waitstatus_to_exitcode(status)
+
+
+def read_events(fd: int, patience: float) -> Iterator[dict[str, Any]]:
+    """What the supervisor tells, until it ends or nothing more is worth waiting for."""
+    deadline = time.monotonic() + patience
     with os.fdopen(fd, "rb", buffering=0) as stream:
         buffer = b""
-        while data := stream.read(4096):
+        while select.select([stream], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            data = stream.read(4096)
+            if not data:
+                return
             *lines, buffer = (buffer + data).split(b"\n")
             yield from (json.loads(line) for line in lines)
 
 
-def show_steps(events: Iterator[dict[str, Any]]) -> bool:
-    """Print what is reached; True at the last step, False when the supervisor ended before."""
+def show_steps(events: Iterator[dict[str, Any]]) -> tuple[bool, str]:
+    """Print what is reached. (whether the last step was, the part that the supervisor gave up)"""
     for event in events:
-        step = (event["part"], event["step"])
-        if step in WORDS:
-            detail = f"  {event['detail']}" if event["detail"] else ""
-            typer.echo(f"  {event['after']:6.2f} s  {WORDS[step]}{detail}")
-        elif event["step"] == "ended":
-            typer.echo(
-                f"  {event['after']:6.2f} s  {event['part']} ended: {event['detail']}; starting it again",
-                err=True,
-            )
-        if step == LAST:
-            return True
-    return False
+        part, step, detail = event["part"], event["step"], event["detail"]
+        if (part, step) in WORDS:
+            say(event, WORDS[part, step] + (f"  {detail}" if detail else ""))
+        elif step == "waiting":
+            say(event, f"{part} waits {detail}", err=True)
+        elif step == "ended":
+            say(event, f"{part} ended: {detail}; starting it again", err=True)
+        elif step == "failed":
+            say(event, f"{part} ended: {detail}; giving up", err=True)
+            return False, part
+        if (part, step) == LAST:
+            return True, ""
+    return False, ""
+
+
+def say(event: dict[str, Any], text: str, *, err: bool = False) -> None:
+    typer.echo(f"  {event['after']:6.2f} s  {text}", err=err)
+
+
+def say_merged(config: Config) -> int:
+    from sampan.cli.kubectl import merge_kubeconfig
+
+    typer.echo(f"merged into {merge_kubeconfig(config)} as context sampan")
+    return 0
 
 
 def private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def tail(path: os.PathLike[str], lines: int = 12) -> str:
-    with open(path, errors="replace") as file:
-        return "".join(file.readlines()[-lines:])
+def tail(path: os.PathLike[str], lines: int = 24) -> str:
+    try:
+        with open(path, errors="replace") as file:
+            return "".join(file.readlines()[-lines:])
+    except OSError as error:
+        return str(error)

@@ -287,7 +287,7 @@ def test_a_container_whose_conmon_is_killed_is_started_again(boat: Cluster) -> N
         30,
         "restarted",
     )
-    assert not Path(f"/proc/{pid}").exists(), "the unwatched container still runs"
+    assert not running(pid), "the unwatched container still runs"
 
 
 def test_a_pod_that_never_restarts_fails_when_its_process_is_killed(boat: Cluster) -> None:
