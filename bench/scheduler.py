@@ -26,7 +26,9 @@ from sampan.client.client import Client
 from sampan.client.inprocess import InProcess
 from sampan.client.resources import DEPLOYMENTS, NODES, PODS, SERVICEACCOUNTS
 from sampan.client.transport import User
+from sampan.scheduler.pods import describe
 from sampan.scheduler.scheduler import Scheduler
+from sampan.scheduler.snapshot import Snapshot
 from sampan.store.sqlite import SQLiteStore
 
 ADMIN = User("bench", ("system:masters", "system:authenticated"))
@@ -177,6 +179,24 @@ async def arriving(nodes: int, pods: int) -> tuple[float, float, float]:
             return rate, statistics.median(answered), statistics.median(times)
 
 
+def decisions(nodes: int, pods: int) -> float:
+    """Decisions per second of processor time, without any API."""
+    snapshot = Snapshot()
+    for index in range(nodes):
+        snapshot.set_node({**node(index), "spec": {}})
+    waiting = [pod(f"pod-{index}") for index in range(pods)]
+    for index, item in enumerate(waiting):
+        item["metadata"]["uid"] = str(index)
+    snapshot.choose(describe(waiting[0]))
+    began = time.process_time()
+    for item in waiting:
+        info = describe(item)
+        chosen = snapshot.choose(info).node
+        assert chosen is not None
+        snapshot.place(info, chosen)
+    return pods / (time.process_time() - began)
+
+
 async def scale(count: int) -> float:
     """Pods per second that a Deployment makes when it is scaled from 0."""
     async with cluster(1) as client:
@@ -221,6 +241,7 @@ async def main() -> None:
         "Scheduler and controllers",
         [
             Figure(f"schedule {what}", waiting, "pods/s", 1500, note="bindings on disk"),
+            Figure("decisions alone", decisions(options.nodes, options.pods), "pods/s"),
             Figure(f"create and schedule {what}", coming, "pods/s"),
             Figure(
                 "one pod, sent → bound",
