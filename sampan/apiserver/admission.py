@@ -7,70 +7,18 @@ watch cache, never from the store, and change the new object in place or raise A
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
 from sampan.apiserver.call import Call
-from sampan.apiserver.resources import Table
-from sampan.apiserver.watchcache import Entry, WatchCache
-from sampan.client.transport import User
+from sampan.apiserver.noderestriction import NodeRestriction
+from sampan.apiserver.plugin import MIRROR_ANNOTATION, Lookup, Object, Plugin
 from sampan.kube import errors, objects
-
-Object = dict[str, Any]
 
 RBAC = "rbac.authorization.k8s.io"
 PROTECTED_NAMESPACES = ("default", "kube-system", "kube-public")
 SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 TOKEN_MOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
-MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 NOT_READY = "node.kubernetes.io/not-ready"
 UNREACHABLE = "node.kubernetes.io/unreachable"
-
-
-# (user, resource, new, old) → raises ApiError 403 for a role that grants more than its writer holds.
-CheckGrant = Callable[[User, str, Mapping[str, Any], Mapping[str, Any] | None], Awaitable[None]]
-
-
-async def _no_check(
-    user: User, resource: str, new: Mapping[str, Any], old: Mapping[str, Any] | None
-) -> None:
-    """Authorization is off."""
-
-
-class Lookup:
-    """Reads of other kinds for the plug-ins."""
-
-    def __init__(self, caches: WatchCache, table: Table) -> None:
-        self.caches = caches
-        self.table = table
-        self.check_grant: CheckGrant = _no_check
-
-    async def entry(
-        self, group: str, version: str, plural: str, namespace: str, name: str
-    ) -> Entry | None:
-        row = self.table.lookup(group, version, plural)
-        assert row is not None
-        cache = self.caches.ready(row) or await self.caches.get(row)
-        return cache.entries.get(row.key(namespace, name))
-
-    async def all(self, group: str, version: str, plural: str) -> list[Object]:
-        row = self.table.lookup(group, version, plural)
-        assert row is not None
-        cache = await self.caches.get(row)
-        return [entry.object() for entry in cache.entries.values()]
-
-
-class Plugin:
-    storages: tuple[str, ...] = ()  # kinds that it looks at; none: all
-
-    def __init__(self, lookup: Lookup) -> None:
-        self.lookup = lookup
-
-    async def create(self, call: Call, obj: Object) -> None: ...
-
-    async def update(self, call: Call, new: Object, old: Object) -> None: ...
-
-    async def delete(self, call: Call, obj: Object) -> None: ...
 
 
 class NamespaceLifecycle(Plugin):
@@ -314,6 +262,7 @@ class Privilege(Plugin):
 
 PLUGINS: tuple[type[Plugin], ...] = (
     Privilege,
+    NodeRestriction,
     NamespaceLifecycle,
     ServiceAccount,
     TaintNodesByCondition,
@@ -327,22 +276,28 @@ class Admission:
     def __init__(self, lookup: Lookup) -> None:
         self.lookup = lookup
         self.plugins = [plugin(lookup) for plugin in PLUGINS]
-        self._by_storage: dict[str, list[Plugin]] = {}
+        self._by_storage: dict[tuple[str, bool], list[Plugin]] = {}
 
-    def _interested(self, call: Call) -> list[Plugin]:
-        storage = call.resource.storage
-        found = self._by_storage.get(storage)
+    def _interested(self, call: Call, status: bool = False) -> list[Plugin]:
+        key = (call.resource.storage, status)
+        found = self._by_storage.get(key)
         if found is None:
-            found = [each for each in self.plugins if not each.storages or storage in each.storages]
-            self._by_storage[storage] = found
+            found = [
+                each
+                for each in self.plugins
+                if (not each.storages or key[0] in each.storages) and (each.on_status or not status)
+            ]
+            self._by_storage[key] = found
         return found
 
     async def admit_create(self, call: Call, obj: Object) -> None:
         for plugin in self._interested(call):
             await plugin.create(call, obj)
 
-    async def admit_update(self, call: Call, new: Object, old: Object) -> None:
-        for plugin in self._interested(call):
+    async def admit_update(
+        self, call: Call, new: Object, old: Object, *, status: bool = False
+    ) -> None:
+        for plugin in self._interested(call, status):
             await plugin.update(call, new, old)
 
     async def admit_delete(self, call: Call, obj: Object) -> None:

@@ -47,7 +47,7 @@ class EntryLike(Protocol):
 
 
 class Lookup(Protocol):
-    """What is needed of `admission.Lookup`: one object out of the watch cache."""
+    """What is needed of `plugin.Lookup`: one object out of the watch cache."""
 
     async def entry(
         self, group: str, version: str, plural: str, namespace: str, name: str

@@ -220,8 +220,8 @@ def _own_lease(node: str, asked: Attributes, _find: Find) -> str:
 
 
 def _own_pod(node: str, asked: Attributes, find: Find) -> str:
-    if asked.verb not in WRITES or asked.verb == "create":
-        return ""
+    if asked.verb not in WRITES or (asked.verb == "create" and not asked.subresource):
+        return ""  # NodeRestriction judges the content of a new one
     pod = find("pods", asked.namespace, asked.name)
     bound = ((pod or {}).get("spec") or {}).get("nodeName") or ""
     if pod is not None and bound != node:

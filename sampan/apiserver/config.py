@@ -17,7 +17,7 @@ class ServerConfig:
     service_cidr: str = "10.43.0.0/16"
     node_ports: tuple[int, int] = (30000, 32767)
     cluster_domain: str = "cluster.local"
-    issuer: str = "https://kubernetes.default.svc.cluster.local"  # of service-account tokens
+    issuer: str = ""  # of service-account tokens; "": the API server's name in the cluster's domain
     audiences: tuple[str, ...] = field(default=())  # accepted beside the issuer
     event_ttl: float = 3600.0  # seconds that Events live
     authorization: bool = True  # False: whoever is authenticated may do anything
@@ -28,6 +28,9 @@ class ServerConfig:
         3600.0,
     )  # a watch without timeoutSeconds ends in between
     bookmark_interval: float = 60.0
+
+    def __post_init__(self) -> None:
+        self.issuer = self.issuer or f"https://kubernetes.default.svc.{self.cluster_domain}"
 
     @property
     def audience(self) -> tuple[str, ...]:

@@ -12,9 +12,11 @@ import orjson
 
 from sampan import __version__
 from sampan.apiserver.call import Call
-from sampan.apiserver.present import JSON_HEADERS
+from sampan.apiserver.lists import Listed
+from sampan.apiserver.present import JSON_HEADERS, respond_entry, respond_list
 from sampan.apiserver.registry import Object
 from sampan.apiserver.routes import RequestInfo
+from sampan.apiserver.watchcache import Entry
 from sampan.client.transport import Request, Response, User
 from sampan.kube import errors
 from sampan.kube.errors import ApiError
@@ -130,14 +132,17 @@ class Pages:
             )
         return Response(200, TEXT_HEADERS, b"ok")
 
-    def component_statuses(self, call: Call) -> Object:
+    def component_statuses(self, call: Call) -> Response:
         """The store is this server's; scheduler and controllers report through their leases, not here."""
         item: Object = {
+            "apiVersion": "v1",
+            "kind": "ComponentStatus",
             "metadata": {"name": "store"},
             "conditions": [{"type": "Healthy", "status": "True", "message": "ok"}],
         }
-        if call.info.verb == "get":
-            if call.info.name != "store":
-                raise call.not_found()
-            return {"kind": "ComponentStatus", "apiVersion": "v1", **item}
-        return {"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": [item]}
+        entry = Entry("", orjson.dumps(item), 0)
+        if call.info.verb == "list":
+            return respond_list(call, Listed([entry], self.server.caches.revision))
+        if call.info.name != "store":
+            raise call.not_found()
+        return respond_entry(call, entry)

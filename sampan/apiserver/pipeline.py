@@ -223,7 +223,8 @@ class Pipeline:
         if call.request.method == "OPTIONS":
             return Response(200, {"Allow": "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"})
         if call.resource.strategy == "componentstatus" and call.info.verb in ("get", "list"):
-            return respond_object(call, self.server.pages.component_statuses(call))
+            call.form = accepted(call.request.headers.get("accept", ""))
+            return self.server.pages.component_statuses(call)
         raise ApiError(405, "MethodNotAllowed", _METHOD_NOT_ALLOWED)
 
     async def _review(self, call: Call) -> Response:

@@ -236,10 +236,10 @@ class Registry:
             strategy.prepare_status(call, new, old)
         else:
             strategy.prepare_update(call, new, old)
-        if not status:
-            await self.admission.admit_update(call, new, old)
-            if resource.generation and wants_differ(resource, new, old):
-                after["generation"] = before.get("generation", 0) + 1
+        after = new["metadata"]  # a subresource may have put back the old one
+        await self.admission.admit_update(call, new, old, status=status)
+        if not status and resource.generation and wants_differ(resource, new, old):
+            after["generation"] = before.get("generation", 0) + 1
         rollback = None if status else await strategy.reserve(self, call, new, old)
         try:
             after["resourceVersion"] = before["resourceVersion"]

@@ -75,7 +75,7 @@ def _finalize(call: Call, new: Object, old: Object) -> None:
 
 
 def _approval(call: Call, new: Object, old: Object) -> None:
-    SigningRequestStrategy().prepare_approval(new, old)
+    SigningRequestStrategy().prepare_approval(call, new, old)
 
 
 def _ephemeral(call: Call, new: Object, old: Object) -> None:

@@ -36,6 +36,7 @@ class Harness:
         path: str,
         body: Any = None,
         content: str = "application/json",
+        user: User = ADMIN,
         **headers: str,
     ) -> Response:
         path, _, text = path.partition("?")
@@ -45,10 +46,10 @@ class Harness:
             "content-type": content,
             **{key.replace("_", "-"): each for key, each in headers.items()},
         }
-        return await self.server.handle(Request(method, path, query, sent, data, ADMIN))  # type: ignore[arg-type]
+        return await self.server.handle(Request(method, path, query, sent, data, user))  # type: ignore[arg-type]
 
     async def call(
-        self, method: str, path: str, body: Any = None, status: int = 0, **more: str
+        self, method: str, path: str, body: Any = None, status: int = 0, **more: Any
     ) -> Any:
         """The decoded answer; its status must be `status`, or any success."""
         response = await self.send(method, path, body, **more)
@@ -57,8 +58,10 @@ class Harness:
         assert wanted, (response.status, found)
         return found
 
-    async def patch(self, kind: str, path: str, patch: Any, status: int = 0) -> Any:
-        return await self.call("PATCH", path, patch, status, content=CONTENT[kind])
+    async def patch(
+        self, kind: str, path: str, patch: Any, status: int = 0, user: User = ADMIN
+    ) -> Any:
+        return await self.call("PATCH", path, patch, status, content=CONTENT[kind], user=user)
 
     async def watch(self, path: str) -> AsyncIterator[dict[str, Any]]:
         response = await self.send("GET", path)
@@ -91,6 +94,12 @@ async def api(tmp_path: Path) -> AsyncIterator[Harness]:
     yield harness
     await harness.server.close()
     await harness.store.close()
+
+
+async def service_account(api: Harness) -> None:
+    """What its controller makes in each namespace, and pods need."""
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
+    await api.call("POST", "/api/v1/namespaces/default/serviceaccounts", account)
 
 
 def config_map(name: str, **data: str) -> dict[str, Any]:

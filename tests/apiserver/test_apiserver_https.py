@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import os
 import shutil
 import ssl
@@ -159,6 +160,27 @@ async def test_gzip_of_a_large_list_for_those_who_take_it(live: Harness) -> None
     assert len(body) < 10_000
     assert gzip.decompress(body) == plain.partition(b"\r\n\r\n")[2]
     assert b"Content-Encoding" not in plain.partition(b"\r\n\r\n")[0]
+
+
+async def test_impersonation_with_repeated_headers(live: Harness) -> None:
+    body = b'{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}'
+    wire = (
+        b"POST /apis/authentication.k8s.io/v1/selfsubjectreviews HTTP/1.1\r\nConnection: close\r\n"
+        b"Impersonate-User: alice\r\nImpersonate-Group: cn=a,ou=b\r\nImpersonate-Group: dev\r\n"
+        b"Impersonate-Uid: 7\r\nImpersonate-Extra-Example.Com%2FScopes: view\r\n"
+        b"Content-Type: application/json\r\nContent-Length: " + b"%d\r\n" % len(body) + HEAD + body
+    )
+    found = json.loads((await answers(live, wire)).partition(b"\r\n\r\n")[2])
+    assert found["status"]["userInfo"] == {
+        "username": "alice",
+        "groups": ["cn=a,ou=b", "dev", "system:authenticated"],
+        "uid": "7",
+        "extra": {"example.com/scopes": ["view"]},
+    }
+    # The one who is impersonated is the one who is judged.
+    get = b"GET /api/v1/pods HTTP/1.1\r\nConnection: close\r\nImpersonate-User: alice\r\n"
+    refused = await answers(live, get + HEAD)
+    assert refused.startswith(b"HTTP/1.1 403") and b'User \\"alice\\" cannot list' in refused
 
 
 async def test_without_a_certificate_only_health_and_version(live: Harness) -> None:

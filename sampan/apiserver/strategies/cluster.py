@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from sampan.apiserver.call import Call
 from sampan.apiserver.strategies.base import Object, Strategy, keep
-from sampan.kube import objects
+from sampan.kube import errors, objects
+
+DECISIONS = ("Approved", "Denied")  # about a signing request
 
 
 class NamespaceStrategy(Strategy):
@@ -56,17 +58,41 @@ class SigningRequestStrategy(Strategy):
 
     def prepare_status(self, call: Call, new: Object, old: Object) -> None:
         super().prepare_status(call, new, old)
-        keep_conditions(new, old, ("Approved", "Denied"))
+        keep_conditions(new, old, DECISIONS)
 
-    def prepare_approval(self, new: Object, old: Object) -> None:
-        """`/approval` writes the conditions and nothing else."""
+    def prepare_approval(self, call: Call, new: Object, old: Object) -> None:
+        """`/approval` writes the conditions and nothing else. What was decided stays decided."""
         keep(new, old, "spec")
         conditions = (new.get("status") or {}).get("conditions") or []
+        causes = approval_causes(conditions, (old.get("status") or {}).get("conditions") or [])
+        if causes:
+            raise call.invalid(causes)
         moment = objects.now()
         for condition in conditions:
             condition.setdefault("lastUpdateTime", moment)
             condition.setdefault("lastTransitionTime", moment)
         new["status"] = {**(old.get("status") or {}), "conditions": conditions}
+
+
+def approval_causes(new: list[Object], old: list[Object]) -> list[errors.Cause]:
+    """What is wrong with a signing request's conditions, given those that it had."""
+    path = "status.conditions"
+    causes = []
+    kinds = {each.get("type") for each in new}
+    for index, condition in enumerate(new):
+        kind = condition.get("type")
+        if kind in DECISIONS and condition.get("status") != "True":
+            at = f"{path}[{index}].status"
+            causes.append(errors.not_supported(at, condition.get("status") or "", ["True"]))
+        if kind == "Denied" and "Approved" in kinds:
+            text = "Approved and Denied conditions are mutually exclusive"
+            causes.append(errors.invalid_value(f"{path}[{index}].type", kind, text))
+    for condition in old:
+        kind = condition.get("type")
+        if kind in DECISIONS and kind not in kinds:
+            text = f'updates may not remove a condition of type "{kind}"'
+            causes.append(errors.forbidden_field(path, text))
+    return causes
 
 
 def keep_conditions(new: Object, old: Object, kinds: tuple[str, ...]) -> None:

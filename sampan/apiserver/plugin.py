@@ -1,0 +1,61 @@
+"""What an admission plug-in is, and what it may read. The plug-ins: `admission.py`, `noderestriction.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from sampan.apiserver.call import Call
+from sampan.apiserver.resources import Table
+from sampan.apiserver.watchcache import Entry, WatchCache
+from sampan.client.transport import User
+
+Object = dict[str, Any]
+
+MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
+
+# (user, resource, new, old) → raises ApiError 403 for a role that grants more than its writer holds.
+CheckGrant = Callable[[User, str, Mapping[str, Any], Mapping[str, Any] | None], Awaitable[None]]
+
+
+async def _no_check(
+    user: User, resource: str, new: Mapping[str, Any], old: Mapping[str, Any] | None
+) -> None:
+    """Authorization is off."""
+
+
+class Lookup:
+    """Reads of other kinds for the plug-ins."""
+
+    def __init__(self, caches: WatchCache, table: Table) -> None:
+        self.caches = caches
+        self.table = table
+        self.check_grant: CheckGrant = _no_check
+
+    async def entry(
+        self, group: str, version: str, plural: str, namespace: str, name: str
+    ) -> Entry | None:
+        row = self.table.lookup(group, version, plural)
+        assert row is not None
+        cache = self.caches.ready(row) or await self.caches.get(row)
+        return cache.entries.get(row.key(namespace, name))
+
+    async def all(self, group: str, version: str, plural: str) -> list[Object]:
+        row = self.table.lookup(group, version, plural)
+        assert row is not None
+        cache = await self.caches.get(row)
+        return [entry.object() for entry in cache.entries.values()]
+
+
+class Plugin:
+    storages: tuple[str, ...] = ()  # kinds that it looks at; none: all
+    on_status = False  # are writes of `/status` its business?
+
+    def __init__(self, lookup: Lookup) -> None:
+        self.lookup = lookup
+
+    async def create(self, call: Call, obj: Object) -> None: ...
+
+    async def update(self, call: Call, new: Object, old: Object) -> None: ...
+
+    async def delete(self, call: Call, obj: Object) -> None: ...
