@@ -43,7 +43,7 @@ API_PATIENCE = 3.0  # seconds that the node part waits at start for the API serv
 WARM: dict[str, tuple[str, ...]] = {
     "server": ("asyncio", "ssl", "uvloop", "orjson", "sampan.cli.parts",
                "sampan.client.client", "sampan.client.informer", "sampan.client.workqueue"),
-    "runtime": ("grpc.aio", "google.protobuf", "sampan.cri.api_pb2"),
+    "runtime": ("google.protobuf", "sampan.cri.server"),
     "node": ("sampan.cri.client", "sampan.client.http"),
 }  # fmt: skip
 
