@@ -468,7 +468,7 @@ def main() -> None:
     config = Config.load(arguments.data_dir)
     if arguments.foreground:
         end_with_parent()
-    # gRPC is imported before forking and first used after it: its own fork handlers have nothing to do.
+    # gRPC, which the node imports for a probe that needs it, is never there when we fork.
     os.environ |= {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "ERROR"}
     name_process("sampan")
     if arguments.events_fd >= 0:
