@@ -254,6 +254,18 @@ async def test_volumes(lab: Lab, cli: Path, tmp_path: Path) -> None:
     assert (await run("read", "/etc/in/../../etc/passwd"))[0] == 1
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="with root single files are mounted")
+async def test_a_single_file_is_missed_aloud(
+    lab: Lab, cli: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("key.pem", "hosts"):
+        (tmp_path / name).write_text("text\n")
+    mounts = (Mount(tmp_path / "key.pem", "/key.pem"), Mount(tmp_path / "hosts", "/etc/hosts"))
+    _, process = await lab.run(artifact(cli), "cli.wasm", "read", "/key.pem", mounts=mounts)
+    assert (await process.wait()).code == 1
+    assert "will not see /key.pem: without root" in caplog.text
+
+
 async def test_image_with_a_file_system(lab: Lab, cli: Path, tmp_path: Path) -> None:
     layer = tmp_path / "layer"
     (layer / "bin").mkdir(parents=True)
@@ -268,6 +280,12 @@ async def test_image_with_a_file_system(lab: Lab, cli: Path, tmp_path: Path) -> 
     _, process = await lab.run(image, "/entry", "write", "/data.txt")
     assert (await process.wait()).code == 1
     assert (layer / "data.txt").read_text() == "in the image\n"
+    upper = tmp_path / "upper"
+    (upper / "bin").mkdir(parents=True)
+    (upper / "bin" / ".wh.app.wasm").touch()
+    hidden = UnpackedImage("sha256:y", "app:2", "wasip1", "wasm", (layer, upper), (), {})
+    with pytest.raises(CannotStart, match="/entry: no such module in image app:2"):
+        await lab.run(hidden, "/entry")
 
 
 async def test_what_cannot_start_says_why(lab: Lab, tmp_path: Path, cli: Path) -> None:

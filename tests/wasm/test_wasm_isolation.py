@@ -17,6 +17,7 @@ from sampan.image import UnpackedImage
 from sampan.network.pods import Attachment
 from sampan.runtime.sandbox import Mount, Resources, SecurityContext
 from sampan.runtime.wasm import seccomp
+from sampan.runtime.wasm.cgroups import Cgroup, remove_parent
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces, uids, cgroups")
 
@@ -123,6 +124,26 @@ async def test_cgroup_is_made_limited_counted_and_removed(lab: Lab, cli: Path) -
         directory.parent.parent.rmdir()
 
 
+@ROOT
+@pytest.mark.root
+async def test_a_worker_over_its_pods_memory_is_oom_killed(lab: Lab, cli: Path) -> None:
+    """A container's own limit bounds its guest's linear memory; the kernel acts at the pod's."""
+    base = f"/sampan-oom-{os.getpid()}"
+    pod = Cgroup(base, "pod")
+    pod.create(Resources(memory=16 << 20))
+    limits = ("memory.max", "memory.limit_in_bytes")
+    if not any((path / name).exists() for path in pod.directories.values() for name in limits):
+        pytest.skip("no writable memory cgroup on this machine")
+    sandbox = await lab.pod(cgroup_parent=f"{base}/pod")
+    process = await sandbox.start(lab.container("cli.wasm", "fill"), artifact(cli))
+    async with asyncio.timeout(20):
+        ended = await process.wait()
+    assert (ended.code, ended.reason) == (137, "OOMKilled")
+    assert "memory limit" in ended.message
+    await sandbox.stop(0)
+    remove_parent(base)
+
+
 @pytest.fixture
 def namespace(tmp_path: Path) -> Iterator[Path]:
     """A network namespace with its loopback up, held by a process."""
@@ -161,7 +182,7 @@ FILTERED = """
     sys.path.insert(0, {root!r})
     from sampan.runtime.wasm import linux, seccomp
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-    seccomp.install(seccomp.build(os.uname().machine, files={files}, network={network}))
+    seccomp.install(seccomp.filters()[{files}, {network}])
     def attempt():
         {code}
     try:

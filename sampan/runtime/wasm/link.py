@@ -168,7 +168,8 @@ class Link:
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
                 cwd="/",
-                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+                # Symbols are resolved now, once, and not again in every worker.
+                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "LD_BIND_NOW": "1"},
             )
 
     def _receive(self) -> None:

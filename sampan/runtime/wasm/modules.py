@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sampan.image import UnpackedImage
+from sampan.image import UnpackedImage, lookup
 from sampan.runtime.sandbox import CannotStart, ContainerSpec, SandboxSpec
 
 HTTP = "sampan.dev/http"
@@ -19,7 +18,6 @@ DEFAULT_PORT = 8080
 DEFAULT_TIMEOUT = 30.0  # s
 DEFAULT_MAX_BODY = 8 << 20  # bytes
 MAX_BODY = 256 << 20
-_LINKS = 40  # as the kernel counts
 
 _UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -41,7 +39,7 @@ def find(image: UnpackedImage, args: Sequence[str], cwd: str = "/") -> tuple[Pat
     module's arguments. In an ordinary image argv[0] is a path in its file system.
     """
     if args:
-        path = resolve(image.layers, os.path.join(cwd or "/", args[0]))
+        path = lookup.find(image.layers, os.path.join(cwd or "/", args[0]))
         if path is not None:
             return path, list(args)
         for module in image.modules:
@@ -49,59 +47,11 @@ def find(image: UnpackedImage, args: Sequence[str], cwd: str = "/") -> tuple[Pat
                 return module, list(args)
         if image.modules and args[0] in (image.config.get("Entrypoint") or ())[:1]:
             return image.modules[0], list(args)  # an artifact's title; its file is named by digest
-    if image.modules and not (args and args[0].endswith(".wasm")):
+    if image.modules and (not args or not (image.layers or args[0].endswith(".wasm"))):
         return image.modules[0], [image.modules[0].name, *args]
     if not args:
         raise CannotStart(f"image {image.reference} names no entry point and holds no module")
     raise CannotStart(f"{args[0]}: no such module in image {image.reference}")
-
-
-def resolve(layers: Sequence[Path], path: str) -> Path | None:
-    """The host file that `path` is in the stacked `layers` (lowest first); links are followed within the image."""
-    rest = [part for part in path.split("/") if part not in ("", ".")]
-    place: list[str] = []
-    links = 0
-    while rest:
-        part = rest.pop(0)
-        if part == "..":
-            place = place[:-1]
-            continue
-        found = _lookup(layers, [*place, part])
-        if found is None:
-            return None
-        status = found.lstat()
-        if stat.S_ISLNK(status.st_mode):
-            links += 1
-            if links > _LINKS:
-                return None
-            target = os.readlink(found)
-            if target.startswith("/"):
-                place = []
-            rest = [piece for piece in target.split("/") if piece not in ("", ".")] + rest
-            continue
-        place.append(part)
-        if not rest:
-            return found if stat.S_ISREG(status.st_mode) else None
-    return None
-
-
-def _lookup(layers: Sequence[Path], parts: list[str]) -> Path | None:
-    """The topmost layer's entry at `parts`, none of which but the last is a link; a whiteout hides those below."""
-    for layer in reversed(layers):
-        entry = layer
-        for part in parts:
-            entry = entry / part
-            try:
-                status = entry.lstat()
-            except (FileNotFoundError, NotADirectoryError):
-                break
-            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
-                return None
-            if stat.S_ISLNK(status.st_mode) and entry != layer.joinpath(*parts):
-                break
-        else:
-            return entry
-    return None
 
 
 def service(image: UnpackedImage, pod: SandboxSpec, container: ContainerSpec) -> Service | None:

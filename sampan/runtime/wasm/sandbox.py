@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
 from sampan.cri.streams import Streams
-from sampan.image import UnpackedImage
+from sampan.image import UnpackedImage, lookup
 from sampan.runtime.sandbox import (
     CannotStart,
     ContainerSpec,
@@ -28,7 +29,10 @@ from sampan.runtime.wasm.cgroups import Cgroup, remove_parent
 from sampan.runtime.wasm.link import Link
 from sampan.runtime.wasm.process import WasmProcess, remove_cgroup
 
+logger = logging.getLogger("sampan.runtime.wasm")
 NO_SHELL = "this pod is WebAssembly: there is no shell in it; name a .wasm module of its image"
+# Files that the node mounts everywhere and that mean nothing to a WASI guest.
+NODE_FILES = {"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/termination-log"}
 FIRST_UID = 200_000  # pods' users are this and the next 2²⁸; no account has them
 
 
@@ -77,6 +81,8 @@ class WasmSandbox:
         compiled = await self.cache.get(module)
         served = modules.service(image, self.spec, container) if mode == launch.RUN else None
         security, privileged = container.security, os.geteuid() == 0
+        if mode == launch.RUN and not privileged:
+            warn_of_files(container)
         uid = security.user or self.uid()
         env = {"HOSTNAME": self.spec.hostname, **container.env}
         http: dict[str, object] = {}
@@ -119,9 +125,7 @@ class WasmSandbox:
         container, image = self.images[container_id]
         if not request.args:
             raise NotSupported(NO_SHELL)
-        if not (
-            request.args[0].endswith(".wasm") or modules.resolve(image.layers, request.args[0])
-        ):
+        if not (request.args[0].endswith(".wasm") or lookup.find(image.layers, request.args[0])):
             raise NotSupported(NO_SHELL)
         try:
             what = await self.plan(container, image, request.args, launch.EXEC)
@@ -183,3 +187,16 @@ class WasmSandbox:
 
     def control(self, container_id: str) -> Path:
         return self.run_directory / f"{container_id[:24]}.sock"
+
+
+def warn_of_files(container: ContainerSpec) -> None:
+    """Without root there is no tree to mount in, and WASI can give a guest directories only."""
+    files = [
+        m.target for m in container.mounts if m.target not in NODE_FILES and m.source.is_file()
+    ]
+    if files:
+        logger.warning(
+            "container %s will not see %s: without root a wasm container is given directories, no single files",
+            container.name,
+            ", ".join(files),
+        )

@@ -68,15 +68,23 @@ _MMAP, _MPROTECT, _CLONE = (9, 222), (10, 226), (56, 220)
 _CLONE3, _SOCKET, _SOCKETPAIR = (435, 435), (41, 198), (53, 199)
 
 
-PROGRAMS: dict[tuple[bool, bool], bytes] = {}
+class Filter:
+    """A program in the form that the kernel takes, struct sock_fprog."""
+
+    def __init__(self, program: bytes) -> None:
+        self._code = ctypes.create_string_buffer(program, len(program))
+        header = struct.pack("@HxxxxxxQ", len(program) // 8, ctypes.addressof(self._code))
+        self.header = ctypes.create_string_buffer(header, len(header))
 
 
-def prepare() -> None:
-    """Build the filters of this machine once, before workers are forked."""
+def filters() -> dict[tuple[bool, bool], Filter]:
+    """This machine's filters by (files, network), made once, before workers are forked."""
     machine = os.uname().machine
-    for files in (False, True):
-        for network in (False, True):
-            PROGRAMS[files, network] = build(machine, files=files, network=network)
+    return {
+        (files, network): Filter(build(machine, files=files, network=network))
+        for files in (False, True)
+        for network in (False, True)
+    }
 
 
 def build(machine: str, *, files: bool, network: bool) -> bytes:
@@ -152,10 +160,7 @@ def _if_one_of(argument: int, values: tuple[int, ...]) -> Code:
     return [*code, _ret(_ERRNO | errno.EPERM)]
 
 
-def install(program: bytes) -> None:
+def install(what: Filter) -> None:
     """Put the filter on every thread of the process. Needs no_new_privs."""
-    buffer = ctypes.create_string_buffer(program, len(program))
-    header = struct.pack("@HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer))
-    fprog = ctypes.create_string_buffer(header, len(header))
     number = linux.SECCOMP[os.uname().machine]
-    linux.syscall("seccomp", number, _SET_MODE_FILTER, _TSYNC, ctypes.byref(fprog))
+    linux.syscall("seccomp", number, _SET_MODE_FILTER, _TSYNC, ctypes.byref(what.header))

@@ -41,18 +41,20 @@ STOP_SIGNALS = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
+SIGNALS = frozenset(map(int, STOP_SIGNALS))
 CANNOT_RUN = "ContainerCannotRun"
 _CHUNK = 65536
+
+
+# What the zygote has made ready: the engine, the empty mount namespace or -1, a filter by (files, network).
+Warm = tuple[Engine, int, dict[tuple[bool, bool], seccomp.Filter]]
 
 
 class Worker:
     """A launch, and what was opened for it. `main` never returns."""
 
-    def __init__(
-        self, engine: Engine, vault: int, launch: dict, status: socket.socket, stdio: list[int]
-    ) -> None:
-        self.engine = engine
-        self.vault = vault
+    def __init__(self, warm: Warm, launch: dict, status: socket.socket, stdio: list[int]) -> None:
+        self.engine, self.vault, self.filters = warm
         self.launch = launch
         self.status = status
         self.stdio = stdio  # of an exec: stdin, stdout, stderr
@@ -143,14 +145,13 @@ class Worker:
         )
 
     def take_signals(self) -> None:
+        """From now on a signal is a byte to read: the zygote has set the handlers, see `hear_signals`."""
         signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
-        for number in STOP_SIGNALS:
-            signal.signal(number, lambda *_: None)
         self.poll.register(self.wake_read, select.EPOLLIN)
 
     def seal(self) -> None:
         files = bool(self.preopens) or self.launch["mode"] == HTTP
-        seccomp.install(seccomp.PROGRAMS[files, self.launch["network"]])
+        seccomp.install(self.filters[files, self.launch["network"]])
 
     def report(self) -> None:
         """Tell the runtime that the guest is about to run. Nobody there: the start was given up, so end."""
@@ -185,7 +186,7 @@ class Worker:
             data = os.read(self.wake_read, 64)
         except BlockingIOError:
             return 0
-        return max((byte for byte in data if byte in STOP_SIGNALS), default=0)
+        return max(SIGNALS.intersection(data), default=0)
 
 
 class Command:
@@ -287,6 +288,12 @@ class Command:
             if self.outcome is None:
                 self.outcome = (128, "Error", "the worker failed")
             os.write(self.worker.wake_write, b"\0")
+
+
+def hear_signals() -> None:
+    """Handlers that do nothing, so that a signal only wakes a loop; made once, before the forks."""
+    for number in (*STOP_SIGNALS, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
 
 
 def listen(path: str) -> socket.socket:

@@ -25,15 +25,14 @@ import traceback
 from sampan.runtime.wasm import exits, isolation, seccomp
 from sampan.runtime.wasm.engine import Engine
 from sampan.runtime.wasm.launch import EXEC, unseal
-from sampan.runtime.wasm.worker import Worker
+from sampan.runtime.wasm.worker import Warm, Worker, hear_signals
 
 MAX_DESCRIPTORS = 5  # launch, status, three of stdio
 
 
 class Zygote:
-    def __init__(self, engine: Engine, vault: int, listener: socket.socket) -> None:
-        self.engine = engine
-        self.vault = vault
+    def __init__(self, warm: Warm, listener: socket.socket) -> None:
+        self.warm = warm
         self.listener = listener
         self.connections: dict[int, socket.socket] = {}
         self.workers: dict[
@@ -45,10 +44,7 @@ class Zygote:
 
     def run(self) -> None:
         signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, self.end)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        hear_signals()
         self.listener.setblocking(False)
         self.poll.register(self.listener.fileno(), select.EPOLLIN)
         self.poll.register(self.wake, select.EPOLLIN)
@@ -63,12 +59,10 @@ class Zygote:
                 else:
                     self.serve(fd)
 
-    def end(self, *_: object) -> None:
-        self.ending = True
-
     def drain_wake(self) -> None:
+        """Signals have come: SIGTERM ends the zygote, SIGCHLD has `reap` look, others mean nothing to it."""
         try:
-            os.read(self.wake, 512)
+            self.ending = self.ending or signal.SIGTERM in os.read(self.wake, 512)
         except BlockingIOError:
             return
 
@@ -124,7 +118,6 @@ class Zygote:
         """In the child: shed what is the zygote's, then be the worker. Never returns."""
         try:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for fd in (self.wake, self.wake_write):
                 os.close(fd)
             self.poll.close()
@@ -132,7 +125,7 @@ class Zygote:
             for connection in self.connections.values():
                 connection.close()
             status = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptors[1])
-            Worker(self.engine, self.vault, launch, status, descriptors[2:]).main()
+            Worker(self.warm, launch, status, descriptors[2:]).main()
         except BaseException:  # the root of this process: nothing may run the zygote's code on
             say(traceback.format_exc())
         finally:
@@ -211,10 +204,10 @@ def main(library: str, descriptor: int) -> None:
     """Be the zygote, on the listening socket `descriptor`, with wasmtime's shared `library`."""
     os.umask(0o077)
     os.environ["TOKIO_WORKER_THREADS"] = "1"  # of each worker, once it runs a guest
-    seccomp.prepare()
     isolation.limit()
     isolation.landlock_version()
-    zygote = Zygote(Engine(library), vault(), socket.socket(fileno=descriptor))
+    warm = Engine(library), vault(), seccomp.filters()
+    zygote = Zygote(warm, socket.socket(fileno=descriptor))
     gc.collect()
     gc.disable()
     gc.freeze()  # collections in a worker would copy every shared page
