@@ -84,22 +84,24 @@ def test_what_does_not_apply_is_invalid(operation):
 
 
 @pytest.mark.parametrize(
-    "operations",
+    ("operations", "answer"),
     [
-        {"op": "add"},
-        "x",
-        [1],
-        [{"op": "rename", "path": "/a"}],
-        [{"op": "add", "path": "/a"}],
-        [{"op": "add", "path": "a", "value": 1}],
-        [{"op": "move", "path": "/a"}],
-        [{"op": ["add"], "path": "/a", "value": 1}],
+        ({"op": "add"}, (400, "BadRequest")),
+        ("x", (400, "BadRequest")),
+        ([1], (400, "BadRequest")),
+        ([{"op": "rename", "path": "/a"}], (422, "Invalid")),
+        ([{"op": "add", "path": "/a"}], (422, "Invalid")),
+        ([{"op": "add", "path": "a", "value": 1}], (422, "Invalid")),
+        ([{"op": "move", "path": "/a"}], (422, "Invalid")),
+        ([{"op": ["add"], "path": "/a", "value": 1}], (422, "Invalid")),
     ],
 )
-def test_malformed_is_a_bad_request(operations):
+def test_what_is_no_list_of_objects_is_a_bad_request_and_a_bad_operation_does_not_apply(
+    operations, answer
+):
     with pytest.raises(ApiError) as caught:
         json_patch({"a": 1}, operations)
-    assert (caught.value.code, caught.value.reason) == (400, "BadRequest")
+    assert (caught.value.code, caught.value.reason) == answer
 
 
 def test_operations_are_counted():

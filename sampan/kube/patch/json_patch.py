@@ -29,7 +29,8 @@ class _Missing(Exception):
 def json_patch(obj: dict[str, Any], operations: Any) -> dict[str, Any]:
     """The object after all operations, in order; none is kept when one fails.
 
-    ApiError 400: malformed; 413: too many operations; 422: does not apply, a failed `test` included.
+    ApiError 400: no list of objects; 413: too many operations; 422: does not apply, a failed `test` included. The
+    library of Kubernetes sees an unknown operation or a missing member only while it applies the patch: 422 as well.
     """
     if not isinstance(operations, list):
         raise malformed("json: cannot unmarshal the patch into Go value of type jsonpatch.Patch")
@@ -48,14 +49,14 @@ def _checked(operation: Any) -> dict[str, Any]:
         )
     name = operation.get("op")
     if not isinstance(name, str) or name not in _OPERATIONS:
-        raise malformed(f"Unexpected kind: {name}")
+        raise does_not_apply(f"Unexpected kind: {name}")
     needed = ("path", "from") if name in ("move", "copy") else ("path",)
     for member in needed:
         pointer = operation.get(member)
         if not isinstance(pointer, str) or (pointer and not pointer.startswith("/")):
-            raise malformed(f"{name} operation: {member} is not a JSON pointer: {pointer!r}")
+            raise does_not_apply(f"{name} operation: {member} is not a JSON pointer: {pointer!r}")
     if name in ("add", "replace", "test") and "value" not in operation:
-        raise malformed(f"{name} operation: value is missing")
+        raise does_not_apply(f"{name} operation: value is missing")
     return operation
 
 
