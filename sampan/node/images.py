@@ -1,4 +1,8 @@
-"""Images: present or pulled as imagePullPolicy asks, each pulled once at a time, with kubelet's words for what happens."""
+"""Images: present or pulled as imagePullPolicy asks, each pulled once at a time, with kubelet's words for what happens.
+
+What the runtime said of an image holds for some seconds: a rollout asks about the same one again and again. Whoever finds
+that the image has gone meanwhile forgets it (`forget`) and asks anew.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from sampan.node.containerconfig import ImageFacts
 from sampan.node.errors import ImageError
 from sampan.node.podspec import Object
 
+SEEN = 10.0  # seconds for which an image that was seen counts as present
 Report = Callable[[str, str, str], None]  # type, reason, message
 
 # How CRI implementations begin the error of a name that cannot be parsed.
@@ -28,6 +33,8 @@ class Images:
         self._cri = cri
         self._slots = asyncio.Semaphore(parallel)
         self._pulling: dict[tuple[str, str], asyncio.Future[str]] = {}
+        self._seen: dict[tuple[str, str], tuple[float, ImageFacts]] = {}  # until when
+        self._looking: dict[tuple[str, str], asyncio.Event] = {}
 
     async def ensure(
         self,
@@ -38,12 +45,18 @@ class Images:
         report: Report,
     ) -> ImageFacts:
         """The image is on this node on return. Raises ImageError."""
-        present = await self.look(image, handler)
+        try:
+            present = await self._present(image, handler)
+        except ImageError as error:
+            report("Warning", "InspectFailed", str(error))
+            raise
+        if policy == "Always":
+            present = None
         if policy == "Never" and present is None:
             text = f'Container image "{image}" is not present with pull policy of Never'
             report("Warning", "ErrImageNeverPull", text)
             raise ImageError(text, "ErrImageNeverPull")
-        if present is not None and policy != "Always":
+        if present is not None:
             report("Normal", "Pulled", f'Container image "{image}" already present on machine')
             return present
         report("Normal", "Pulling", f'Pulling image "{image}"')
@@ -65,6 +78,33 @@ class Images:
         text += f"({go_seconds(took)} including waiting). Image size: {pulled.size} bytes."
         report("Normal", "Pulled", text)
         return pulled
+
+    async def _present(self, image: str, handler: str) -> ImageFacts | None:
+        """As `look`, but asked once for all who want to know at the same time or shortly after."""
+        key = (image, handler)
+        while True:
+            until, facts = self._seen.get(key, (0.0, None))
+            if facts is not None and time.monotonic() < until:
+                return facts
+            looking = self._looking.get(key)
+            if looking is None:
+                break
+            await looking.wait()
+        self._looking[key] = asyncio.Event()
+        try:
+            facts = await self.look(image, handler)
+        finally:
+            self._looking.pop(key).set()
+        if facts is not None:
+            self._seen[key] = (time.monotonic() + SEEN, facts)
+        return facts
+
+    def forget(self, image: str) -> bool:
+        """The image may be gone: ask the next time. True when that had not been asked for some time."""
+        known = [key for key in self._seen if key[0] == image]
+        for key in known:
+            del self._seen[key]
+        return bool(known)
 
     async def look(self, image: str, handler: str) -> ImageFacts | None:
         """What the runtime knows of the image; None when it is not there. Raises ImageError for a bad name."""

@@ -40,8 +40,10 @@ class ImageService:
     def _find(self, reference: str) -> Any:
         try:
             return self.images.inspect(reference)
-        except (ImageNotFound, BadReference):
+        except ImageNotFound:
             return None
+        except BadReference as error:
+            raise translated(error) from error
 
     async def image_status(self, request: Any) -> Any:
         if not request.image.image:
