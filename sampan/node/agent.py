@@ -235,9 +235,9 @@ class NodeAgent:
             worker.update(new)
         self.cache.put("pod", new["metadata"]["namespace"], uid, new)
 
-    def _on_answer(self, pod: Object) -> None:
+    def _on_answer(self, pod: Object, expected: bool) -> None:
         if worker := self.workers.get(pod["metadata"]["uid"]):
-            worker.update(pod)
+            worker.update(pod, expected=expected)
             self.cache.put("pod", pod["metadata"]["namespace"], worker.uid, pod)
 
     def _on_reference(self, uid: str) -> None:

@@ -22,6 +22,7 @@ Object = dict[str, Any]
 Key = tuple[str, str, str]  # kind, namespace, name
 
 GATHER = 0.1  # seconds in which changes come together into one transaction
+SPACING = 0.5  # from one transaction to the next
 PAUSE = 5.0  # after a write that failed
 
 SCHEMA = """
@@ -82,9 +83,12 @@ class ObjectCache:
 
     async def run(self) -> None:
         """Write what is put, for ever. A disk that is full or fails is tried again; nobody else notices."""
+        loop = asyncio.get_running_loop()
+        last = -SPACING
         while True:
             await self._wake.wait()
-            await asyncio.sleep(GATHER)
+            await asyncio.sleep(max(GATHER, last + SPACING - loop.time()))
+            last = loop.time()
             self._wake.clear()
             batch = dict(self._pending)
             try:

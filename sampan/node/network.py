@@ -1,8 +1,8 @@
 """Feeds the service proxy and the DNS server with Services and EndpointSlices, as they change.
 
-Changes of one turn of the event loop, and those that come while an `apply` runs, are applied together: a rollout of a
-hundred pods costs a few rule sets, and a single change is applied at once. Nothing is polled; a failed `apply` is tried
-again after a pause, with what is true by then.
+A single change is applied at once; those that come within the next moment, or while an `apply` runs, are applied together:
+a rollout of a hundred pods costs a few rule sets. Nothing is polled; a failed `apply` is tried again after a pause, with
+what is true by then.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sampan.node.podspec import Object
 
 log = logging.getLogger(__name__)
 
+SPACING = 0.15  # seconds from one `apply` to the next (kube-proxy's default is one second)
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 
 
@@ -66,7 +67,11 @@ class NetworkFeed:
 
     async def _follow(self, consumer: Consumer) -> None:
         pause = FIRST_PAUSE
+        loop = asyncio.get_running_loop()
+        last = -SPACING
         while True:
+            await asyncio.sleep(max(0.0, last + SPACING - loop.time()))
+            last = loop.time()
             changed = self._changed
             try:
                 await consumer.apply(self._services.list(), self._slices.list())

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 HOLD_BACK = 0.05  # seconds, for what nobody waits for
 HOLD_BACK_BUSY = 1.0  # while the pod is on its way to its next state
+CROWD = 10  # pods on their way at once that lengthen this by as much again: each takes longer then
 PARALLEL = 4  # requests at once: more would only open more connections
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 
@@ -38,19 +39,20 @@ class _Entry:
 
 
 class StatusWriter:
-    """`answered(pod)` is called with what the API made of a write."""
+    """`answered(pod, expected)` is called with what the API made of a write, and whether that is what was wanted."""
 
     def __init__(
         self,
         client: Client | None,
         group: asyncio.TaskGroup,
-        answered: Callable[[Object], None],
+        answered: Callable[[Object, bool], None],
     ) -> None:
         self._client = client
         self._group = group
         self._answered = answered
         self._slots = asyncio.Semaphore(PARALLEL)
         self._entries: dict[str, _Entry] = {}
+        self._coming: set[str] = set()  # uids of pods on their way
 
     def latest(self, pod: Object) -> Object:
         """The pod with the newest status that is known or on its way."""
@@ -58,6 +60,11 @@ class StatusWriter:
         if entry is None or entry.wanted is None:
             return pod
         return {**pod, "status": {**(pod.get("status") or {}), **entry.wanted}}
+
+    def is_writing(self, uid: str) -> bool:
+        """A write is on its way; `answered` will tell."""
+        entry = self._entries.get(uid)
+        return entry is not None and entry.task is not None
 
     def submit(self, pod: Object, status: Object, *, busy: bool = False) -> None:
         """`status` is what the API shall show. `busy`: another one is expected within moments."""
@@ -68,6 +75,7 @@ class StatusWriter:
             entry.idle.set()
         elif newer(pod, entry.known):
             entry.known = pod
+        (self._coming.add if busy else self._coming.discard)(uid)
         current = entry.known.get("status") or {}
         if entry.task is None and not changes(current, status):
             self._settle(entry)
@@ -79,7 +87,7 @@ class StatusWriter:
         if entry.task is not None:
             return
         if busy:
-            self._send_within(HOLD_BACK_BUSY, entry)
+            self._send_within(HOLD_BACK_BUSY * (1 + len(self._coming) // CROWD), entry)
         elif is_urgent(current, status):
             self._send(entry)
         else:
@@ -104,6 +112,7 @@ class StatusWriter:
 
     def forget(self, uid: str) -> None:
         entry = self._entries.pop(uid, None)
+        self._coming.discard(uid)
         if entry is None:
             return
         entry.gone = True
@@ -154,7 +163,7 @@ class StatusWriter:
                         entry.known = answer
                     if entry.wanted is wanted:
                         entry.wanted = None
-                    self._answered(answer)
+                    self._answered(answer, not changes(answer.get("status") or {}, wanted))
                     continue
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)

@@ -43,17 +43,18 @@ class Tokens:
         self._cache = cache
         self._clock = clock
         self._slots = asyncio.Semaphore(PARALLEL)
-        self._tokens: dict[tuple[str, str], Token] = {}  # by pod uid and request
+        self._tokens: dict[str, dict[str, Token]] = {}  # by pod uid, then by request
         self._asking: dict[tuple[str, str], asyncio.Lock] = {}
 
     async def token(self, pod: Object, request: Object) -> str:
         """Raises VolumeError when there is none and none can be had."""
         uid = pod["metadata"]["uid"]
         key = (uid, f"{request.get('audience', '')}:{request.get('expirationSeconds', '')}")
+        of_pod = self._tokens.setdefault(uid, {})
         async with self._asking.setdefault(key, asyncio.Lock()):
-            held = self._tokens.get(key) or self._remembered(key)
+            held = of_pod.get(key[1]) or self._remembered(key)
             if held and self._clock() < held.renew_at():
-                self._tokens[key] = held
+                of_pod[key[1]] = held
                 return held.text
             try:
                 async with self._slots:
@@ -63,19 +64,19 @@ class Tokens:
                     return held.text
                 account = pod["spec"].get("serviceAccountName") or "default"
                 raise VolumeError(f"failed to fetch token for {account}: {error}") from error
-            self._tokens[key] = fresh
+            of_pod[key[1]] = fresh
             self._cache.put("token", *key, fresh._asdict())
             return fresh.text
 
     def next_renewal(self, uid: str) -> float:
         """When a token of the pod is due; 0: none is held."""
-        return min((t.renew_at() for key, t in self._tokens.items() if key[0] == uid), default=0.0)
+        held = self._tokens.get(uid)
+        return min((token.renew_at() for token in held.values()), default=0.0) if held else 0.0
 
     def forget(self, uid: str) -> None:
-        for key in [key for key in self._tokens if key[0] == uid]:
-            del self._tokens[key]
-            self._asking.pop(key, None)
-            self._cache.put("token", *key, None)
+        for request in self._tokens.pop(uid, {}):
+            self._asking.pop((uid, request), None)
+            self._cache.put("token", uid, request, None)
 
     def _remembered(self, key: tuple[str, str]) -> Token | None:
         found = self._cache.get("token", *key)

@@ -83,8 +83,10 @@ RETRY = 10.0  # seconds until a container that could not be configured is tried 
 RUN_ERROR_SHOWN = 1.0
 VOLUME_RETRY, VOLUME_RETRY_MAX = 0.5, 122.0
 RUNTIME_RETRY = 1.0
+EVENT_PATIENCE = 0.25  # for an event that was sent before the answer; then the runtime is asked
 LEAST_GRACE = 2.0  # seconds that a container gets to end, however long its preStop hook took
 IMAGE_OS = "sampan.dev/image-os"
+_META = ("labels", "annotations", "deletionTimestamp", "deletionGracePeriodSeconds")
 
 
 class _Ending(Exception):
@@ -112,6 +114,7 @@ class PodWorker:
         self._messages: dict[str, str] = {}
         self._looked_up: dict[str, containerconfig.ImageFacts] = {}  # before the sandbox was made
         self._config: Any = None  # PodSandboxConfig
+        self._doubted: set[str] = set()  # containers whose image was asked for again
         self._held: set[str] = set()  # containers whose CrashLoopBackOff was reported
         self._verdict: Verdict | None = None
         self._removed = False
@@ -129,12 +132,13 @@ class PodWorker:
 
     # News
 
-    def update(self, pod: Object) -> None:
-        """The API shows the pod like this now."""
+    def update(self, pod: Object, *, expected: bool = False) -> None:
+        """The API shows the pod like this now. `expected`: its status is the one that was written from here."""
         same = objects.resource_version(pod) == objects.resource_version(self.pod)
         if same or not newer(pod, self.pod):
             return  # the answer to a write, which the watch shows again
         old, self.pod = self.pod, pod
+        quiet = expected or self.context.status.is_writing(self.uid)  # the answer tells more
         if objects.is_deleting(pod):
             self._ending.set()
             if podspec.termination_grace(pod) < podspec.termination_grace(old):
@@ -143,7 +147,8 @@ class PodWorker:
             "annotations"
         ) != pod["metadata"].get("annotations"):
             self._stale = True
-        self.wake()
+        if not quiet or _matters(old, pod):
+            self.wake()
 
     def remove(self) -> None:
         """The API has no such pod any more."""
@@ -182,6 +187,16 @@ class PodWorker:
     def news(self) -> asyncio.Event:
         """An event that is set when the next thing happens to the pod's containers."""
         return self._news
+
+    async def _hear(self, known: Callable[[], bool]) -> bool:
+        """Wait a moment for the event that tells it: the answer to a call may overtake it."""
+        try:
+            async with asyncio.timeout(EVENT_PATIENCE):
+                while not known():
+                    await self._news.wait()
+        except TimeoutError:
+            return known()
+        return True
 
     def _tell(self) -> None:
         happened, self._news = self._news, asyncio.Event()
@@ -450,8 +465,13 @@ class PodWorker:
             config.annotations[IMAGE_OS] = platform
         cri = self.context.cri
         answer = await cri.run_pod_sandbox(config=config, runtime_handler=handler)
-        known = self.observed.sandboxes.get(answer.pod_sandbox_id)
-        if known is None or not known.addresses:  # else its event was faster than the answer
+        at_host = self.pod["spec"].get("hostNetwork")
+
+        def known() -> bool:
+            seen = self.observed.sandboxes.get(answer.pod_sandbox_id)
+            return seen is not None and (at_host or bool(seen.addresses))
+
+        if not await self._hear(known):
             told = await cri.pod_sandbox_status(pod_sandbox_id=answer.pod_sandbox_id)
             self.observed.merge_sandbox(sandbox_state(told.status))
         self._sandbox_backoff.forget("sandbox")
@@ -599,7 +619,12 @@ class PodWorker:
                 sandbox_config=self._sandbox_config(sandbox.attempt),
             )
         except CRIError as error:
+            doubt = context.images.forget(environment.expand(container.get("image", ""), {}))
+            if doubt and name not in self._doubted:
+                self._doubted.add(name)
+                return  # the image counted as present and may be gone: the next turn asks
             raise ContainerError(str(error), "CreateContainerError") from error
+        self._doubted.discard(name)
         self._event("Normal", "Created", f"Created container: {name}", named)
         try:
             await cri.start_container(container_id=made.container_id)
@@ -607,8 +632,12 @@ class PodWorker:
             await self._look_at(made.container_id, sandbox.id)
             raise ContainerError(str(error), "RunContainerError") from error
         self._event("Normal", "Started", f"Started container {name}", named)
-        known = self.observed.containers.get(made.container_id)
-        if known is None or not known.started_at:  # else its event was faster than the answer
+
+        def known() -> bool:
+            seen = self.observed.containers.get(made.container_id)
+            return seen is not None and bool(seen.started_at)
+
+        if not await self._hear(known):
             await self._look_at(made.container_id, sandbox.id)
         if handler := (container.get("lifecycle") or {}).get("postStart"):
             await self._post_start(handler, named, made.container_id)
@@ -800,3 +829,15 @@ class PodWorker:
         sandboxes, containers = await self.context.runtime.of_pod(self.uid)
         self.observed.replace(sandboxes, containers)
         self._tell()
+
+
+def _matters(old: Object, new: Object) -> bool:
+    """Whether a pod's next step may depend on what else is different when a status of ours comes back."""
+    spec, phase = new["spec"], (new.get("status") or {}).get("phase")
+    return (
+        any(old["metadata"].get(key) != new["metadata"].get(key) for key in _META)
+        or old["spec"] != spec
+        or (phase in ("Succeeded", "Failed") and (old.get("status") or {}).get("phase") != phase)
+        or bool(spec.get("readinessGates"))
+        or spec.get("activeDeadlineSeconds") is not None
+    )

@@ -4,7 +4,7 @@
     <volatile>/<uid>/<plugin>/<name>          secrets and tokens: on tmpfs as root
     <pods>/<uid>/subpaths/<container>/<n>     fixed sub-paths, bind mounts
     <pods>/<uid>/etc-hosts                    /etc/hosts
-    <pods>/<uid>/containers/<name>/<n>        termination messages
+    <pods>/<uid>/termination-<name>-<n>       termination messages
 
 `prepare` may be called as often as one likes: it makes what is missing and rewrites what has changed.
 """
@@ -36,6 +36,7 @@ class PodVolumes:
         self.root = root
         self.paths: dict[str, Path] = {}
         self._writable: set[str] = set()
+        self._hosts = ""  # what was written
 
     async def prepare(
         self,
@@ -141,25 +142,36 @@ class PodVolumes:
         return result
 
     def hosts(self, text: str) -> MountPoint:
-        path = self.directory / "etc-hosts"
-        self.directory.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or path.read_text() != text:
+        path = str(self.directory / "etc-hosts")
+        if self._hosts != text:
             # In place: a bind mount of it in a running container must see the new text.
-            path.write_text(text)
-            path.chmod(0o644)
-        return MountPoint(str(path), "/etc/hosts")
+            self._put(path, text.encode(), 0o644)
+            self._hosts = text
+        return MountPoint(path, "/etc/hosts")
 
     def message(self, container: str, restarts: int) -> Path:
-        return self.directory / "containers" / container / str(restarts)
+        return self.directory / f"termination-{container}-{restarts}"
 
     def message_mount(self, container: Object, restarts: int) -> MountPoint:
         """The file behind terminationMessagePath, empty and writable for any user of the container."""
-        path = self.message(container["name"], restarts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-        path.chmod(0o666)
+        path = str(self.message(container["name"], restarts))
+        self._put(path, b"", 0o666)
         target = container.get("terminationMessagePath") or "/dev/termination-log"
-        return MountPoint(str(path), target)
+        return MountPoint(path, target)
+
+    def _put(self, path: str, content: bytes, mode: int) -> None:
+        """A file in the pod's directory, whatever the umask."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            descriptor = os.open(path, flags, mode)
+        except FileNotFoundError:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, flags, mode)
+        try:
+            os.write(descriptor, content)
+            os.fchmod(descriptor, mode)
+        finally:
+            os.close(descriptor)
 
     def read_message(self, container: str, restarts: int) -> str:
         try:
