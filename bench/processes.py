@@ -32,6 +32,15 @@ def seconds(pids: Iterable[int]) -> float:
     return total
 
 
+def seconds_by_name(pids: Iterable[int]) -> dict[str, float]:
+    """The same, by the names that ps shows."""
+    found: dict[str, float] = {}
+    for pid in pids:
+        name = command(pid)
+        found[name] = found.get(name, 0.0) + seconds([pid])
+    return found
+
+
 def command(pid: int) -> str:
     """The short name that ps shows; empty when it is gone."""
     try:
