@@ -157,9 +157,8 @@ class Priority(Plugin):
             found = entry.object()
             value, policy = found.get("value", 0), found.get("preemptionPolicy") or policy
         else:
-            defaults = [
-                each for each in await self.lookup.all(*classes) if each.get("globalDefault")
-            ]
+            marked = await self.lookup.all(*classes, having=b'"globalDefault":true')
+            defaults = [each for each in marked if each.get("globalDefault")]
             if defaults:
                 found = min(defaults, key=lambda each: each.get("value", 0))
                 spec["priorityClassName"] = found["metadata"]["name"]

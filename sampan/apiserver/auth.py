@@ -12,6 +12,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from urllib.parse import unquote
@@ -39,6 +40,7 @@ PROTOCOLS = "sec-websocket-protocol"
 REMEMBERED = 4096  # verified tokens
 DELETION_LEEWAY = timedelta(seconds=60)  # a pod that is being deleted may use its token so long
 
+_ENDING = object()  # in place of an entry that only time will make invalid
 AUTHENTICATION_GROUP = "authentication.k8s.io"
 
 
@@ -73,16 +75,24 @@ def user_of_certificate(certificate: Mapping[str, Any] | None) -> User | None:
     return User(name, tuple(dict.fromkeys((*groups, AUTHENTICATED))))
 
 
+@dataclass(slots=True)
+class _Known:
+    """A token whose signature was checked."""
+
+    token: ServiceAccountToken
+    user: User  # the same object each time: whoever remembers answers by user finds them sooner
+    # What it was bound to when last asked: the very entries of the cache, so that an unchanged one is recognised
+    # without reading it again.
+    bound: list[object] = field(default_factory=list)
+
+
 class Authenticator:
     """Finds the user of a request. `lookup` reads the watch cache."""
 
     def __init__(self, signer: TokenSigner, lookup: Lookup) -> None:
         self.signer = signer
         self.lookup = lookup
-        self._verified: dict[bytes, ServiceAccountToken] = {}
-        # What a token was bound to when last asked: the very entries of the cache, so that an unchanged one is
-        # recognised without reading it again.
-        self._bound: dict[bytes, list[EntryLike]] = {}
+        self._known: dict[bytes, _Known] = {}  # by the token's hash
 
     async def authenticate(self, request: Request) -> User:
         """The user; `request.user` when the transport already knows. Raises ApiError 401."""
@@ -100,34 +110,39 @@ class Authenticator:
 
     async def user_of_token(self, token: str, audiences: tuple[str, ...] = ()) -> User:
         """The service account that a token speaks for. Raises InvalidToken."""
-        found = await self.check_token(token, audiences)
-        return User(found.username, found.groups, found.service_account.uid, found.extra)
+        return (await self._check(token, audiences)).user
 
     async def check_token(self, token: str, audiences: tuple[str, ...] = ()) -> ServiceAccountToken:
         """What a token says, when it is ours, valid now, and all that it is bound to is still there."""
-        digest = hashlib.sha256(token.encode()).digest()
-        found = None if audiences else self._verified.get(digest)
-        if found is None or (found.expires and found.expires <= self.signer.clock()):
-            found = self.signer.verify(token, audiences)
-            if not audiences:
-                if len(self._verified) >= REMEMBERED:
-                    self._verified.clear()
-                    self._bound.clear()
-                self._verified[digest] = found
-        await self._check_bound(digest, found, token)
-        return found
+        return (await self._check(token, audiences)).token
 
-    async def _check_bound(self, digest: bytes, found: ServiceAccountToken, token: str) -> None:
-        before = self._bound.get(digest, [])
-        now: list[EntryLike] = []
-        for index, (plural, namespace, wanted) in enumerate(_references(found)):
+    async def _check(self, token: str, audiences: tuple[str, ...]) -> _Known:
+        digest = hashlib.sha256(token.encode()).digest()
+        known = None if audiences else self._known.get(digest)
+        if known is None or (known.token.expires and known.token.expires <= self.signer.clock()):
+            found = self.signer.verify(token, audiences)
+            user = User(found.username, found.groups, found.service_account.uid, found.extra)
+            known = _Known(found, user)
+            if not audiences:
+                if len(self._known) >= REMEMBERED:
+                    self._known.clear()
+                self._known[digest] = known
+        await self._check_bound(known, token)
+        return known
+
+    async def _check_bound(self, known: _Known, token: str) -> None:
+        before = known.bound
+        now: list[object] = []
+        for index, (plural, namespace, wanted) in enumerate(_references(known.token)):
             entry = await self.lookup.entry("", "v1", plural, namespace, wanted.name)
             if entry is None:
                 raise InvalidToken(f"{plural} {wanted.name} was deleted")
-            if index >= len(before) or before[index] is not entry:
-                self._check_object(plural, wanted, entry.object(), found, token)
-            now.append(entry)
-        self._bound[digest] = now
+            same = index < len(before) and before[index] is entry
+            if same or self._check_object(plural, wanted, entry.object(), known.token, token):
+                now.append(entry)
+            else:
+                now.append(_ENDING)
+        known.bound = now
 
     def _check_object(
         self,
@@ -136,7 +151,8 @@ class Authenticator:
         obj: dict[str, Any],
         found: ServiceAccountToken,
         token: str,
-    ) -> None:
+    ) -> bool:
+        """Whether it will be all right until it changes. Raises InvalidToken when it is not even now."""
         if wanted.uid and objects.uid(obj) != wanted.uid:
             raise InvalidToken(f"{plural} {wanted.name} was deleted and made again")
         deleted = objects.metadata(obj).get("deletionTimestamp")
@@ -148,6 +164,7 @@ class Authenticator:
             data = (obj.get("data") or {}).get("token", "")
             if base64.b64decode(data) != token.encode():
                 raise InvalidToken("the secret holds another token")
+        return not deleted
 
 
 def _references(found: ServiceAccountToken) -> Iterator[tuple[str, str, Reference]]:

@@ -40,11 +40,12 @@ class Lookup:
         cache = self.caches.ready(row) or await self.caches.get(row)
         return cache.entries.get(row.key(namespace, name))
 
-    async def all(self, group: str, version: str, plural: str) -> list[Object]:
+    async def all(self, group: str, version: str, plural: str, having: bytes = b"") -> list[Object]:
+        """Every object of the kind in whose JSON `having` occurs."""
         row = self.table.lookup(group, version, plural)
         assert row is not None
         cache = await self.caches.get(row)
-        return [entry.object() for entry in cache.entries.values()]
+        return [entry.object() for entry in cache.entries.values() if having in entry.data]
 
 
 class Plugin:

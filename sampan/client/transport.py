@@ -35,6 +35,11 @@ class User:
         else:
             object.__setattr__(self, "extra", ())
 
+    def __hash__(self) -> int:
+        return hash(
+            self.name
+        )  # a string keeps its hash; the rest differs for few users of one name
+
     def extra_map(self) -> dict[str, list[str]]:
         """`extra` as UserInfo objects show it."""
         return {key: list(values) for key, values in self.extra}

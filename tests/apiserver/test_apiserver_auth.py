@@ -247,10 +247,34 @@ async def test_a_pod_may_use_its_token_while_it_ends(
     deleted = datetime.fromtimestamp(clock.now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     objects.put("pods", "a", "web", "u-web", metadata={"deletionTimestamp": deleted})
     await authenticator.user_of_token(token)
-    clock.now += 100
-    objects.put("pods", "a", "web", "u-web", metadata={"deletionTimestamp": deleted})
+    await authenticator.user_of_token(token)
+    clock.now += 100  # nothing but time has passed
     with pytest.raises(InvalidToken, match="being deleted"):
         await authenticator.user_of_token(token)
+
+
+async def test_a_known_token_gives_the_same_user_until_it_ends(
+    signer: TokenSigner, objects: Objects, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authenticator = Authenticator(signer, objects)
+    token, expires = signer.make(account(objects))
+    user = await authenticator.user_of_token(token)
+    verified: list[str] = []
+    verify = TokenSigner.verify
+
+    def counted(self: TokenSigner, text: str, audiences: Any = ()) -> Any:
+        verified.append(text)
+        return verify(self, text, audiences)
+
+    monkeypatch.setattr(TokenSigner, "verify", counted)
+    assert await authenticator.user_of_token(token) is user
+    assert not verified
+    with pytest.raises(InvalidToken):
+        await authenticator.user_of_token(token, ("elsewhere",))
+    clock.now = expires + 61
+    with pytest.raises(InvalidToken, match="expired"):
+        await authenticator.user_of_token(token)
+    assert len(verified) == 2
 
 
 async def test_legacy_secret_token(signer: TokenSigner, objects: Objects) -> None:

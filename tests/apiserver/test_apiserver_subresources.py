@@ -187,3 +187,23 @@ async def test_component_statuses_as_kubectl_shows_them(api: Harness) -> None:
     assert plain["kind"] == "ComponentStatusList"
     assert (await api.call("GET", "/api/v1/componentstatuses/store"))["kind"] == "ComponentStatus"
     await api.call("GET", "/api/v1/componentstatuses/none", status=404)
+
+
+async def test_priority_of_the_default_class(api: Harness) -> None:
+    await service_account(api)
+    for name, value, default in (("low", 10, True), ("high", 1000, False)):
+        body = {
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": name, "annotations": {"a": '"globalDefault":true'}},
+            "value": value,
+            "globalDefault": default,
+            "preemptionPolicy": "Never",
+        }
+        await api.call("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", body)
+    spec = (await api.call("POST", PODS, pod("p")))["spec"]
+    found = spec["priorityClassName"], spec["priority"], spec["preemptionPolicy"]
+    assert found == ("low", 10, "Never")
+    assert (await api.call("POST", PODS, pod("q", priorityClassName="high")))["spec"][
+        "priority"
+    ] == 1000
