@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from wasm_lab import Lab, compiled
+from wasm_lab import Lab, compiled, warm_zygote
 
 
 @pytest.fixture(scope="session")
@@ -24,9 +24,25 @@ def component() -> Path:
     return compiled("component.wat")
 
 
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The run directory of a zygote that tests share."""
+    with warm_zygote(tmp_path_factory.getbasetemp() / "warm") as directory:
+        yield directory
+
+
 @pytest.fixture
-async def lab(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
-    shared = tmp_path_factory.getbasetemp() / "aot"
-    made = Lab(tmp_path, shared)
+async def lab(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, warm: Path
+) -> AsyncIterator[Lab]:
+    made = Lab(tmp_path, tmp_path_factory.getbasetemp() / "aot", warm)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def lab_alone(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
+    """With a zygote of its own."""
+    made = Lab(tmp_path, tmp_path_factory.getbasetemp() / "aot", tmp_path / "run")
     yield made
     await made.close()

@@ -7,11 +7,17 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from wasm_lab import Lab, artifact, log_lines, logged
 
 from sampan.cri.streams import Streams
 from sampan.runtime.sandbox import ExecRequest, SandboxRecord
 from sampan.runtime.wasm import exits
+
+
+@pytest.fixture
+def lab(lab_alone: Lab) -> Lab:
+    return lab_alone
 
 
 def zygote_of(pid: int) -> int:

@@ -14,6 +14,12 @@ from sampan.runtime.sandbox import ExecRequest
 from sampan.runtime.wasm import link
 from sampan.runtime.wasm.python import python
 
+
+@pytest.fixture
+def lab(lab_alone: Lab) -> Lab:
+    return lab_alone
+
+
 # An audit hook sees every import that is more than a look into sys.modules, in whatever process; and each worker that
 # binds its control socket, which shows that it still looks.
 WATCH = """

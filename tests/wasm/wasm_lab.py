@@ -6,8 +6,11 @@ import asyncio
 import hashlib
 import os
 import re
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +55,17 @@ def artifact(*modules: Path, labels: dict[str, str] | None = None) -> UnpackedIm
 class Lab:
     """A kind in a directory of its own, and pods in it that end with the test."""
 
-    def __init__(self, directory: Path, shared: Path) -> None:
+    def __init__(self, directory: Path, shared: Path, run: Path) -> None:
+        """`run`: where the zygote's socket is; labs with the same one share it."""
         self.directory = directory
         self.shared = shared  # compiled modules, kept from test to test
+        self.run_directory = run
         self.kind = self.new_kind()
         self.sandboxes: list[WasmSandbox] = []
         self.count = 0
 
     def new_kind(self) -> WasmKind:
-        kind = WasmKind(self.directory / "data", self.directory / "run", "test")
+        kind = WasmKind(self.directory / "data", self.run_directory, "test")
         kind._cache.directory = self.shared
         return kind
 
@@ -115,6 +120,25 @@ class Lab:
         await self.kind.close()
 
 
+@contextmanager
+def warm_zygote(directory: Path) -> Iterator[Path]:
+    """A run directory whose zygote stays while this lasts: it ends when nobody is connected."""
+
+    async def connect() -> socket.socket:
+        kind = WasmKind(directory / "data", directory / "run", "test")
+        kind._prepare()
+        await kind._link.connect()
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        [path] = kind.run_directory.glob("zygote-*.sock")
+        connection.connect(str(path))
+        await kind.close()
+        return connection
+
+    directory.mkdir()
+    with asyncio.run(connect()):
+        yield directory / "run"
+
+
 def log_lines(process: WasmProcess) -> list[tuple[str, str, str]]:
     """(stream, tag, text) of each line of the container's log, whose form is checked."""
     path = process.spec.log_path
@@ -145,4 +169,5 @@ __all__ = [
     "compiled",
     "log_lines",
     "logged",
+    "warm_zygote",
 ]
