@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.report import DOCUMENT, write
-from bench.table import RESULTS, Section
+from bench.table import BUSY, RESULTS, Section, busy
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "bench" / "out"
@@ -66,7 +66,8 @@ def main() -> int:
 def run(name: str) -> bool:
     """Run one bench; its sections are in bench/out/ afterwards. True when it went well or was skipped."""
     bench = BENCHES[name]
-    print(f"\n== {name}: {bench.what} (load {os.getloadavg()[0]:.1f})", flush=True)
+    before = busy()
+    print(f"\n== {name}: {bench.what} (processors {before:.0f} % busy before)", flush=True)
     if bench.root and os.geteuid() != 0:
         print("skipped: needs root")
         return True
@@ -74,7 +75,7 @@ def run(name: str) -> bool:
     fresh = OUT / f"{name}.new"
     fresh.unlink(missing_ok=True)
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {RESULTS: str(fresh), "PYTHONPATH": path}
+    environment = os.environ | {RESULTS: str(fresh), BUSY: f"{before:.1f}", "PYTHONPATH": path}
     began = time.monotonic()
     try:
         status = subprocess.run(

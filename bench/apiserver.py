@@ -239,7 +239,7 @@ def main() -> None:
         finally:
             server.stop()
     source = "wrk, one thread" if HAS_WRK else "asyncio clients: wrk is not installed"
-    remark = f"Load from {source}; TLS, a service account's token, RBAC; no stock API server is installed to compare with."
+    remark = f"Load from {source}; TLS, a service account's token, RBAC."
     show("API server", figures, [remark])
 
 

@@ -16,7 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-RESULTS = "SAMPAN_BENCH_RESULTS"  # environment variable: a file to append sections to
+# Environment variables that `python -m bench` sets.
+RESULTS = "SAMPAN_BENCH_RESULTS"  # a file to append sections to
+BUSY = "SAMPAN_BENCH_BUSY"  # how busy the processors were before, in percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,12 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What one `show` showed. `load`: how busy the machine was just after, averaged over a minute."""
+    """What one `show` showed. `busy`: percent of the processors that something else took just before the bench began."""
 
     title: str
     figures: tuple[Figure, ...]
     date: str
-    load: float
+    busy: float
     remarks: tuple[str, ...] = ()
 
     def to_json(self) -> str:
@@ -116,6 +118,20 @@ def load() -> float:
     return os.getloadavg()[0]
 
 
+def busy(seconds: float = 1.0) -> float:
+    """Percent of all processors' time that is taken now, measured over `seconds`."""
+
+    def times() -> list[int]:
+        with open("/proc/stat") as file:
+            return [int(word) for word in file.readline().split()[1:9]]
+
+    before = times()
+    time.sleep(seconds)
+    spent = [now - then for now, then in zip(times(), before, strict=True)]
+    idle = spent[3] + spent[4]  # idle and iowait, proc(5)
+    return 100 * (1 - idle / max(1, sum(spent)))
+
+
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo") as file:
@@ -129,9 +145,8 @@ def _processor() -> str:
 
 def show(title: str, figures: Iterable[Figure], remarks: Iterable[str] = ()) -> None:
     """Print the table; `remarks` are sentences under it."""
-    section = Section(
-        title, tuple(figures), time.strftime("%Y-%m-%d %H:%M"), load(), tuple(remarks)
-    )
+    date, before = time.strftime("%Y-%m-%d %H:%M"), float(os.environ.get(BUSY, "0"))
+    section = Section(title, tuple(figures), date, before, tuple(remarks))
     sys.stdout.write(render(title, section.figures) + "\n")
     for remark in section.remarks:
         sys.stdout.write(f"\n{remark}\n")

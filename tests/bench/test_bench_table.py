@@ -22,7 +22,7 @@ SLOW = Figure("start", 0.9, "s", 0.6, False, note="best 0.8")
 
 
 def section(*figures: Figure) -> Section:
-    return Section("A part", figures, "2026-01-02 03:04", 0.25, ("A remark.",))
+    return Section("A part", figures, "2026-01-02 03:04", 3.4, ("A remark.",))
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,13 @@ def test_what_is_shown_reaches_the_one_who_runs_all(
 ) -> None:
     results = tmp_path / "results"
     monkeypatch.setenv(table.RESULTS, str(results))
+    monkeypatch.setenv(table.BUSY, "12.5")
     table.show("A part", [FAST, SLOW], ["A remark."])
     table.show("Another", [FAST])
     first, second = map(Section.from_json, results.read_text().splitlines())
     assert first.figures == (FAST, SLOW)
     assert first.remarks == ("A remark.",)
+    assert first.busy == 12.5
     assert second.title == "Another"
     printed = capsys.readouterr().out
     assert "### A part" in printed
@@ -81,12 +83,14 @@ def test_what_is_shown_reaches_the_one_who_runs_all(
 
 def test_every_missed_budget_has_its_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(WHY, ("part", "start"), "It waits for the disk.")
-    text = report.document({"part": [section(FAST, SLOW, Figure("stop", 2, "s", 1, False))]})
+    stop, rate = Figure("stop", 2, "s", 1, False), Figure("rate", 300, "/s", 400)
+    text = report.document({"part": [section(FAST, SLOW, stop, rate)]})
     assert "**Missed: start**, by 50 % (0.9 for 0.6 s). It waits for the disk." in text
     assert "**Missed: stop**, by 100 % (2 for 1 s). The reason is not known yet." in text
+    assert "**Missed: rate**, by 25 % (300 for 400 /s)." in text
     assert "Missed: creates" not in text
-    assert "**Budgets:** 1 of 3 kept." in text
-    assert "2026-01-02 03:04, load 0.2" in text
+    assert "**Budgets:** 1 of 4 kept." in text
+    assert "2026-01-02 03:04; 3 % busy before" in text
     assert "A remark." in text
     assert table.machine() in text
 
@@ -102,6 +106,10 @@ def test_every_bench_is_registered_and_every_registered_bench_exists() -> None:
 
 def test_reasons_name_benches_that_exist() -> None:
     assert {bench for bench, _ in WHY} <= set(BENCHES)
+
+
+def test_how_busy_the_processors_are_is_a_share() -> None:
+    assert 0 <= table.busy(0.05) <= 100
 
 
 def test_an_unknown_bench_is_named() -> None:
