@@ -99,6 +99,9 @@ def reply(connection: socket.socket, answer: dict[str, Any]) -> None:
         connection.setblocking(True)
         connection.settimeout(1.0)
         connection.sendall(json.dumps(answer).encode() + b"\n")
+        connection.setblocking(False)
+        while connection.recv(65536):  # what is left unheard would turn our close into a reset
+            pass
     except OSError:
         pass  # the asker went away
     finally:

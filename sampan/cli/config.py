@@ -56,6 +56,11 @@ def node_name() -> str:
     return name or "node"
 
 
+VOLATILE = (
+    "volumes",
+    "wasm",
+    "container",
+)  # what parts keep in the run directory while there are pods
 LOOPBACK = ipaddress.IPv4Network("127.0.0.0/8")
 ROOTLESS = {"cluster_cidr": "127.42.0.0/16", "service_cidr": "127.43.0.0/16"}
 FIXED = {"rootless", "cluster_cidr", "service_cidr"}  # what objects and certificates rest on
@@ -92,6 +97,12 @@ class Config:
     def local_address(self) -> str:
         """Where this machine's own clients reach what listens on `bind_address`."""
         return "127.0.0.1" if self.bind_address == "0.0.0.0" else self.bind_address
+
+    @property
+    def has_pods(self) -> bool:
+        """Whether the runtime has pods on record; they may run though nobody supervises them."""
+        sandboxes = self.data_dir / "runtime" / "sandboxes"
+        return sandboxes.is_dir() and any(sandboxes.iterdir())
 
     @property
     def data_dir_is_default(self) -> bool:
@@ -209,10 +220,13 @@ class Config:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{data}/config.json cannot be read: {error}") from error
         known = {f.name for f in fields(cls)}
-        raw = {k: v for k, v in raw.items() if k in known}
-        raw["data_dir"], raw["run_dir"] = data, Path(raw["run_dir"])
-        raw["tls_san"] = tuple(raw.get("tls_san", ()))
-        return cls(**raw)
+        try:
+            values = {name: value for name, value in raw.items() if name in known}
+            values["data_dir"], values["run_dir"] = data, Path(raw["run_dir"])
+            values["tls_san"] = tuple(raw.get("tls_san", ()))
+            return cls(**values)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ConfigError(f"{data}/config.json cannot be read: {error!r}") from error
 
     def prepare(self) -> None:
         """Make the directories (0700) and write the configuration. Idempotent."""

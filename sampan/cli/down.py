@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from sampan.cli.config import Config
+from sampan.cli.config import VOLATILE, Config
 from sampan.cli.control import ask
 
 LONGEST = 120.0  # seconds
@@ -43,13 +43,12 @@ def failed(config: Config) -> int:
 
 
 def left(config: Config) -> bool:
-    """Whether pods may still run, though nobody supervises them: it was killed, or told to keep them."""
-    sandboxes = config.data_dir / "runtime" / "sandboxes"
-    return sandboxes.is_dir() and any(sandboxes.iterdir())
+    """Whether there is something to stop though nobody supervises: it was killed, told to keep pods, or never there."""
+    return config.has_pods or any((config.run_dir / name).exists() for name in VOLATILE)
 
 
 def clear(config: Config) -> int:
-    typer.echo("stopping the pods that go on without the cluster")
+    typer.echo("stopping what goes on without the cluster")
     config.prepare()
     with open(config.logs / "supervisor.log", "ab") as log:
         command = [

@@ -36,7 +36,7 @@ def guarded(work: Callable[[], Any]) -> int:
     try:
         work()
     except (ImageError, OSError) as error:
-        typer.echo(f"sampan: {error}", err=True)
+        typer.echo(f"sampan: {' '.join(str(error).split())}", err=True)
         return 1
     return 0
 

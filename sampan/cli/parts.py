@@ -10,12 +10,13 @@ import asyncio
 import fcntl
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sampan.cli.config import Config
+from sampan.cli.config import VOLATILE, Config
 
 log = logging.getLogger(__name__)
 
@@ -163,9 +164,13 @@ def clear(config: Config) -> None:
     """Remove what the kernel keeps when no pod is left: volumes' mounts, bridge, tables, namespaces."""
     from sampan.cli.noderole import clear_network
     from sampan.node import cgroups
+    from sampan.node.linux import mounts_below
     from sampan.node.volumes.pod import release
 
     if not config.rootless:
         cgroups.remove(config.instance)
     release(config.data_dir / "node" / "pods", config.run_dir, root=not config.rootless)
     asyncio.run(clear_network(config))
+    for name in VOLATILE:
+        if not mounts_below((config.run_dir / name).resolve()):
+            shutil.rmtree(config.run_dir / name, ignore_errors=True)

@@ -300,8 +300,8 @@ class Supervisor:
             self.tell("pods", "stopping")
             self.failed = not (self.runtime_back(wake) and self.in_child("sweep"))
         self.end(self.parts["runtime"])
-        if self.stop_pods and not self.failed:
-            self.failed = not self.in_child("clear")
+        if not self.config.has_pods:
+            self.failed = not self.in_child("clear") or self.failed
 
     def runtime_back(self, wake: int) -> bool:
         """Pods can be stopped only by a runtime that answers; it may have been killed a moment ago."""

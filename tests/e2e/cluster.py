@@ -30,6 +30,8 @@ AS_ROOT = os.geteuid() == 0
 
 
 class Cluster:
+    python = sys.executable  # what runs `sampan`
+
     def __init__(self, *, rootless: bool = not AS_ROOT) -> None:
         self.rootless = rootless
         self.directory = Path(tempfile.mkdtemp(prefix="sampan-e2e-"))
@@ -115,7 +117,7 @@ class Cluster:
         head, *rest = arguments
         nested = [rest.pop(0)] if head == "image" else []
         command = [
-            sys.executable,
+            self.python,
             "-m",
             "sampan",
             head,

@@ -22,56 +22,13 @@ from typing import Any
 import pytest
 from cluster import AS_ROOT, Cluster, wait_for
 from conftest import load_hello
+from pieces import KINDS, deployment, pods_of, service, settled
 from remains import processes, remove_kernel_objects, unmount_all
 
 HAMMER = Path(__file__).parent / "hammer.py"
-KINDS = ("wasm", "container") if AS_ROOT else ("wasm",)
 BACK = {"server": "api", "runtime": "cri", "node": "registered"}  # what each reports when it works
 # The supervisor forks at once; what is allowed here is for a machine that does much else at the time.
 PATIENCE = 20.0
-
-
-def deployment(kind: str, name: str, replicas: int, **spec: Any) -> dict[str, Any]:
-    labels = {"app": name, "kind": kind}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": f"{name}-{kind}"},
-        "spec": {
-            "replicas": replicas,
-            "selector": {"matchLabels": labels},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {
-                    "runtimeClassName": kind,
-                    "terminationGracePeriodSeconds": 1,
-                    "containers": [
-                        {
-                            "name": "hello",
-                            "image": f"hello:{kind}",
-                            "ports": [{"containerPort": 8080}],
-                            "env": [
-                                {
-                                    "name": "POD_NAME",
-                                    "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}},
-                                }
-                            ],
-                        }
-                    ],
-                    **spec,
-                },
-            },
-        },
-    }
-
-
-def service(name: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": name},
-        "spec": {"selector": {"app": name}, "ports": [{"port": 8080}]},
-    }
 
 
 @pytest.fixture(scope="module")
@@ -161,19 +118,6 @@ def until_it_works(boat: Cluster, *arguments: str) -> None:
         PATIENCE,
         " ".join(arguments),
     )
-
-
-def pods_of(boat: Cluster, app: str) -> list[dict[str, Any]]:
-    return list(boat.get("pods", "-l", f"app={app}")["items"])
-
-
-def settled(boat: Cluster, app: str, count: int) -> bool:
-    pods = pods_of(boat, app)
-    ready = [
-        pod for pod in pods
-        if any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
-    ]  # fmt: skip
-    return len(pods) == len(ready) == count
 
 
 @pytest.mark.parametrize("part", ["server", "node", "runtime"])

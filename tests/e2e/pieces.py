@@ -1,0 +1,60 @@
+"""Manifests and questions that several end-to-end tests share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster import AS_ROOT, Cluster
+
+KINDS = ("wasm", "container") if AS_ROOT else ("wasm",)
+
+
+def deployment(kind: str, name: str, replicas: int, **spec: Any) -> dict[str, Any]:
+    """Of the hello example, `name`-`kind`, labelled app=`name`; `spec` goes into that of its pods."""
+    labels = {"app": name, "kind": kind}
+    container = {
+        "name": "hello",
+        "image": f"hello:{kind}",
+        "ports": [{"containerPort": 8080}],
+        "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+    }
+    pod = {
+        "runtimeClassName": kind,
+        "terminationGracePeriodSeconds": 1,
+        "containers": [container],
+        **spec,
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": f"{name}-{kind}"},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
+    }
+
+
+def service(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {"selector": {"app": name}, "ports": [{"port": 8080}]},
+    }
+
+
+def pods_of(boat: Cluster, app: str) -> list[dict[str, Any]]:
+    return list(boat.get("pods", "-l", f"app={app}")["items"])
+
+
+def settled(boat: Cluster, app: str, count: int) -> bool:
+    """Exactly `count` pods, all Ready."""
+    pods = pods_of(boat, app)
+    return len(pods) == count == sum(ready(pod) for pod in pods)
+
+
+def ready(pod: dict[str, Any]) -> bool:
+    conditions = pod["status"].get("conditions", ())
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)

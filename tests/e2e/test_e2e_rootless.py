@@ -1,0 +1,137 @@
+"""Without root: as root that gives its privilege up (`--rootless`), and as a user who never had any.
+
+The user runs Debian's Python on this checkout and the installed libraries, since root's own may be out of reach.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster import AS_ROOT, HELLO, ROOT, Cluster, wait_for
+from pieces import deployment, settled
+from remains import remains
+
+NOBODY = 65534
+PYTHON = "/usr/bin/python3"
+
+
+class UserCluster(Cluster):
+    """Every command as an unprivileged user, in a network namespace with loopback and nothing else."""
+
+    python = PYTHON
+
+    def __init__(self) -> None:
+        super().__init__(rootless=False)  # nobody has to say so
+        os.chown(self.directory, NOBODY, NOBODY)
+        self.environment["PYTHONPATH"] = f"{ROOT}:{sysconfig.get_path('purelib')}"
+        self.environment["PYTHONDONTWRITEBYTECODE"] = "1"  # not allowed to write beside the sources
+
+    def open_network(self) -> None:
+        super().open_network()
+        user = [
+            "setpriv",
+            f"--reuid={NOBODY}",
+            f"--regid={NOBODY}",
+            "--clear-groups",
+            "--no-new-privs",
+        ]
+        if "setpriv" not in self.prefix:
+            self.prefix += user
+
+
+def reason_not_to_run_as_user() -> str:
+    if not AS_ROOT:
+        return "needs root to become another user; as an ordinary user the other tests are this one"
+    version = "import sys; print(sys.version_info[:2])"
+    if not os.access(PYTHON, os.X_OK) or not shutil.which("setpriv"):
+        return f"{PYTHON} or setpriv is not installed"
+    found = subprocess.run(
+        [PYTHON, "-c", version], capture_output=True, text=True, check=True
+    ).stdout
+    if found.strip() != str(sys.version_info[:2]):
+        return f"{PYTHON} is another version than what the libraries were installed for"
+    return ""
+
+
+@pytest.fixture(scope="module", params=["flag", "user"])
+def boat(hello_binaries: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    if request.param == "user" and (reason := reason_not_to_run_as_user()):
+        pytest.skip(reason)
+    boat = UserCluster() if request.param == "user" else Cluster(rootless=True)
+    try:
+        boat.start()
+        boat.sampan(
+            "image", "build", "-t", "hello:wasm", "-f", str(HELLO / "Dockerfile.wasm"), str(HELLO)
+        )
+        boat.kubectl("apply", "-f", str(HELLO / "hello-wasm.yaml"))
+        boat.kubectl("config", "set-context", "--current", "--namespace=hello")
+        boat.kubectl("rollout", "status", "deployment/hello-wasm", "--timeout=60s")
+        yield boat
+        boat.sampan("down")
+        wait_for(lambda: not any(remains(boat).values()), 5, f"nothing left of {remains(boat)}")
+    finally:
+        boat.stop()
+        boat.remove()
+
+
+def test_the_service_answers_on_its_own_address(boat: Cluster) -> None:
+    service = boat.get("service", "hello")
+    address = service["spec"]["clusterIP"]
+    assert address.startswith("127.43.")
+    (pod,) = boat.get("pods")["items"]
+    assert pod["status"]["podIP"].startswith("127.42.")
+    answer = wait_for(lambda: boat.http(f"http://{address}:8080/"), 20, "the Service")
+    assert f"hello from wasm, pod {pod['metadata']['name']}," in answer
+
+
+def test_a_low_port_is_served_at_ten_thousand_more(boat: Cluster) -> None:
+    """docs/network.md: a port that this user cannot bind is at port + 10000. Real root can bind it."""
+    boat.kubectl(
+        "expose", "deployment", "hello-wasm", "--name=low", "--port=80", "--target-port=8080"
+    )
+    address = boat.get("service", "low")["spec"]["clusterIP"]
+    port = 10080 if isinstance(boat, UserCluster) or not AS_ROOT else 80
+    assert "hello from wasm" in wait_for(
+        lambda: boat.http(f"http://{address}:{port}/"), 20, f"port {port}"
+    )
+
+
+def test_exec_is_refused_clearly(boat: Cluster) -> None:
+    said = boat.kubectl_fails("exec", "deploy/hello-wasm", "--", "/bin/sh", "-c", "id")
+    assert "this pod is WebAssembly: there is no shell in it" in said
+
+
+def test_containers_are_refused_clearly(boat: Cluster) -> None:
+    pod = deployment("container", "x", 1)["spec"]["template"]["spec"]
+    boat.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "boxed"}, "spec": pod})
+    wait_for(
+        lambda: "container" in boat.kubectl("events", "--for=pod/boxed", "--types=Warning"),
+        20,
+        "a warning",
+    )
+    assert boat.get("pod", "boxed")["status"]["phase"] == "Pending"
+    boat.kubectl("delete", "pod", "boxed", "--timeout=20s")
+
+
+def test_scale_to_ten_and_every_pod_answers(boat: Cluster) -> None:
+    boat.kubectl("scale", "deployment/hello-wasm", "--replicas=10")
+    boat.kubectl("rollout", "status", "deployment/hello-wasm", "--timeout=60s")
+    wait_for(lambda: settled(boat, "hello", 10), 20, "ten pods")
+    addresses = {pod["status"]["podIP"] for pod in boat.get("pods")["items"]}
+    assert len(addresses) == 10
+    for address in addresses:
+        assert "hello from wasm" in boat.http(f"http://{address}:8080/")
+    boat.kubectl("logs", "deploy/hello-wasm")
+
+
+def test_nothing_has_more_privilege_than_the_user(boat: Cluster) -> None:
+    user = NOBODY if isinstance(boat, UserCluster) else os.geteuid()
+    for part in boat.status()["parts"].values():
+        assert Path(f"/proc/{part['pid']}").stat().st_uid == user
