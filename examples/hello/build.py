@@ -35,8 +35,6 @@ def compile_for(options: list[str], output: Path) -> None:
     if output.exists() and output.stat().st_mtime > newest:
         return
     beside = output.with_name(f"{output.name}.{os.getpid()}")
-    print(f"compiling {SOURCE.name} for {target}; the first time on a machine, zig compiles", flush=True)
-    print("its C library as well, which takes about a minute", flush=True)
     command = [sys.executable, "-m", "ziglang", "cc", *options, *COMPILE, str(SOURCES[0])]
     subprocess.run([*command, "-o", str(beside)], check=True)
     beside.chmod(0o755)
