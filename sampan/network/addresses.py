@@ -28,6 +28,7 @@ class AddressPool:
         self._count = max(self.network.num_addresses - 2, 0)
         self._released: OrderedDict[int, None] = OrderedDict()  # oldest first
         self._held: dict[str, str] | None = None  # sandbox id → address
+        self._last = 0  # given out last; 0: not read yet
 
     def _owners(self) -> dict[str, str]:
         if self._held is None:
@@ -65,11 +66,14 @@ class AddressPool:
 
     def _candidates(self) -> Iterable[int]:
         """From behind the last one given out, once around; those given back lately come at the very end."""
-        try:
-            last = int(ipaddress.IPv4Address((self.directory / _LAST).read_text()))
-        except (FileNotFoundError, ValueError):
-            last = self._first - 1
-        start = last + 1 - self._first
+        if not self._last:
+            try:
+                self._last = int(
+                    ipaddress.IPv4Address((self.directory / _LAST).read_text().strip())
+                )
+            except (FileNotFoundError, ValueError):
+                self._last = self._first - 1
+        start = self._last + 1 - self._first
         held = set(self._owners().values())
         for step in range(self._count):
             number = self._first + (start + step) % self._count
@@ -91,9 +95,14 @@ class AddressPool:
         return True
 
     def _remember(self, number: int) -> None:
-        beside = self.directory / f".{_LAST}.{os.getpid()}"
-        beside.write_text(str(ipaddress.IPv4Address(number)))
-        os.replace(beside, self.directory / _LAST)
+        """A hint for the next start: one write of a fixed size in place is whole, or is not read as an address."""
+        self._last = number
+        path = self.directory / _LAST
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(descriptor, f"{ipaddress.IPv4Address(number)!s:<16}".encode(), 0)
+        finally:
+            os.close(descriptor)
 
     def release(self, sandbox_id: str) -> str | None:
         """The address that was given back, None when the pod had none. Idempotent."""

@@ -16,6 +16,7 @@ import functools
 import hashlib
 import ipaddress
 import os
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +32,13 @@ INTERFACE = "eth0"
 DEFAULT_MTU = 1500
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
+
+
+def has_link(name: str) -> bool:
+    try:
+        return socket.if_nametoindex(name) > 0
+    except OSError:
+        return False
 
 
 class BridgeNetwork:
@@ -121,7 +129,10 @@ class BridgeNetwork:
             if link.master != self._bridge_index or not link.up:
                 netlink.enslave(link.index, self._bridge_index)
             return
-        netlink.delete_link(veth)  # half-made by a process that was killed
+        if has_link(
+            veth
+        ):  # half-made by a process that was killed; asking costs less than a deletion in vain
+            netlink.delete_link(veth)
         netns.delete(name)
         host = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:

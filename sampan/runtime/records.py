@@ -13,14 +13,14 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampan.cri import api_pb2 as pb
 from sampan.network.pods import Attachment
-from sampan.runtime.sandbox import Exit, Process, Sandbox
+from sampan.runtime import files
+from sampan.runtime.sandbox import ContainerSpec, Exit, Process, Sandbox
 
 if TYPE_CHECKING:
     import asyncio
@@ -85,7 +85,10 @@ class ContainerEntry:
     created_at: int
     started_at: int = 0
     exit: Exit | None = None
-    image: UnpackedImage | None = None  # until it is started
+    image: UnpackedImage | None = (
+        None  # until it is started, as is `spec`: made by the same process, not made twice
+    )
+    spec: ContainerSpec | None = None
     process: Process | None = None
     watcher: asyncio.Task[None] | None = field(default=None, repr=False)
 
@@ -131,10 +134,7 @@ def encode(message: Any) -> str:
 
 
 def write(path: Path, document: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".new")
-    with temporary.open("w") as file:
-        json.dump(document, file)
-    os.replace(temporary, path)
+    files.replace(path, json.dumps(document))
 
 
 def load_all(directory: Path, load: Any) -> tuple[list[Any], list[Path]]:

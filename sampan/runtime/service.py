@@ -29,7 +29,7 @@ from sampan.cri.errors import (
 from sampan.image import UnpackedImage
 from sampan.image.errors import ImageError, ImageNotFound
 from sampan.network.pods import Attachment, PodRef
-from sampan.runtime import spec, views
+from sampan.runtime import files, spec, views
 from sampan.runtime.config import RuntimeConfig
 from sampan.runtime.inventory import Inventory, kind_of_image
 from sampan.runtime.records import ContainerEntry, SandboxEntry
@@ -240,6 +240,7 @@ class RuntimeService:
             if container.log_path is not None:
                 container.log_path.parent.mkdir(parents=True, exist_ok=True)
             entry.save()
+            entry.spec = container
             self.inventory.containers[identifier] = entry
         self.inventory.tell(pb.CONTAINER_CREATED_EVENT, identifier, sandbox)
         return pb.CreateContainerResponse(container_id=identifier)
@@ -272,7 +273,7 @@ class RuntimeService:
                 )
             if sandbox.sandbox is None:
                 raise FailedPrecondition(f"sandbox {sandbox.id} is not running")
-            container = self.container_spec(entry)
+            container = entry.spec or self.container_spec(entry)
             try:
                 image = entry.image or await self.config.images.unpack(entry.image_id)
                 sandbox.started = True
@@ -280,7 +281,7 @@ class RuntimeService:
             except (SandboxError, ImageError) as error:
                 self._record_exit(entry, Exit(128, time.time_ns(), "StartError", str(error)))
                 raise translated(error) from error
-            entry.image = None
+            entry.image = entry.spec = None
             self.watch(entry, process)
             entry.save()
         self.inventory.tell(pb.CONTAINER_STARTED_EVENT, entry.id, sandbox)
@@ -424,7 +425,7 @@ def write_files(entry: SandboxEntry) -> Path | None:
     names = [entry.config.hostname or entry.config.metadata.name]
     lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
     lines += [f"{address}\t{' '.join(names)}" for address in entry.network.addresses[:1]]
-    (entry.directory / "hosts").write_text("\n".join(lines) + "\n")
+    files.put(entry.directory / "hosts", "\n".join(lines) + "\n")
     dns = entry.config.dns_config
     path = entry.directory / "resolv.conf"
     if not (dns.servers or dns.searches or dns.options):
@@ -437,7 +438,7 @@ def write_files(entry: SandboxEntry) -> Path | None:
     text += [f"nameserver {server}" for server in dns.servers]
     if dns.options:
         text.append("options " + " ".join(dns.options))
-    path.write_text("\n".join(text) + "\n")
+    files.put(path, "\n".join(text) + "\n")
     return path
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from sampan.runtime import files
 from sampan.runtime.sandbox import ContainerStats, Device, NotSupported, Resources
 
 CGROUP_FILES = "/sys/fs/cgroup"
@@ -92,9 +93,8 @@ class Cgroup:
         self._write(self._v1_settings(resources))
         rules = self.directory("devices")
         if devices is not None and rules is not None:
-            (rules / "devices.deny").write_text("a")
-            for rule in (*V1_DEVICES, *(rule_of(device) for device in devices)):
-                (rules / "devices.allow").write_text(rule)
+            files.set_value(rules / "devices.deny", "a")
+            files.set_value(rules / "devices.allow", *V1_DEVICES, *map(rule_of, devices))
         return tuple(joined)
 
     def _inherit_cpuset(self, directory: Path) -> None:
@@ -159,7 +159,7 @@ class Cgroup:
             if directory is None:
                 raise NotSupported(f"{name}: this host has no cgroup controller {controller!r}")
             try:
-                (directory / name).write_text(value)
+                files.set_value(directory / name, value)
             except OSError as error:
                 raise OSError(
                     error.errno, f"{directory / name} = {value}: {error.strerror}"

@@ -10,16 +10,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 from sampan.runtime import kernel
-from sampan.runtime.container.engine import ENVIRONMENT, PATH, Engine
+from sampan.runtime.container.engine import ENVIRONMENT, Engine, program
 from sampan.runtime.container.process import Facts
 from sampan.runtime.processes import ended, spawn
 from sampan.runtime.sandbox import CannotStart, ContainerSpec
 
+LONGEST_LINE = 1 << 16
 START_LIMIT = 120.0  # seconds; a start that takes longer hangs on something that will not come
 
 
@@ -37,7 +37,7 @@ async def launch(
         # conmon says "create" first, which becomes $0 of the script.
         script = engine.script(view, joined, ("run", "--detach"))
         argv = [
-            shutil.which("conmon", path=PATH) or "conmon",
+            program("conmon"),
             *("--cid", container.id, "--cuuid", container.id, "--name", container.name),
             *("--bundle", str(container.directory), "--exit-dir", str(exits)),
             *("--runtime", "/bin/sh", "--runtime-arg=-c", f"--runtime-arg={script}"),
@@ -94,16 +94,25 @@ async def launch(
 
 
 async def first_line(descriptor: int) -> bytes:
-    """conmon keeps the pipe open for as long as it lives, so the line is what counts, not the end."""
+    """conmon keeps the pipe open for as long as it lives, so the line is what counts, not the end. Closes it."""
     loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    transport, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", 0)
-    )
+    os.set_blocking(descriptor, False)
+    line = bytearray()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def readable() -> None:
+        data = os.read(descriptor, LONGEST_LINE)
+        line.extend(data)
+        if (not data or b"\n" in data or len(line) >= LONGEST_LINE) and not done.done():
+            done.set_result(None)
+
+    loop.add_reader(descriptor, readable)
     try:
-        return await reader.readline()
+        await done
     finally:
-        transport.close()
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+    return bytes(line).partition(b"\n")[0]
 
 
 def parse(answer: bytes) -> tuple[int, str]:

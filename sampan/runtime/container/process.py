@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sampan.cri.streams import Streams
-from sampan.runtime import kernel
+from sampan.runtime import files, kernel
 from sampan.runtime.container import rootfs
 from sampan.runtime.container.attach import attach, send_control
 from sampan.runtime.container.cgroups import Cgroup
@@ -39,9 +39,7 @@ class Facts:
     own_pids: bool  # has a PID namespace of its own: killing the first process ends all
 
     def save(self, directory: Path) -> None:
-        temporary = directory / f".{RECORD}"
-        temporary.write_text(json.dumps(asdict(self)))
-        temporary.replace(directory / RECORD)
+        files.replace(directory / RECORD, json.dumps(asdict(self)))
 
     @classmethod
     def load(cls, directory: Path) -> Facts | None:

@@ -13,11 +13,12 @@ import shutil
 import signal
 import socket
 import subprocess
+from functools import cache
 from pathlib import Path
 
 from sampan.cri.streams import Streams
 from sampan.image import UnpackedImage
-from sampan.runtime import kernel
+from sampan.runtime import files, kernel
 from sampan.runtime.container import elf, oci, rootfs
 from sampan.runtime.container.capabilities import available
 from sampan.runtime.container.cgroups import CGROUP_FILES, Cgroup
@@ -62,7 +63,7 @@ class ContainerSandbox:
     async def create(self) -> None:
         try:
             await kernel.in_thread(lambda: self.namespaces.create(self.spec))
-            (self.spec.directory / "hostname").write_text(f"{self.spec.hostname}\n")
+            files.put(self.spec.directory / "hostname", f"{self.spec.hostname}\n")
             if self.spec.share_processes and not self.spec.host_pid:
                 await self._start_pause()
         except OSError as error:
@@ -98,7 +99,7 @@ class ContainerSandbox:
             configuration = oci.configuration(
                 self.spec, container, identity(root, container.security), place, root
             )
-            (container.directory / "config.json").write_text(json.dumps(configuration))
+            files.put(container.directory / "config.json", json.dumps(configuration))
             facts = await launch(
                 self._engine, container, cgroup.path, joined, own_pids=place.pid == ""
             )
@@ -150,15 +151,11 @@ class ContainerSandbox:
         network = None if spec.host_network else spec.network.namespace
         shown = []
         if not self._engine.makes_cgroups:
-            for directory in cgroup.directories():
-                if directory.is_dir():
-                    name = directory.relative_to("/sys/fs/cgroup").parts[0]
-                    shown.append(
-                        (
-                            str(self._engine.hidden / directory.relative_to("/sys/fs/cgroup")),
-                            f"{CGROUP_FILES}/{name}",
-                        )
-                    )
+            for path in map(str, cgroup.directories()):
+                if os.path.isdir(path):
+                    below = path.removeprefix(f"{CGROUP_FILES}/")
+                    name = below.partition("/")[0]
+                    shown.append((f"{self._engine.hidden}/{below}", f"{CGROUP_FILES}/{name}"))
         return oci.Place(
             network=network,
             ipc=None if spec.host_ipc else str(self.namespaces.ipc),
@@ -322,6 +319,7 @@ def traffic(namespace: str, interface: str) -> tuple[int, int]:
     return 0, 0
 
 
+@cache
 def least_oom_score() -> int:
     """Lowering it below our own takes CAP_SYS_RESOURCE, which a runtime in a container often lacks."""
     if "SYS_RESOURCE" in available():

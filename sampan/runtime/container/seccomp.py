@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Any
 
 ALLOWED = [
@@ -414,7 +415,12 @@ EPERM = 1
 
 
 def profile(capabilities: Collection[str]) -> dict[str, Any]:
-    """`linux.seccomp` of the OCI runtime spec for a container with these capabilities."""
+    """`linux.seccomp` of the OCI runtime spec for a container with these capabilities. Shared: not to be changed."""
+    return _profile(frozenset(capabilities))
+
+
+@lru_cache(maxsize=16)
+def _profile(capabilities: frozenset[str]) -> dict[str, Any]:
     machine = platform.machine()
     names = {*ALLOWED, *PER_MACHINE.get(machine, ())}
     for capability, unlocked in WITH_CAPABILITY.items():

@@ -1,0 +1,39 @@
+"""Small files, written by three system calls: open(), buffers and text layers cost more than the writing does.
+
+A start of a pod writes a dozen of them.
+"""
+
+from __future__ import annotations
+
+import os
+
+CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+
+
+def put(path: str | os.PathLike[str], text: str) -> None:
+    """Make or overwrite the file."""
+    _write(path, CREATE, text)
+
+
+def set_value(path: str | os.PathLike[str], *values: str) -> None:
+    """Tell a file of the kernel's (cgroup, sysctl) one value after another; it must be there."""
+    _write(path, os.O_WRONLY | os.O_CLOEXEC, *values)
+
+
+def replace(path: str | os.PathLike[str], text: str) -> None:
+    """Put it in place whole: a reader, and a crash, see the old file or the new."""
+    beside = f"{os.fspath(path)}.new"
+    put(beside, text)
+    os.replace(beside, path)
+
+
+def _write(path: str | os.PathLike[str], flags: int, *texts: str) -> None:
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        for text in texts:
+            data = text.encode()
+            written = os.write(descriptor, data)
+            while written < len(data):
+                written += os.write(descriptor, memoryview(data)[written:])
+    finally:
+        os.close(descriptor)
