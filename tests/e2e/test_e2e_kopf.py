@@ -56,14 +56,19 @@ def test_a_config_map_from_its_creation_to_its_end(space: Space, operator: Opera
     operator.says("created kept")
     handled = "kopf.zalando.org/last-handled-configuration"
     meta = wait_for(
-        lambda: (m := space.get("configmap", "kept")["metadata"]) and handled in m.get("annotations", {}) and m,
+        lambda: (
+            (m := space.get("configmap", "kept")["metadata"])
+            and handled in m.get("annotations", {})
+            and m
+        ),
         what="kopf's annotation",
     )
     assert meta["finalizers"] == [FINALIZER]
     space.apply({**made, "data": {"cargo": "silk"}})
     operator.says("updated kept tea silk")
     wait_for(
-        lambda: space.get("configmap", "kept")["metadata"]["labels"].get("cargo") == "silk", what="the label"
+        lambda: space.get("configmap", "kept")["metadata"]["labels"].get("cargo") == "silk",
+        what="the label",
     )
     space.kubectl("delete", "configmap", "kept", "--timeout=20s")
     operator.says("deleted kept")
@@ -82,7 +87,10 @@ def test_a_deployment_and_its_fields(space: Space, operator: Operator) -> None:
                 "selector": {"matchLabels": labels},
                 "template": {
                     "metadata": {"labels": labels},
-                    "spec": {"runtimeClassName": "wasm", "containers": [container("wasm", "sleep")]},
+                    "spec": {
+                        "runtimeClassName": "wasm",
+                        "containers": [container("wasm", "sleep")],
+                    },
                 },
             },
         }
@@ -91,7 +99,10 @@ def test_a_deployment_and_its_fields(space: Space, operator: Operator) -> None:
     space.kubectl("scale", "deployment/fleet", "--replicas=2")
     operator.says("scaled fleet 1 2")
     wait_for(
-        lambda: space.get("deployment", "fleet")["metadata"]["annotations"].get("harbour/replicas") == "2",
+        lambda: (
+            space.get("deployment", "fleet")["metadata"]["annotations"].get("harbour/replicas")
+            == "2"
+        ),
         what="the annotation",
     )
     space.kubectl("rollout", "status", "deployment/fleet", "--timeout=30s")
@@ -99,7 +110,9 @@ def test_a_deployment_and_its_fields(space: Space, operator: Operator) -> None:
     space.kubectl("wait", "--for=delete", "pods", "-l", "harbour=new", "--timeout=30s")
 
 
-def test_objects_made_while_the_operator_is_away(space: Space, operator: Operator, tmp_path: Path) -> None:
+def test_objects_made_while_the_operator_is_away(
+    space: Space, operator: Operator, tmp_path: Path
+) -> None:
     """A second operator, elsewhere: it finds what is there and takes up what it has not handled."""
     space.kubectl("create", "configmap", "early", "--from-literal=cargo=rum")
     space.kubectl("label", "configmap", "early", "harbour=yes")

@@ -56,7 +56,8 @@ def test_core_objects(api: client.ApiClient, space: Space, inside: Inside) -> No
         assert client.VersionApi(api).get_code().minor == "36"
         assert [node.metadata.name for node in core.list_node().items] == ["boat"]
         made = core.create_namespaced_config_map(
-            space.name, client.V1ConfigMap(metadata=client.V1ObjectMeta(name="typed"), data={"a": "b"})
+            space.name,
+            client.V1ConfigMap(metadata=client.V1ObjectMeta(name="typed"), data={"a": "b"}),
         )
         made.data["c"] = "d"
         changed = core.replace_namespaced_config_map("typed", space.name, made)
@@ -68,7 +69,8 @@ def test_core_objects(api: client.ApiClient, space: Space, inside: Inside) -> No
             core.replace_namespaced_config_map("typed", space.name, made)
         assert caught.value.status == 409
         secret = core.create_namespaced_secret(
-            space.name, client.V1Secret(metadata=client.V1ObjectMeta(name="typed"), string_data={"a": "b"})
+            space.name,
+            client.V1Secret(metadata=client.V1ObjectMeta(name="typed"), string_data={"a": "b"}),
         )
         assert base64.b64decode(secret.data["a"]) == b"b"
         page = core.list_namespaced_config_map(space.name, limit=1)
@@ -89,13 +91,18 @@ def test_core_objects(api: client.ApiClient, space: Space, inside: Inside) -> No
     inside(work)
 
 
-def test_a_deployment_watched_scaled_and_deleted(api: client.ApiClient, space: Space, inside: Inside) -> None:
+def test_a_deployment_watched_scaled_and_deleted(
+    api: client.ApiClient, space: Space, inside: Inside
+) -> None:
     def work() -> None:
         apps = client.AppsV1Api(api)
         apps.create_namespaced_deployment(space.name, deployment("typed", 2))
         ready = watch.Watch()
         for event in ready.stream(
-            apps.list_namespaced_deployment, space.name, field_selector="metadata.name=typed", timeout_seconds=30
+            apps.list_namespaced_deployment,
+            space.name,
+            field_selector="metadata.name=typed",
+            timeout_seconds=30,
         ):
             if event["object"].status.ready_replicas == 2:
                 ready.stop()
@@ -105,12 +112,15 @@ def test_a_deployment_watched_scaled_and_deleted(api: client.ApiClient, space: S
         apps.replace_namespaced_deployment_scale("typed", space.name, scale)
         core = client.CoreV1Api(api)
         wait_for(
-            lambda: len(core.list_namespaced_pod(space.name, label_selector="app=typed").items) == 1,
+            lambda: (
+                len(core.list_namespaced_pod(space.name, label_selector="app=typed").items) == 1
+            ),
             what="one pod",
         )
         apps.delete_namespaced_deployment("typed", space.name, propagation_policy="Foreground")
         wait_for(
-            lambda: not core.list_namespaced_pod(space.name, label_selector="app=typed").items, what="no pods"
+            lambda: not core.list_namespaced_pod(space.name, label_selector="app=typed").items,
+            what="no pods",
         )
 
     inside(work)
@@ -129,7 +139,10 @@ def test_a_watch_resumes_where_it_was(api: client.ApiClient, space: Space, insid
             watching = watch.Watch()
             watching.resource_version = begin
             for event in watching.stream(
-                core.list_namespaced_config_map, space.name, resource_version=begin, timeout_seconds=20
+                core.list_namespaced_config_map,
+                space.name,
+                resource_version=begin,
+                timeout_seconds=20,
             ):
                 seen.append(event["object"].metadata.name)
                 begin = event["object"].metadata.resource_version
@@ -141,7 +154,9 @@ def test_a_watch_resumes_where_it_was(api: client.ApiClient, space: Space, insid
 
 
 @pytest.mark.parametrize("tty", [False, True])
-def test_exec_over_web_socket(api: client.ApiClient, space: Space, kind: str, inside: Inside, tty: bool) -> None:
+def test_exec_over_web_socket(
+    api: client.ApiClient, space: Space, kind: str, inside: Inside, tty: bool
+) -> None:
     name = f"exec-{kind}-{str(tty).lower()}"
     space.start(kind, name, "sleep")
     space.ready(f"pod/{name}")
@@ -188,13 +203,17 @@ def test_logs(api: client.ApiClient, space: Space, inside: Inside) -> None:
     def work() -> None:
         core = client.CoreV1Api(api)
         assert core.read_namespaced_pod_log("logged", space.name) == "line 1\nline 2\nline 3\n"
-        lines = watch.Watch().stream(core.read_namespaced_pod_log, "logged", space.name, tail_lines=2)
+        lines = watch.Watch().stream(
+            core.read_namespaced_pod_log, "logged", space.name, tail_lines=2
+        )
         assert [next(lines), next(lines)] == ["line 2", "line 3"]
 
     inside(work)
 
 
-def test_the_dynamic_client_on_built_in_kinds(api: client.ApiClient, space: Space, inside: Inside) -> None:
+def test_the_dynamic_client_on_built_in_kinds(
+    api: client.ApiClient, space: Space, inside: Inside
+) -> None:
     def work() -> None:
         anything = dynamic.DynamicClient(api)
         deployments = anything.resources.get(api_version="apps/v1", kind="Deployment")
@@ -209,13 +228,20 @@ def test_the_dynamic_client_on_built_in_kinds(api: client.ApiClient, space: Spac
             content_type="application/merge-patch+json",
         )  # fmt: skip
         assert patched.metadata.labels.a == "b"
-        names = [item.metadata.name for item in deployments.get(namespace=space.name, label_selector="a=b").items]
+        names = [
+            item.metadata.name
+            for item in deployments.get(namespace=space.name, label_selector="a=b").items
+        ]
         assert names == ["dynamic"]
         leases = anything.resources.get(api_version="coordination.k8s.io/v1", kind="Lease")
-        assert "boat" in [item.metadata.name for item in leases.get(namespace="kube-node-lease").items]
+        assert "boat" in [
+            item.metadata.name for item in leases.get(namespace="kube-node-lease").items
+        ]
         deployments.delete(name="dynamic", namespace=space.name)
         with pytest.raises(dynamic.exceptions.NotFoundError):
-            anything.resources.get(api_version="apps/v1", kind="Deployment").get(name="dynamic", namespace=space.name)
+            anything.resources.get(api_version="apps/v1", kind="Deployment").get(
+                name="dynamic", namespace=space.name
+            )
 
     inside(work)
 
