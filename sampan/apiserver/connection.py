@@ -113,7 +113,8 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         if self.tunnel is not None:
             self.tunnel.feed_eof()
-            return True  # the other direction may go on
+            # The other direction may go on, which TLS cannot do: asyncio would warn and close.
+            return self.transport is not None and not self.transport.get_extra_info("ssl_object")
         return False
 
     def data_received(self, data: bytes) -> None:
