@@ -90,6 +90,9 @@ class Cluster:
             self.close_network()
 
     def remove(self) -> None:
+        """Delete everything; SAMPAN_E2E_KEEP leaves data and logs for whoever looks for a mistake."""
+        if os.environ.get("SAMPAN_E2E_KEEP"):
+            return
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # Commands
