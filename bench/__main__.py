@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from bench.table import BUSY, RESULTS, Section, busy
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "bench" / "out"
 LONGEST = 900  # seconds for one bench
+CLEANING = 120  # seconds that an interrupted one may take to clean up
 
 
 @dataclass(frozen=True)
@@ -77,19 +79,29 @@ def run(name: str) -> bool:
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {RESULTS: str(fresh), BUSY: f"{before:.1f}", "PYTHONPATH": path}
     began = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", f"bench.{name}"], cwd=ROOT, env=environment)
     try:
-        status = subprocess.run(
-            [sys.executable, "-m", f"bench.{name}"],
-            cwd=ROOT, env=environment, timeout=LONGEST, check=False,
-        ).returncode  # fmt: skip
+        status = process.wait(LONGEST)
     except subprocess.TimeoutExpired:
         print(f"{name} took longer than {LONGEST} s", file=sys.stderr)
+        process.send_signal(signal.SIGINT)
         return False
+    finally:
+        end(process)
     print(f"({name}: {time.monotonic() - began:.0f} s)")
     if status == 0 and fresh.exists():
         fresh.rename(OUT / f"{name}.jsonl")
         return True
     return False
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Let a bench that was interrupted remove what it made."""
+    try:
+        process.wait(CLEANING)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def saved(name: str) -> list[Section]:

@@ -108,7 +108,7 @@ def main() -> None:
     if AS_ROOT and not options.inside:
         again = [sys.executable, "-m", "bench.cluster", *sys.argv[1:], "--inside"]
         inside = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *again]
-        sys.exit(subprocess.call(inside))
+        os.execvp(inside[0], inside)  # still this process: a signal reaches what has to clean up
     path = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), path)))
     kinds = options.kind or KINDS

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -96,7 +95,7 @@ def main() -> None:
         if os.geteuid() != 0:
             sys.exit("needs root: network namespaces")
         again = [sys.executable, "-m", "bench.network", *sys.argv[1:], "--inside"]
-        sys.exit(subprocess.call(["unshare", "--net", "--mount", *again]))
+        os.execvp("unshare", ["unshare", "--net", "--mount", *again])
     with tempfile.TemporaryDirectory(prefix="sampan-bench-") as directory:
         figures = asyncio.run(measure(options.pods, options.services, Path(directory)))
     show("Network", figures)
