@@ -44,7 +44,8 @@ WARM: dict[str, tuple[str, ...]] = {
     "server": ("asyncio", "ssl", "uvloop", "orjson", "sampan.cli.parts",
                "sampan.client.client", "sampan.client.informer", "sampan.client.workqueue"),
     "runtime": ("google.protobuf", "sampan.cri.server"),
-    "node": ("sampan.cri.client", "sampan.client.http"),
+    "node": ("sampan.cri.client", "sampan.client.http", "sampan.node.agent", "sampan.node.server",
+             "sampan.network.dns", "sampan.network.nft"),
 }  # fmt: skip
 
 # The report by which a part says that it has become ready.

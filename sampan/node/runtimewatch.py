@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 PARALLEL = 16
-DELETED = 3
+CREATED, DELETED = 0, 3  # ContainerEventType
 
 PodNews = tuple[list[SandboxState], list[ContainerState]]
 
@@ -63,8 +63,10 @@ class RuntimeWatch:
             self._take(event)
 
     def _take(self, event: Any) -> None:
-        if event.container_event_type == DELETED or not event.HasField("pod_sandbox_status"):
-            return  # what is gone was removed by us
+        if event.container_event_type in (CREATED, DELETED):
+            return  # by us, who know it from the answer
+        if not event.HasField("pod_sandbox_status"):
+            return
         sandbox = event.pod_sandbox_status
         uid = sandbox.metadata.uid or sandbox.labels.get(POD_UID, "")
         if uid and self.event:
