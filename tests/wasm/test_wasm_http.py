@@ -112,6 +112,27 @@ async def test_environment_is_cgi(service: Service) -> None:
     assert "CONTENT_LENGTH" not in env
 
 
+async def test_text_that_is_none_costs_no_variable(service: Service) -> None:
+    """WASI's environment is UTF-8; what comes after a bad value is there all the same."""
+    request = b"GET /env?q HTTP/1.1\r\nHost: test\r\nX-Bad: \xff\r\nX-Good: 1\r\nConnection: close\r\n\r\n"
+    _, _, body = parse(await service.raw(request))
+    lines = body.decode().splitlines()
+    assert {"HTTP_X_BAD=\ufffd", "HTTP_X_GOOD=1", "QUERY_STRING=q", "GREETING=hi"} <= set(lines)
+    assert len(lines) == len({line.partition("=")[0] for line in lines})
+
+
+async def test_a_request_wins_over_the_containers_environment(lab: Lab, web: Path) -> None:
+    given = {"HTTP_X_NAME": "container", "SERVER_PORT": "1", "PATH_INFO": "/x", "HTTP_PROXY": "p"}
+    service = await serve(lab, web, env=given)
+    for sent, expected in (({}, "container"), ({"X_Name": "request"}, "request")):
+        _, _, body = await service.get("/env", **sent)
+        lines = body.decode().splitlines()
+        env = dict(line.split("=", 1) for line in lines)
+        assert len(lines) == len(env), "no variable is there twice"
+        assert (env["HTTP_X_NAME"], env["SERVER_PORT"]) == (expected, "8080")
+        assert (env["PATH_INFO"], env["HTTP_PROXY"]) == ("/env", "p")
+
+
 @pytest.mark.parametrize("size", [1, 5000, 65536])
 async def test_body_goes_through(service: Service, size: int) -> None:
     body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)

@@ -38,6 +38,11 @@ async def test_a_worker_is_locked_in(lab: Lab, cli: Path) -> None:
     assert os.getsid(process.pid) == process.pid, "signals of our session do not reach it"
 
 
+def mounts_of(pid: int) -> list[list[str]]:
+    """proc(5), mountinfo: root in the file system [3], mount point [4], options [5]."""
+    return [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+
+
 @ROOT
 @pytest.mark.root
 async def test_each_pod_is_its_own_user_in_its_own_tree(
@@ -54,6 +59,10 @@ async def test_each_pod_is_its_own_user_in_its_own_tree(
         uids.append(int(uid))
         assert os.readlink(f"/proc/{process.pid}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
         assert os.listdir(f"/proc/{process.pid}/root") == []
+        [mount] = mounts_of(process.pid)
+        assert mount[5].startswith("ro,"), (
+            "one empty file system, and nothing of the host's below it"
+        )
     assert uids[0] != uids[1]
     assert min(uids) >= 200_000
     sandbox = await lab.pod()
@@ -65,6 +74,39 @@ async def test_each_pod_is_its_own_user_in_its_own_tree(
         "2345",
         "3456",
     )
+
+
+@ROOT
+@pytest.mark.root
+async def test_a_pod_without_an_image_of_files_holds_its_volumes_alone(
+    lab: Lab, cli: Path, tmp_path: Path
+) -> None:
+    hosts, data = tmp_path / "hosts", tmp_path / "data"
+    hosts.write_text("127.0.0.1 localhost\n")
+    hosts.chmod(0o644)
+    data.mkdir(mode=0o777)
+    data.chmod(0o777)
+    mounts = (Mount(data, "/var/data"), Mount(hosts, "/etc/hosts", readonly=True))
+    sandbox = await lab.pod()
+
+    async def run(*args: str) -> tuple[int, str]:
+        container = lab.container("cli.wasm", *args, mounts=mounts)
+        process = await sandbox.start(container, artifact(cli))
+        if args[0] == "sleep":
+            await logged(process, "sleeping")
+            found = {entry[4]: entry[5].split(",")[0] for entry in mounts_of(process.pid)}
+            assert found == {"/": "ro", "/var/data": "rw", "/etc/hosts": "ro"}
+            await process.kill()
+        code = (await process.wait()).code
+        assert container.log_path is not None
+        return code, container.log_path.read_text()
+
+    await run("sleep", "1000")
+    assert "localhost" in (await run("read", "/etc/hosts"))[1]
+    assert (await run("write", "/etc/hosts"))[0] == 1
+    assert (await run("write", "/new"))[0] == 1
+    assert (await run("write", "/var/data/new"))[0] == 0
+    assert (data / "new").read_text() == "written by the guest\n"
 
 
 @ROOT

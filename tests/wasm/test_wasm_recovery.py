@@ -12,7 +12,7 @@ from wasm_lab import Lab, artifact, log_lines, logged
 
 from sampan.cri.streams import Streams
 from sampan.runtime.sandbox import ExecRequest, SandboxRecord
-from sampan.runtime.wasm import exits
+from sampan.runtime.wasm import exits, link
 
 
 @pytest.fixture
@@ -92,6 +92,26 @@ async def test_workers_outlive_the_zygote(lab: Lab, cli: Path) -> None:
         assert ("stdout", "F", "got still here") in log_lines(reading)
         await spinning.kill()
         assert (await spinning.wait()).code == 137, "nobody was there to say more"
+
+
+async def test_sigterm_ends_the_zygote_and_no_worker(lab: Lab, cli: Path) -> None:
+    _, process = await lab.run(artifact(cli), "cli.wasm", "sleep", "1000")
+    await logged(process, "sleeping")
+    zygote = zygote_of(process.pid)
+    pidfd = os.pidfd_open(zygote)
+    for ignored in (signal.SIGHUP, signal.SIGINT):
+        os.kill(zygote, ignored)
+    _, other = await lab.run(artifact(cli), "cli.wasm", "exit", "4")
+    assert (await other.wait()).code == 4
+    assert zygote_of(process.pid) == zygote
+    os.kill(zygote, signal.SIGTERM)
+    async with asyncio.timeout(10):
+        await link.readable(pidfd)
+    os.close(pidfd)
+    assert process.running
+    await process.signal(signal.SIGTERM)
+    async with asyncio.timeout(10):
+        assert (await process.wait()).code == 143
 
 
 async def test_the_zygote_goes_with_its_last_worker(lab: Lab, cli: Path) -> None:
