@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
@@ -126,22 +127,42 @@ async def ensure_addons(client: Any, config: Config) -> None:
 
 
 async def node_ready(client: Any, name: str, notify: Callable[..., None]) -> None:
-    """Return when the node is Ready for the first time since this server started; tell what keeps it from it."""
-    from sampan.client.resources import NODES
-    from sampan.kube.objects import condition
+    """Return when the node is alive (its Lease was renewed since now) and Ready; tell what keeps it from it.
+
+    The Lease is what counts first: a Node object says Ready long after the machine that wrote it was switched off.
+    """
+    from sampan.client.resources import LEASES, NODES
+    from sampan.kube.objects import condition, parse_time
+
+    began = time.time()
+
+    def renewed(lease: dict[str, Any]) -> bool:
+        renewal = lease["spec"].get("renewTime")
+        return bool(renewal) and parse_time(renewal).timestamp() >= began
 
     told = ""
+
+    def ready(node: dict[str, Any]) -> bool:
+        nonlocal told
+        found = condition(node, "Ready") or {}
+        why = found.get("message") or found.get("reason") or ""
+        # Unknown is what an earlier run left behind; only the node's own word counts.
+        if found.get("status") == "False" and why != told:
+            told = why
+            notify("not-ready", why)
+        return found.get("status") == "True"
+
+    await seen(client, LEASES, "kube-node-lease", name, renewed)
+    await seen(client, NODES, "", name, ready)
+
+
+async def seen(
+    client: Any, gvr: Any, namespace: str, name: str, wanted: Callable[[dict[str, Any]], bool]
+) -> None:
+    """Return at the first version of the object that is as `wanted`."""
     while True:
-        watch = client.watch(NODES, field_selector=f"metadata.name={name}")
+        watch = client.watch(gvr, namespace, field_selector=f"metadata.name={name}")
         async with aclosing(watch) as events:
             async for event in events:
-                ready = condition(event.object, "Ready") or {}
-                if event.type == "BOOKMARK":
-                    continue
-                if ready.get("status") == "True":
+                if event.type != "BOOKMARK" and wanted(event.object):
                     return
-                why = ready.get("message") or ready.get("reason") or ""
-                # Unknown is what an earlier run left behind; only the node's own word counts.
-                if ready.get("status") == "False" and why != told:
-                    told = why
-                    notify("not-ready", why)
