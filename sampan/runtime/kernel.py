@@ -112,6 +112,18 @@ async def in_thread(function: Callable[[], T]) -> T:
     return await future
 
 
+def named(word: str) -> list[int]:
+    """Processes with `word` in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and word.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
 def start_ticks(pid: int) -> int:
     """When the process began, in clock ticks since boot: with the pid it names a process for good. 0: it is gone."""
     try:

@@ -124,6 +124,9 @@ class ContainerKind:
         """
         for directory in strays:
             end_stray(directory)
+        for probe in self.directory.glob("probe-*"):
+            kernel.unmount_below(probe)
+            shutil.rmtree(probe, ignore_errors=True)
         pods = self.run_directory / "pods"
         for path in pods.iterdir() if pods.is_dir() else ():
             if path.name not in sandboxes:

@@ -80,12 +80,27 @@ class ContainerSandbox:
             if facts is None:
                 own_pids = container.security.pid_mode == "container"
                 facts = Facts.find(container, f"{self._cgroup.path}/{container.id}", own_pids)
-            if facts is not None:
+            if facts is None:
+                self._undo_start(container)
+            else:
                 self._containers[container.id] = container
                 self._processes[container.id] = ContainerProcess(container, facts, self._engine)
         pinned = self.spec.host_network or os.path.ismount(self.namespaces.uts)
         pause = self._pause() if self.spec.share_processes and not self.spec.host_pid else 1
         return pinned and pause > 0
+
+    def _undo_start(self, container: ContainerSpec) -> None:
+        """Of a container that a former runtime was starting when it was killed, nothing is left. Idempotent."""
+        for pid in kernel.named(container.id):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        cgroup = Cgroup(f"{self._cgroup.path}/{container.id}")
+        cgroup.kill()
+        rootfs.unmount(container.directory)
+        self._engine.forget(container.id)
+        cgroup.remove()
 
     async def start(self, container: ContainerSpec, image: UnpackedImage) -> Process:
         cgroup = Cgroup(f"{self._cgroup.path}/{container.id}")
