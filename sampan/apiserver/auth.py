@@ -231,6 +231,8 @@ def impersonated(user: User, request: Request, authorizer: Authorizer) -> User:
         for key, value in headers.items()
         if key.startswith(EXTRA)
     }
+    if not (name or groups or uid or extra):
+        return user  # a header of another name
     if not name:
         raise errors.internal("requested impersonation of groups, uid or extra without a user")
     for asked in _questions(user, name, groups, uid, extra):

@@ -114,7 +114,12 @@ def revision_of(text: str, what: str = "resourceVersion") -> int:
         raise errors.bad_request(
             f'Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax'
         )
-    return int(text)
+    number = int(text)
+    if number >= 1 << 64:
+        raise errors.bad_request(
+            f'Invalid value: "{text}": strconv.ParseUint: parsing "{text}": value out of range'
+        )
+    return number
 
 
 def object_revision(obj: dict[str, Any]) -> str:

@@ -64,6 +64,7 @@ class Reader:
         self._url = b""
         self._headers: dict[str, str] = {}
         self._count = 0
+        self._remembered = False  # the headers are of an earlier request, and were found right
         self._in_body = False
         self._parts: list[bytes] = []
         self._size = 0
@@ -120,7 +121,7 @@ class Reader:
             return
         headers = self.blocks.get(block)
         if headers is not None:
-            self._headers = headers
+            self._headers, self._remembered = headers, True
             self._execute(parser, line + b"\r\n\r\n")
             return
         self._execute(parser, data)
@@ -164,6 +165,8 @@ class Reader:
             headers[key] += ("\n" if key.startswith(_JOINED_BY_LINES) else ", ") + text
 
     def on_headers_complete(self) -> None:
+        if self._remembered:
+            return
         parser, headers = self._parser, self._headers
         assert parser is not None
         version = parser.get_http_version()
@@ -206,7 +209,7 @@ class Reader:
                     self._url.decode("ascii"),
                     self._headers,
                     parts[0] if len(parts) == 1 else b"".join(parts),
-                    not parser.should_keep_alive(),
+                    not self._remembered and not parser.should_keep_alive(),
                 )
             )
         self.waits = False

@@ -334,6 +334,7 @@ def test_impersonation() -> None:
         return impersonated(user, Request("GET", "/", headers=named), check)
 
     assert ask(ADMIN) is ADMIN
+    assert ask(ADMIN, impersonate_something="a") is ADMIN  # no header of ours
     found = ask(
         ADMIN,
         impersonate_user="alice",
