@@ -68,8 +68,8 @@ class BridgeNetwork:
             if netns.is_namespace(netns.DIRECTORY / self._namespace(owner))
         }
 
-    async def orphans(self) -> list[str]:
-        """Sandbox ids with an address on disk, whether or not the namespace is there: for garbage collection."""
+    async def owners(self) -> list[str]:
+        """Sandbox ids with an address on disk, whether or not the namespace is there."""
         return sorted(self._pool.owners())
 
     async def close(self) -> None:

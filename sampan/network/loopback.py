@@ -29,6 +29,9 @@ class LoopbackNetwork:
     async def existing(self) -> dict[str, Attachment]:
         return {owner: self._attachment(a) for owner, a in self._pool.owners().items()}
 
+    async def owners(self) -> list[str]:
+        return sorted(self._pool.owners())
+
     @staticmethod
     def _attachment(address: str) -> Attachment:
         return Attachment(namespace=None, addresses=(address,), interface="lo")

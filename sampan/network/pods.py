@@ -43,5 +43,9 @@ class PodNetwork(Protocol):
         ...
 
     async def existing(self) -> dict[str, Attachment]:
-        """By sandbox id, what is attached now, read from disk and kernel: for adoption and for finding orphans."""
+        """By sandbox id, what is attached now, read from disk and kernel: for adoption."""
+        ...
+
+    async def owners(self) -> list[str]:
+        """Sandbox ids that hold anything here, attached or half-made by a process that was killed: for collecting."""
         ...

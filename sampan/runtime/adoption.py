@@ -82,7 +82,7 @@ async def collect(service: RuntimeService, strays: list[Path]) -> None:
     """Networks and whatever else belongs to no sandbox that is known and ready."""
     inventory = service.inventory
     living = {entry.id for entry in inventory.sandboxes.values() if entry.ready}
-    for identifier in set(await service.config.network.existing()) - living:
+    for identifier in set(await service.config.network.owners()) - living:
         known = inventory.sandboxes.get(identifier)
         metadata = known.config.metadata if known else None
         reference = PodRef(

@@ -37,3 +37,6 @@ class PrivateNetwork:
     async def existing(self) -> dict[str, Attachment]:
         found = self.directory.iterdir() if self.directory.is_dir() else ()
         return {path.name: Attachment(str(path), ("127.0.0.1",), "lo") for path in found}
+
+    async def owners(self) -> list[str]:
+        return list(await self.existing())
