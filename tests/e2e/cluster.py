@@ -5,12 +5,14 @@ Everything is done as a user would: by running `sampan` and kubectl. `stop` chec
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import http.client
 import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -18,8 +20,12 @@ import time
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBECTL = ROOT / ".cache" / "clients" / "kubectl"
@@ -164,6 +170,48 @@ class Cluster:
             return self.inside(ask)
         except (OSError, http.client.HTTPException) as error:
             raise AssertionError(f"GET {url}: {error}") from error
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+    ) -> tuple[int, bytes]:
+        """(HTTP status, body) of a raw request to the API as the admin; far cheaper than a kubectl."""
+        address, context = self.door()
+        headers = {"Content-Type": content_type}
+
+        def send() -> tuple[int, bytes]:
+            connection = http.client.HTTPSConnection(address, context=context, timeout=20)
+            try:
+                connection.request(method, path, body, headers)
+                answer = connection.getresponse()
+                return answer.status, answer.read()
+            finally:
+                connection.close()
+
+        return self.inside(send)
+
+    def read(self, path: str) -> Any:
+        """The object or list at an API path; AssertionError when it is not there."""
+        status, body = self.request("GET", path)
+        assert status == 200, body.decode()
+        return json.loads(body)
+
+    @cache  # noqa: B019  a cluster lives as long as its tests
+    def door(self) -> tuple[str, ssl.SSLContext]:
+        """Host and port of the API, and the admin's TLS."""
+        config = yaml.safe_load((self.data / "kubeconfig.yaml").read_text())
+        user, server = config["users"][0]["user"], config["clusters"][0]["cluster"]
+        authority = base64.b64decode(server["certificate-authority-data"]).decode()
+        context = ssl.create_default_context(cadata=authority)
+        parts = (base64.b64decode(user[f"client-{part}-data"]) for part in ("certificate", "key"))
+        with tempfile.NamedTemporaryFile(dir=self.directory) as pem:
+            pem.write(b"".join(parts))
+            pem.flush()
+            context.load_cert_chain(pem.name)
+        return urlsplit(server["server"]).netloc, context
 
     def inside(self, work: Callable[[], Any]) -> Any:
         """`work` in a thread of its own, which is in the cluster's network namespace; so are sockets made there."""

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import http.client
 import json
-import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-import yaml
 from cluster import Cluster
 from space import Space
 
@@ -23,33 +18,17 @@ MERGE, STRATEGIC, JSON_PATCH = (
 
 
 @pytest.fixture(scope="module")
-def ask(cluster: Cluster, space: Space, tmp_path_factory: pytest.TempPathFactory) -> Ask:
+def ask(cluster: Cluster, space: Space) -> Ask:
     """`ask(method, path, body)` as the admin, raw: (HTTP status, the answer). `{ns}` in a path is the file's namespace."""
-    config = yaml.safe_load((cluster.data / "kubeconfig.yaml").read_text())
-    user, server = config["users"][0]["user"], config["clusters"][0]["cluster"]
-    pem = tmp_path_factory.mktemp("admin") / "admin.pem"
-    pem.write_bytes(
-        b"".join(base64.b64decode(user[f"client-{part}-data"]) for part in ("certificate", "key"))
-    )
-    context = ssl.create_default_context(
-        cadata=base64.b64decode(server["certificate-authority-data"]).decode()
-    )
-    context.load_cert_chain(pem)
-    address = urlsplit(server["server"])
 
     def send(
         method: str, path: str, body: Any = None, content_type: str = "application/json"
     ) -> tuple[int, dict[str, Any]]:
-        def work() -> tuple[int, dict[str, Any]]:
-            connection = http.client.HTTPSConnection(address.netloc, context=context, timeout=20)
-            data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-            connection.request(
-                method, path.replace("{ns}", space.name), data, {"Content-Type": content_type}
-            )
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read() or b"{}")
-
-        return cluster.inside(work)
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        status, answer = cluster.request(
+            method, path.replace("{ns}", space.name), data, content_type
+        )
+        return status, json.loads(answer or b"{}")
 
     return send
 
