@@ -28,6 +28,8 @@ class InProcess:
         if request.user is None:
             request.user = self.user
         response = await self.handler.handle(request)
+        if response.status >= 400:  # as over the wire; who asks again looks for `retry-after`
+            response.headers = {name.lower(): text for name, text in response.headers.items()}
         if response.streaming and not request.stream:
             await response.read()
         return response

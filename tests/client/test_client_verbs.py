@@ -248,6 +248,26 @@ async def test_in_process_as_a_user():
     }
 
 
+async def test_in_process_too_a_read_is_asked_again_when_the_server_says_later():
+    asked: list[str] = []
+    waited: list[float] = []
+
+    class Busy:
+        async def handle(self, request: Request) -> Response:
+            asked.append(request.path)
+            if len(asked) == 1:
+                return Response(429, {"Retry-After": "2"}, b"{}")
+            return Response(200, {}, b'{"metadata":{}}')
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    client = Client(InProcess(Busy(), User("u")), sleep=sleep)
+    await client.get(PODS, "a", "ns")
+    assert len(asked) == 2
+    assert waited == [2]
+
+
 def test_users_are_hashable_and_compare_by_value():
     one = User("u", ["b", "a"], extra={"scopes": ["x"]})
     two = User("u", ("b", "a"), extra=(("scopes", ("x",)),))
