@@ -16,10 +16,19 @@ from wasm_lab import Lab, artifact, logged
 from sampan.image import UnpackedImage
 from sampan.network.pods import Attachment
 from sampan.runtime.sandbox import Mount, Resources, SecurityContext
-from sampan.runtime.wasm import seccomp
+from sampan.runtime.wasm import cgroups, seccomp
 from sampan.runtime.wasm.cgroups import Cgroup, remove_parent
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces, uids, cgroups")
+
+UNIFIED = next(
+    (
+        Path(fields[1])
+        for fields in map(str.split, Path("/proc/mounts").read_text().splitlines())
+        if fields[2] == "cgroup2"
+    ),
+    None,
+)
 
 
 def status(pid: int) -> dict[str, str]:
@@ -164,6 +173,38 @@ async def test_cgroup_is_made_limited_counted_and_removed(lab: Lab, cli: Path) -
     assert not any(directory.exists() or directory.parent.exists() for directory in directories)
     for directory in directories:
         directory.parent.parent.rmdir()
+
+
+@ROOT
+@pytest.mark.root
+@pytest.mark.skipif(UNIFIED is None, reason="no cgroup v2 hierarchy is mounted")
+async def test_in_v2_a_worker_is_born_in_its_cgroup(
+    lab: Lab, cli: Path, web: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert UNIFIED is not None
+    monkeypatch.setattr(cgroups, "MOUNT", UNIFIED)
+    parent = f"/sampan-v2-{os.getpid()}/pod"
+    sandbox = await lab.pod(cgroup_parent=parent)
+    process = await sandbox.start(lab.container("cli.wasm", "sleep", "1000"), artifact(cli))
+    await logged(process, "sleeping")
+    [directory] = process.cgroup.directories.values()
+    assert directory.is_relative_to(UNIFIED)
+    assert process.cgroup.processes() == {process.pid}
+    assert "clone3" not in lab.zygote_log.read_text(), "it did not have to join by itself"
+    trap = await sandbox.start(lab.container("cli.wasm", "trap"), artifact(cli))
+    assert (await trap.wait()).code == 134
+    served = artifact(web, labels={"sampan.dev/http": "wagi"})
+    await sandbox.start(lab.container("web.wasm"), served)
+    reader, writer = await sandbox.port(8080)
+    for _ in range(3):
+        writer.write(b"GET /sleep?40 HTTP/1.1\r\nHost: h\r\n\r\n")
+    writer.write(b"GET / HTTP/1.0\r\n\r\n")
+    async with asyncio.timeout(10):
+        assert (await reader.read()).count(b"HTTP/1.1 200 OK") == 4
+    writer.close()
+    await sandbox.stop(5)
+    assert not directory.parent.exists()
+    directory.parent.parent.rmdir()
 
 
 @ROOT

@@ -60,6 +60,7 @@ class Lab:
         self.directory = directory
         self.shared = shared  # compiled modules, kept from test to test
         self.run_directory = run
+        self.zygote_log = run.parent / "data" / "zygote.log"
         self.kind = self.new_kind()
         self.sandboxes: list[WasmSandbox] = []
         self.count = 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
+import struct
 
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
@@ -20,6 +22,8 @@ LANDLOCK_CREATE, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT = (
 OPEN_TREE, MOVE_MOUNT, FSOPEN, FSCONFIG, FSMOUNT = 428, 429, 430, 431, 432
 OPEN_TREE_CLONE, AT_RECURSIVE, AT_FDCWD, MOVE_MOUNT_F_EMPTY_PATH = 1, 0x8000, -100, 4
 FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE, CLOEXEC = 1, 6, 1
+CLONE3, CLONE_INTO_CGROUP = 435, 1 << 33
+CLONE_CHILD_SETTID, CLONE_CHILD_CLEARTID, PR_GET_TID_ADDRESS = 0x01000000, 0x00200000, 40
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 SECCOMP = {"x86_64": 317, "aarch64": 277}
 CAPSET = {"x86_64": 126, "aarch64": 91}
@@ -33,6 +37,8 @@ _libc.mount.argtypes = [
     ctypes.c_ulong,
     ctypes.c_char_p,
 ]
+_locked = ctypes.PyDLL(None, use_errno=True)
+_locked.syscall.restype = ctypes.c_long
 _machine = os.uname().machine
 
 
@@ -112,6 +118,29 @@ def pivot_root(new: str, old: str) -> None:
 def prctl(option: int, *arguments: int) -> int:
     padded = [ctypes.c_ulong(a) for a in (*arguments, 0, 0, 0, 0)[:4]]
     return _checked(_libc.prctl(option, *padded), f"prctl {option}")
+
+
+def fork_into(cgroup: int) -> int:
+    """os.fork, with the child in a v2 cgroup from the start. Raises OSError where the kernel or a sandbox has no clone3.
+
+    A process that moves itself waits 10 ms, for an RCU grace period. What os.fork and libc's fork do around the call is
+    done here: the interpreter's hooks, and the thread id that libc keeps, whose address the kernel knows.
+    """
+    address = ctypes.c_uint64()
+    prctl(PR_GET_TID_ADDRESS, ctypes.addressof(address))
+    flags = CLONE_INTO_CGROUP | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID
+    # struct clone_args; the zeros are parent_tid before, and stack, stack_size, tls, set_tid, set_tid_size after.
+    fields = (flags, 0, address.value, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, cgroup)
+    arguments = struct.pack("=11Q", *fields)
+    buffer = ctypes.create_string_buffer(arguments, len(arguments))
+    call = (ctypes.c_long(CLONE3), ctypes.byref(buffer), ctypes.c_size_t(len(arguments)))
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid: int = _locked.syscall(*call)  # keeps the interpreter's lock, as os.fork does
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+        return 0
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    return _checked(pid, "clone3")
 
 
 def drop_bounding_set() -> None:

@@ -22,7 +22,7 @@ import sys
 import time
 import traceback
 
-from sampan.runtime.wasm import exits, isolation, seccomp
+from sampan.runtime.wasm import exits, isolation, linux, seccomp
 from sampan.runtime.wasm.engine import Engine
 from sampan.runtime.wasm.launch import EXEC, unseal
 from sampan.runtime.wasm.worker import Warm, Worker, hear_signals
@@ -106,7 +106,7 @@ class Zygote:
             os.stat("/proc/self/task").st_nlink - 2
         )  # proc counts `.`, `..` and a directory each
         assert threads == 1, f"{threads} threads in the zygote: a forked worker would hang"
-        pid = os.fork()
+        pid = fork(launch)
         if pid == 0:
             self.become_worker(launch, descriptors)
         if launch["mode"] == EXEC:
@@ -166,6 +166,24 @@ class Zygote:
                 exits.replace(directory, 128 - code, "Error", f"killed by {name}")
         except (OSError, ValueError) as error:
             say(f"cannot record the end of {directory}: {error}")
+
+
+def fork(launch: dict) -> int:
+    """A worker, in its cgroup already if that is one of v2; otherwise it joins by itself."""
+    joins = launch["cgroups"]
+    if len(joins) == 1 and os.path.exists(f"{joins[0]}/cgroup.controllers"):
+        try:
+            cgroup = os.open(joins[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                pid = linux.fork_into(cgroup)
+            finally:
+                os.close(cgroup)
+            if pid == 0:
+                launch["cgroups"] = []
+            return pid
+        except OSError as error:
+            say(f"{error}; the worker joins {joins[0]} itself")
+    return os.fork()
 
 
 def out_of_memory(cgroups: list[str]) -> bool:
