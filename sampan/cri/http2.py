@@ -328,7 +328,6 @@ class Connection(asyncio.Protocol):
         elif kind == SETTINGS:
             if not flags & ACK:
                 self._settings(body)
-                self.send(SETTINGS, ACK, 0, b"")
         elif kind == PING:
             if not flags & ACK:
                 self.send(PING, ACK, 0, bytes(body))
@@ -396,6 +395,8 @@ class Connection(asyncio.Protocol):
                 self._first_window = value
             elif name == SETTING_FRAME:
                 self.frame_size = min(max(value, LEAST_FRAME), OUR_FRAME)
+        # Before any data that needs the new windows: the peer counts by the old ones until it reads this.
+        self.send(SETTINGS, ACK, 0, b"")
         self._flush_all()
 
     def _goaway(self, last: int) -> None:

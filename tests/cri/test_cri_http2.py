@@ -302,6 +302,36 @@ async def test_a_client_with_no_window_gets_nothing_until_it_opens_one(server):
     writer.close()
 
 
+async def test_new_windows_are_acknowledged_before_they_are_used(server):
+    body = pb.VersionRequest(version="v" * 1000).SerializeToString()
+    sent = http2.PREFACE
+    for window in (100, 1 << 20):
+        settings = struct.pack("!HI", http2.SETTING_WINDOW, window)
+        sent += http2.frame(http2.SETTINGS, 0, 0, settings)
+        if window == 100:
+            sent += http2.frame(http2.HEADERS, http2.END_HEADERS, 1, REQUEST)
+            message = b"\0" + struct.pack("!I", len(body)) + body
+            sent += http2.frame(http2.DATA, http2.END_STREAM, 1, message)
+            reader, writer = await asyncio.open_unix_connection(str(server.socket))
+            writer.write(sent)
+            received = b""
+            async with asyncio.timeout(10):
+                while not any(each[0] == http2.DATA for each in frames(received)):
+                    received += await reader.read(65536)
+            sent = b""
+    writer.write(sent)
+    async with asyncio.timeout(10):
+        while not any(each[1] & 1 and each[2] == 1 for each in frames(received)):
+            received += await reader.read(65536)
+    order = [
+        "ack" if each[0] == http2.SETTINGS else "data"
+        for each in frames(received)
+        if each[0] == http2.DATA or (each[0] == http2.SETTINGS and each[1] & http2.ACK)
+    ]
+    assert order == ["ack", "data", "ack", "data"]
+    writer.close()
+
+
 async def test_a_runtime_that_dies_in_a_call_is_unavailable(tmp_path):
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "cri.sock"))
