@@ -98,12 +98,12 @@ class Space:
         items = self.read(f"events?fieldSelector=involvedObject.name%3D{name}")["items"]
         return [(item["type"], item["reason"], item["message"]) for item in items]
 
-    def event(self, name: str, reason: str, timeout: float = 15) -> str:
-        """The message of the object's event with this reason, once there."""
+    def event(self, name: str, reason: str, says: str = "", timeout: float = 15) -> str:
+        """The message of the object's event with this reason (which `says` something), once there."""
 
         def found() -> str:
             events = self.events(name)
-            messages = [message for _, why, message in events if why == reason]
+            messages = [message for _, why, message in events if why == reason and says in message]
             assert messages, events
             return messages[-1] or "-"
 

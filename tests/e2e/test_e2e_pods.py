@@ -254,7 +254,7 @@ def test_readiness_over_http_and_tcp(space: Space, kind: str) -> None:
     )
     space.ready(f"pod/{well}")
     space.ready(f"pod/{tcp}")
-    assert "HTTP probe failed with statuscode: 404" in space.event(ill, "Unhealthy")
+    space.event(ill, "Unhealthy", "HTTP probe failed with statuscode: 404")
     assert space.kubectl("get", "pod", ill).splitlines()[1].split()[1] == "0/1"
 
 
@@ -277,7 +277,7 @@ def test_exec_probes(space: Space, kind: str) -> None:
         pod(kind, ill, "sleep", readinessProbe=probe(exec={"command": [BOX[kind], "exit", "4"]})),
     )
     space.ready(f"pod/{well}")
-    assert "Readiness probe failed: leaving with 4" in space.event(ill, "Unhealthy")
+    space.event(ill, "Unhealthy", "Readiness probe failed: leaving with 4")
 
 
 HEALTH = """

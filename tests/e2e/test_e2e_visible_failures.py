@@ -34,9 +34,8 @@ def test_an_image_that_does_not_exist(space: Space, kind: str) -> None:
     space.apply(made)
     status_column(space, name, "ErrImagePull", "ImagePullBackOff")
     assert space.event(name, "Pulling") == f'Pulling image "{image}"'
-    assert f'Failed to pull image "{image}":' in " ".join(
-        m for _, r, m in space.events(name) if r == "Failed"
-    )
+    space.event(name, "Failed", f'Failed to pull image "{image}":')
+    space.event(name, "Failed", "Error: ErrImagePull")
     waiting = space.waiting(name, "ImagePullBackOff")
     assert waiting["message"].startswith(f'Back-off pulling image "{image}"')
     assert space.event(name, "BackOff").startswith(f'Back-off pulling image "{image}"')
