@@ -333,6 +333,8 @@ def test_reconciliation_adds_and_keeps() -> None:
         (Attributes(NODE, "patch", "", "v1", "pods", "status", "a", "mine"), True),
         (Attributes(NODE, "patch", "", "v1", "pods", "status", "a", "other"), False),
         (Attributes(NODE, "delete", "", "v1", "pods", "", "a", "other"), False),
+        (Attributes(NODE, "create", "", "v1", "pods", "eviction", "a", "mine"), True),
+        (Attributes(NODE, "create", "", "v1", "pods", "eviction", "a", "other"), False),
         (Attributes(NODE, "get", "", "v1", "secrets", "", "a", "s"), True),
         (Attributes(NODE, "list", "", "v1", "secrets", "", "a"), False),
         (Attributes(NODE, "create", "", "v1", "secrets", "", "a"), False),

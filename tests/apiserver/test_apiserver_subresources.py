@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any
 
-from apiserver_harness import PODS, Harness, api, pod, service_account
+import jwt
+from apiserver_harness import PODS, Harness, api, open_server, pod, service_account
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -187,6 +189,23 @@ async def test_component_statuses_as_kubectl_shows_them(api: Harness) -> None:
     assert plain["kind"] == "ComponentStatusList"
     assert (await api.call("GET", "/api/v1/componentstatuses/store"))["kind"] == "ComponentStatus"
     await api.call("GET", "/api/v1/componentstatuses/none", status=404)
+
+
+async def test_tokens_are_issued_in_the_clusters_domain(tmp_path: Path) -> None:
+    harness = await open_server(tmp_path, cluster_domain="harbour.test")
+    await harness.server.start(serve=False)
+    await service_account(harness)
+    issuer = "https://kubernetes.default.svc.harbour.test"
+    found = await harness.call("GET", "/.well-known/openid-configuration")
+    assert found["issuer"] == issuer
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    path = "/api/v1/namespaces/default/serviceaccounts/default/token"
+    answer = await harness.call("POST", path, body)
+    token = answer["status"]["token"]
+    claims = jwt.decode(token, options={"verify_signature": False})
+    assert (claims["iss"], claims["aud"]) == (issuer, [issuer])
+    await harness.server.close()
+    await harness.store.close()
 
 
 async def test_priority_of_the_default_class(api: Harness) -> None:

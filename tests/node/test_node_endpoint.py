@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from node_pods import exited, make_pod, running
+from prometheus_client.parser import text_string_to_metric_families
 
 from sampan.apiserver.pki import ensure_pki
 from sampan.cri.errors import NotFound
@@ -73,7 +74,11 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     async def exec_sync(**_: Any) -> Any:
         raise NotFound("no such container")
 
-    context = SimpleNamespace(cri=SimpleNamespace(exec_sync=exec_sync))
+    async def list_pod_sandbox_stats(**_: Any) -> Any:
+        return SimpleNamespace(stats=[])
+
+    cri = SimpleNamespace(exec_sync=exec_sync, list_pod_sandbox_stats=list_pod_sandbox_stats)
+    context = SimpleNamespace(cri=cri)
     endpoint = Endpoint(held.config, context, {"u": Worker()})  # type: ignore[arg-type,dict-item]
     async with asyncio.TaskGroup() as group:
         keeper = group.create_task(asyncio.Event().wait())
@@ -92,6 +97,18 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
 async def test_only_the_api_server_and_masters(place: Place, who: str, status: int) -> None:
     assert (await place.get("/pods", who))[0] == status
     assert await place.get("/healthz", who) == (200, "ok")
+
+
+async def test_metrics(place: Place) -> None:
+    for path, name, value in (
+        ("/metrics", "kubelet_running_pods", 1),
+        ("/metrics", "kubelet_running_containers", 1),
+        ("/metrics/resource", "scrape_error", 0),
+    ):
+        status, body = await place.get(path)
+        families = {family.name: family for family in text_string_to_metric_families(body)}
+        assert (status, families[name].samples[0].value) == (200, value)
+    assert (await place.get("/metrics", "node"))[0] == 403
 
 
 async def test_logs(place: Place) -> None:
