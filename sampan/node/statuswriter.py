@@ -87,19 +87,31 @@ class StatusWriter:
         if entry.task is not None:
             return
         if busy:
-            self._send_within(HOLD_BACK_BUSY * (1 + len(self._coming) // CROWD), entry)
+            self._send_within(self._patience(), entry, uid)
         elif is_urgent(current, status):
             self._send(entry)
         else:
-            self._send_within(HOLD_BACK, entry)
+            self._send_within(HOLD_BACK, entry, uid)
 
-    def _send_within(self, seconds: float, entry: _Entry) -> None:
+    def _patience(self) -> float:
+        return HOLD_BACK_BUSY * (1 + len(self._coming) // CROWD)
+
+    def _send_within(self, seconds: float, entry: _Entry, uid: str) -> None:
         loop = asyncio.get_running_loop()
         if entry.timer is not None:
             if entry.timer.when() <= loop.time() + seconds:
                 return
             entry.timer.cancel()
-        entry.timer = loop.call_later(seconds, self._send, entry)
+        entry.timer = loop.call_later(seconds, self._due, entry, uid, loop.time())
+
+    def _due(self, entry: _Entry, uid: str, since: float) -> None:
+        """Send, unless the pod is still on its way in a crowd that has grown meanwhile."""
+        loop = asyncio.get_running_loop()
+        left = since + self._patience() - loop.time() if uid in self._coming else 0.0
+        if left > HOLD_BACK:
+            entry.timer = loop.call_later(left, self._due, entry, uid, since)
+        else:
+            self._send(entry)
 
     async def flush(self, uid: str) -> None:
         """Return when what was submitted is written, or the pod is gone."""
