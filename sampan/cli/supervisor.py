@@ -43,7 +43,7 @@ API_PATIENCE = 3.0  # seconds that the node part waits at start for the API serv
 WARM: dict[str, tuple[str, ...]] = {
     "server": ("asyncio", "ssl", "uvloop", "orjson", "sampan.cli.parts",
                "sampan.client.client", "sampan.client.informer", "sampan.client.workqueue"),
-    "runtime": ("google.protobuf", "sampan.cri.server"),
+    "runtime": ("grpc.aio", "google.protobuf", "sampan.cri.server"),
     "node": ("sampan.cri.client", "sampan.client.http", "sampan.node.agent", "sampan.node.server",
              "sampan.network.dns", "sampan.network.nft"),
 }  # fmt: skip

@@ -17,64 +17,66 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import DecodeError
+import grpc
+import grpc.aio
 
-from sampan.cri import hpack, http2, status
-from sampan.cri.errors import CRIError, Internal, InvalidArgument, Unimplemented
-from sampan.cri.methods import Method, table
+from sampan.cri.errors import CRIError
+from sampan.cri.methods import MESSAGE_LIMIT, Method, table
 
 LOG = logging.getLogger(__name__)
 
 CANCELLED_WITH_CALLER = {"ExecSync", "PullImage"}
 
-# What is said in each answer, rendered once.
-OPENING = hpack.render([(":status", "200"), ("content-type", status.CONTENT_TYPE)])
-SUCCESS = hpack.render(status.trailers("OK"))
-NOT_GRPC = hpack.render([(":status", "415")])
+OPTIONS = [
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+    ("grpc.max_send_message_length", MESSAGE_LIMIT),
+    ("grpc.so_reuseport", 0),
+]
 
 
 class CRIServer:
     def __init__(self, socket: Path, *services: object) -> None:
         self.socket = socket
         self._services = services
-        self._server: asyncio.Server | None = None
-        self._methods: dict[str, tuple[Method, Callable[..., Any]]] = {}
-        self.connections: set[Caller] = set()
-        self.running: set[asyncio.Task[None]] = set()
+        self._server: grpc.aio.Server | None = None
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
         """The socket takes connections on return. Raises OSError when it cannot be made."""
         self.socket.parent.mkdir(parents=True, exist_ok=True)
         self.socket.unlink(missing_ok=True)
+        server = grpc.aio.server(options=OPTIONS)
+        handlers: dict[str, dict[str, Any]] = {}
         for method in table():
             implementation = self._find(method.function)
             if implementation is not None:
-                self._methods[method.path] = method, implementation
+                handlers.setdefault(method.service, {})[method.name] = self._handler(
+                    method, implementation
+                )
+        server.add_generic_rpc_handlers(
+            [
+                grpc.method_handlers_generic_handler(service, methods)
+                for service, methods in handlers.items()
+            ]
+        )
         mask = os.umask(0o177)
         try:
-            self._server = await asyncio.get_running_loop().create_unix_server(
-                lambda: Caller(self), str(self.socket)
-            )
+            server.add_insecure_port(f"unix://{self.socket}")
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {self.socket}: {error}") from error
         finally:
             os.umask(mask)
+        await server.start()
+        self._server = server
 
     async def close(self, grace: float = 2.0) -> None:
         """Take no more calls, let those that run end. Idempotent."""
-        if self._server is None:
-            return
-        server, self._server = self._server, None
-        server.close()
-        self.socket.unlink(missing_ok=True)
-        for connection in self.connections:
-            connection.leave()
-            connection.end_streams()
-        if self.running:
-            _, late = await asyncio.wait(self.running, timeout=grace)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-        for connection in list(self.connections):
-            connection.close()
+        if self._server is not None:
+            await self._server.stop(grace)
+            self._server = None
+            if self._running:
+                await asyncio.wait(self._running, timeout=grace)
+            self.socket.unlink(missing_ok=True)
 
     def _find(self, function: str) -> Callable[..., Any] | None:
         for service in self._services:
@@ -82,142 +84,52 @@ class CRIServer:
                 return implementation  # type: ignore[no-any-return]
         return None
 
-    def method(self, path: str) -> tuple[Method, Callable[..., Any]]:
-        """Raises Unimplemented."""
-        try:
-            return self._methods[path]
-        except KeyError:
-            raise Unimplemented(f"unknown method {path}") from None
+    def _handler(self, method: Method, implementation: Callable[..., Any]) -> Any:
+        coders = {
+            "request_deserializer": method.request.FromString,
+            "response_serializer": method.response.SerializeToString,
+        }
+        if method.streams:
+            return grpc.unary_stream_rpc_method_handler(streaming(method, implementation), **coders)
+        return grpc.unary_unary_rpc_method_handler(self._unary(method, implementation), **coders)
 
+    def _unary(self, method: Method, implementation: Callable[[Any], Awaitable[Any]]) -> Any:
+        finished = method.name not in CANCELLED_WITH_CALLER
 
-class Caller(http2.Connection):
-    """One client's connection."""
-
-    def __init__(self, server: CRIServer) -> None:
-        super().__init__()
-        self._server = server
-        self._paths: dict[int, str] = {}
-        self._tasks: dict[int, tuple[Method, asyncio.Task[None]]] = {}
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._server.connections.add(self)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        super().connection_lost(error)
-        self._server.connections.discard(self)
-
-    def end_streams(self) -> None:
-        """Answers without an end, and what its caller would have cancelled, end when the server does."""
-        for method, task in self._tasks.values():
-            if method.streams or method.name in CANCELLED_WITH_CALLER:
-                task.cancel()
-
-    # hooks of the connection
-
-    def on_headers(self, stream: http2.Stream, headers: dict[str, str]) -> None:
-        if ":path" not in headers:
-            return  # trailers of a request say nothing
-        if not headers.get("content-type", "").startswith(status.CONTENT_TYPE):
-            stream.finish(NOT_GRPC)
-            stream.reset(http2.NO_ERROR)
-            return
-        self._paths[stream.number] = headers[":path"]
-        if stream.ended:
-            self.on_data(stream)
-
-    def on_data(self, stream: http2.Stream) -> None:
-        if not stream.ended:
-            return
-        path = self._paths.pop(stream.number, None)
-        if path is None:
-            return
-        try:
-            method, implementation = self._server.method(path)
+        async def answer(request: Any, context: Any) -> Any:
             try:
-                request = method.request.FromString(stream.take())
-            except (IndexError, DecodeError):
-                raise InvalidArgument("the request is not one message of its type") from None
-        except CRIError as error:
-            refuse(stream, error)
-            return
-        answer = stream_answer if method.streams else unary_answer
-        task = asyncio.create_task(
-            answer(stream, method, implementation, request), name=f"CRI {method.name}"
-        )
-        self._tasks[stream.number] = method, task
-        self._server.running.add(task)
-        task.add_done_callback(lambda done: self._ended(stream.number, done))
+                if not finished:
+                    return await implementation(request)
+                task = asyncio.ensure_future(implementation(request))
+                self._running.add(task)
+                task.add_done_callback(self._forget)
+                return await asyncio.shield(task)
+            except Exception as error:
+                await refuse(method, error, context)
 
-    def on_broken(self, stream: http2.Stream, why: str) -> None:
-        self._paths.pop(stream.number, None)
-        refuse(stream, Unimplemented(why) if "compressed" in why else InvalidArgument(why))
-        stream.reset(http2.NO_ERROR)  # the rest of it need not be sent
+        return answer
 
-    def on_reset(self, stream: http2.Stream, code: int) -> None:
-        self._paths.pop(stream.number, None)
-        method, task = self._tasks.get(stream.number, (None, None))
-        if method is not None and task is not None:
-            if method.streams or method.name in CANCELLED_WITH_CALLER:
-                task.cancel()
-
-    def _ended(self, number: int, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(number, None)
-        self._server.running.discard(task)
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
         if not task.cancelled():
-            task.exception()  # logged where it was raised
+            task.exception()  # the answer's business, or, when nobody waits for that, nobody's
 
 
-async def unary_answer(
-    stream: http2.Stream,
-    method: Method,
-    implementation: Callable[[Any], Awaitable[Any]],
-    request: Any,
-) -> None:
-    try:
-        body = (await implementation(request)).SerializeToString()
-    except asyncio.CancelledError:
-        refuse(stream, Internal("the runtime is stopping"))
-        raise
-    except Exception as error:
-        refuse(stream, worded(method, error))
-        return
-    if not stream.closed:
-        stream.connection.send(http2.HEADERS, http2.END_HEADERS, stream.number, OPENING)
-        stream.message(body)
-        stream.finish(SUCCESS)
-        await stream.drained()
+def streaming(method: Method, implementation: Callable[[Any], Any]) -> Any:
+    async def answer(request: Any, context: Any) -> Any:
+        try:
+            async for item in implementation(request):
+                yield item
+        except Exception as error:
+            await refuse(method, error, context)
+
+    return answer
 
 
-async def stream_answer(
-    stream: http2.Stream, method: Method, implementation: Callable[[Any], Any], request: Any
-) -> None:
-    stream.connection.send(http2.HEADERS, http2.END_HEADERS, stream.number, OPENING)
-    items = implementation(request)
-    try:
-        async for item in items:
-            stream.message(item.SerializeToString())
-            await stream.drained()
-    except asyncio.CancelledError:
-        stream.finish(hpack.render(status.trailers("UNAVAILABLE", "the runtime is stopping")))
-        raise
-    except Exception as error:
-        failure = worded(method, error)
-        stream.finish(hpack.render(status.trailers(failure.code, str(failure))))
-        return
-    finally:
-        await items.aclose()
-    stream.finish(SUCCESS)
-
-
-def worded(method: Method, error: Exception) -> CRIError:
+async def refuse(method: Method, error: Exception, context: Any) -> None:
     if isinstance(error, CRIError):
-        return error
-    LOG.error("%s failed", method.name, exc_info=error)
-    return Internal(f"{type(error).__name__}: {error}")
-
-
-def refuse(stream: http2.Stream, error: CRIError) -> None:
-    """An answer that is nothing but a status."""
-    if not stream.closed:
-        stream.finish(OPENING + hpack.render(status.trailers(error.code, str(error))))
+        code, message = getattr(grpc.StatusCode, error.code), str(error)
+    else:
+        LOG.error("%s failed", method.name, exc_info=error)
+        code, message = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
+    await context.abort(code, message)
