@@ -16,6 +16,11 @@ from space import Space
 KINDS = ("wasm", "container")
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if not AS_ROOT and item.get_closest_marker("root") is not None:
+        pytest.skip("needs root")
+
+
 @pytest.fixture(scope="session")
 def hello_binaries() -> Path:
     """The example's programs, compiled once (wasm, and static Linux for the container)."""
