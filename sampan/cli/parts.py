@@ -20,6 +20,7 @@ from sampan.cli.config import VOLATILE, Config
 
 log = logging.getLogger(__name__)
 
+INSIST = 3.0  # seconds until a part that was told to end is told again
 SWEEP_GRACE = 2  # seconds between SIGTERM and SIGKILL of pods when the cluster goes down
 SWEEP_PATIENCE = 60.0  # seconds for the runtime to end or remove one of them
 
@@ -68,13 +69,20 @@ def set_up_logging() -> None:
 async def until_told(work: Any, lifeline: int) -> None:
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+
+    def end() -> None:
+        """Again after a while, for a cancellation that was lost; not at once, or it would cancel the clean-up too."""
+        if not task.done():
+            task.cancel()
+            loop.call_later(INSIST, end)
 
     def ended() -> None:
-        """Nothing is ever written: readable means closed. Heard once, or it would cancel the clean-up too."""
+        """Nothing is ever written: readable means closed."""
         loop.remove_reader(lifeline)
-        task.cancel()
+        end()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
 
     if lifeline >= 0:
         loop.add_reader(lifeline, ended)

@@ -53,6 +53,9 @@ class RuntimeWatch:
                     await reader
             except* CRIError as errors:
                 log.info("the runtime is away: %s", errors.exceptions[0])
+            # Python 3.11's TaskGroup forgets a cancellation that comes while it fails: node and runtime stop together.
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError
             if self.connected:
                 self.connected(False)
             await asyncio.sleep(pause)
