@@ -122,7 +122,7 @@ def until_it_works(boat: Cluster, *arguments: str) -> None:
 
 @pytest.mark.parametrize("part", ["server", "node", "runtime"])
 def test_pods_answer_while_a_part_is_killed_and_what_was_asked_meanwhile_is_done(
-    boat: Cluster, part: str, record_property: Any
+    boat: Cluster, part: str, record_testsuite_property: Any
 ) -> None:
     before = workloads(boat, "steady")
     victim = pods_of(boat, "extra")[0]["metadata"]["name"]
@@ -134,7 +134,9 @@ def test_pods_answer_while_a_part_is_killed_and_what_was_asked_meanwhile_is_done
             until_it_works(boat, "scale", f"deployment/extra-{kind}", "--replicas=3")
         until_it_works(boat, "delete", "pod", victim, "--wait=false", "--ignore-not-found")
         wait_for(lambda: is_back(boat, part, pid), PATIENCE, f"{part} back")
-        record_property("back_seconds", round(time.monotonic() - began, 2))
+        record_testsuite_property(
+            f"seconds until {part} is back", round(time.monotonic() - began, 2)
+        )
         wait_for(lambda: settled(boat, "extra", 3 * len(KINDS)), 60, "the scale")
         assert victim not in [pod["metadata"]["name"] for pod in pods_of(boat, "extra")]
         for name in before:
