@@ -62,7 +62,7 @@ def _compile(target: str, output: Path) -> None:
     if output.exists() and output.stat().st_mtime > SOURCE.stat().st_mtime:
         return
     beside = output.with_name(f"{output.name}.{os.getpid()}")
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", target, "-O1", "-s", str(SOURCE)]
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", target, "-Os", "-s", str(SOURCE)]
     subprocess.run([*command, "-o", str(beside)], check=True)
     beside.chmod(0o755)
     beside.rename(output)

@@ -16,6 +16,15 @@ from space import Space
 KINDS = ("wasm", "container")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On a fresh machine the first test waits for the C library to be compiled, twice."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and not item.get_closest_marker(
+            "timeout"
+        ):
+            item.add_marker(pytest.mark.timeout(300))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if not AS_ROOT and item.get_closest_marker("root") is not None:
         pytest.skip("needs root")
