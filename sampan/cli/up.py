@@ -42,15 +42,16 @@ def start(config: Config, *, foreground: bool, merge: bool) -> int:
         check_ports(config)
         config.prepare()
         process, events = launch(config, foreground, born)
-        ready, failed = show_steps(read_events(events, PATIENCE))
-        if ready:
-            break
-        if process.poll() is None and not failed:
+        try:
+            ready, failed = show_steps(read_events(events, PATIENCE))
+        except TimeoutError:
             typer.echo(
                 f"sampan: the node is not Ready after {PATIENCE:.0f} s; it goes on; see: sampan status, {config.logs}",
                 err=True,
             )
             return 1
+        if ready:
+            break
         if process.wait() != BUSY:  # else another `sampan up` was quicker by a moment
             log = config.logs / f"{failed or 'supervisor'}.log"
             typer.echo(f"sampan: the cluster did not start; the end of {log}:", err=True)
@@ -147,11 +148,13 @@ def stay(process: subprocess.Popen[bytes]) -> int:
 
 
 def read_events(fd: int, patience: float) -> Iterator[dict[str, Any]]:
-    """What the supervisor tells, until it ends or nothing more is worth waiting for."""
+    """What the supervisor tells, until it ends. Raises TimeoutError after `patience` seconds."""
     deadline = time.monotonic() + patience
     with os.fdopen(fd, "rb", buffering=0) as stream:
         buffer = b""
-        while select.select([stream], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        while True:
+            if not select.select([stream], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise TimeoutError
             data = stream.read(4096)
             if not data:
                 return
