@@ -185,7 +185,10 @@ def runtime(data_dir: DataDir = None) -> None:
     run_part("runtime", data_dir)
 
 
-@image.command("build", epilog="Example: sampan image build -t hello:1 examples/hello")
+@image.command(
+    "build",
+    epilog="Example: sampan image build -t hello:wasm -f examples/hello/Dockerfile.wasm examples/hello",
+)
 def image_build(
     directory: Annotated[Path, typer.Argument(help="Build context.", exists=True, file_okay=False)],
     tag: Annotated[str, typer.Option("-t", "--tag", help="Name of the image.")],

@@ -23,9 +23,9 @@ def examine(data_dir: Path | None) -> int:
     others = [*probe_network(), ("kubectl", probe_kubectl())]
     for name, support in [*kinds, *others]:
         mark = "works " if support.usable else "missing"
-        typer.echo(f"  {name:12} {mark:8} {support.detail if support.usable else support.why}")
+        typer.echo(f"  {name:20} {mark:8} {support.detail if support.usable else support.why}")
         if not support.usable and support.install:
-            typer.echo(f"  {'':12} {'':8} to have it: {support.install}")
+            typer.echo(f"  {'':20} {'':8} to have it: {support.install}")
     return 0 if any(support.usable for _, support in kinds) else 1
 
 

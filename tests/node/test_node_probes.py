@@ -65,7 +65,10 @@ async def test_http_status(web: Web, status: str, ok: bool, text: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "ok"),
     [
-        (b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\n\nfrom a script", True),  # busybox httpd, CGI
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\n\nfrom a script",
+            True,
+        ),  # busybox httpd, CGI
         (b"HTTP/1.0 200 OK\n\n", True),
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000, False),
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000, False),
