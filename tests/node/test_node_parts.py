@@ -53,10 +53,13 @@ class Registry:
     def __init__(self) -> None:
         self.have: set[str] = set()
         self.pulls = 0
+        self.looks = 0
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def image_status(self, image: Any, verbose: bool) -> Any:
+        self.looks += 1
+        await asyncio.sleep(0)
         if image.image not in self.have:
             return api.ImageStatusResponse()
         found = api.Image(id=f"sha256:{image.image}", size=9)
@@ -89,6 +92,24 @@ async def test_pulls_are_shared_and_told() -> None:
     assert told[0] == ("Normal", "Pulling", 'Pulling image "a:1"')
     assert told[-1][2].startswith('Successfully pulled image "a:1" in ')
     assert told[-1][2].endswith("including waiting). Image size: 9 bytes.")
+
+
+async def test_a_rollout_asks_once_for_its_image_until_somebody_doubts_it() -> None:
+    registry = Registry()
+    registry.have.add("a:1")
+    held = Images(registry)  # type: ignore[arg-type]
+
+    async def ensure() -> Any:
+        return await held.ensure("a:1", "IfNotPresent", "", (), lambda *_: None)
+
+    assert len({facts.ref for facts in await asyncio.gather(*(ensure() for _ in range(5)))}) == 1
+    await ensure()
+    assert registry.looks == 1
+    registry.have.clear()  # somebody removed it
+    assert held.forget("a:1")
+    assert not held.forget("a:1")
+    await ensure()
+    assert registry.pulls == 1
 
 
 @pytest.mark.parametrize(
