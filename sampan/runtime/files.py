@@ -10,9 +10,9 @@ import os
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
-def put(path: str | os.PathLike[str], text: str) -> None:
-    """Make or overwrite the file."""
-    _write(path, CREATE, text)
+def put(path: str | os.PathLike[str], text: str, mode: int = 0o600) -> None:
+    """Make or overwrite the file. What a container's users read (hosts, resolv.conf) is made 0644."""
+    _write(path, CREATE, text, mode=mode)
 
 
 def set_value(path: str | os.PathLike[str], *values: str) -> None:
@@ -27,8 +27,8 @@ def replace(path: str | os.PathLike[str], text: str) -> None:
     os.replace(beside, path)
 
 
-def _write(path: str | os.PathLike[str], flags: int, *texts: str) -> None:
-    descriptor = os.open(path, flags, 0o666)
+def _write(path: str | os.PathLike[str], flags: int, *texts: str, mode: int = 0o600) -> None:
+    descriptor = os.open(path, flags, mode)
     try:
         for text in texts:
             data = text.encode()

@@ -425,7 +425,7 @@ def write_files(entry: SandboxEntry) -> Path | None:
     names = [entry.config.hostname or entry.config.metadata.name]
     lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
     lines += [f"{address}\t{' '.join(names)}" for address in entry.network.addresses[:1]]
-    files.put(entry.directory / "hosts", "\n".join(lines) + "\n")
+    files.put(entry.directory / "hosts", "\n".join(lines) + "\n", 0o644)
     dns = entry.config.dns_config
     path = entry.directory / "resolv.conf"
     if not (dns.servers or dns.searches or dns.options):
@@ -438,7 +438,7 @@ def write_files(entry: SandboxEntry) -> Path | None:
     text += [f"nameserver {server}" for server in dns.servers]
     if dns.options:
         text.append("options " + " ".join(dns.options))
-    files.put(path, "\n".join(text) + "\n")
+    files.put(path, "\n".join(text) + "\n", 0o644)
     return path
 
 

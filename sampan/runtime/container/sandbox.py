@@ -63,7 +63,7 @@ class ContainerSandbox:
     async def create(self) -> None:
         try:
             await kernel.in_thread(lambda: self.namespaces.create(self.spec))
-            files.put(self.spec.directory / "hostname", f"{self.spec.hostname}\n")
+            files.put(self.spec.directory / "hostname", f"{self.spec.hostname}\n", 0o644)
             if self.spec.share_processes and not self.spec.host_pid:
                 await self._start_pause()
         except OSError as error:
