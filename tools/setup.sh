@@ -75,5 +75,16 @@ if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
     .venv/bin/python -m pip install -q --disable-pip-version-check -e ".$extras" ziglang
     touch "$stamp"
 fi
-say "fetching kubectl and helm (once)"
+if [ "$kind" = dev ] && [ ! -f .venv/.sampan-libc ]; then
+    say "building the C libraries that the tests' programs link with: wasm and static Linux (once; a few minutes)"
+    scratch=$(mktemp -d)
+    echo 'int main(void) { return 0; }' >"$scratch/nothing.c"
+    .venv/bin/python -m ziglang cc -target wasm32-wasi -Os -s "$scratch/nothing.c" -o "$scratch/wasm" &
+    wasm=$!
+    .venv/bin/python -m ziglang cc -target "$(uname -m)-linux-musl" -Os -s "$scratch/nothing.c" -o "$scratch/linux"
+    wait "$wasm"
+    rm -rf "$scratch"
+    touch .venv/.sampan-libc
+fi
+[ -x .cache/clients/kubectl ] && [ -x .cache/clients/helm ] || say "fetching kubectl and helm (once)"
 .venv/bin/python tools/fetch_clients.py >/dev/null
