@@ -76,6 +76,20 @@ def up(
     max_pods: Annotated[
         int | None, typer.Option(help="Most pods on this node. [default: 250]", show_default=False)
     ] = None,
+    tls_san: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A further name or address in the API server's certificate. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    insecure_registry: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A registry (host[:port]) that may be spoken to over plain HTTP. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     merge_kubeconfig: Annotated[
         bool, typer.Option(help="Add the cluster to ~/.kube/config as context `sampan`.")
     ] = False,
@@ -91,6 +105,8 @@ def up(
         "cluster_cidr": cluster_cidr,
         "service_cidr": service_cidr,
         "max_pods": max_pods,
+        "tls_san": tuple(tls_san) if tls_san else None,
+        "insecure_registries": tuple(insecure_registry) if insecure_registry else None,
     }
     try:
         config = Config.make(data_dir, rootless=rootless, **settings)

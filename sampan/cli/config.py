@@ -91,7 +91,8 @@ class Config:
     cluster_domain: str = "cluster.local"
     service_node_ports: str = "30000-32767"
     max_pods: int = 250
-    tls_san: tuple[str, ...] = ()
+    tls_san: tuple[str, ...] = ()  # further names and addresses in the API server's certificate
+    insecure_registries: tuple[str, ...] = ()  # host[:port] that may be spoken to over plain HTTP
 
     @property
     def local_address(self) -> str:
@@ -223,7 +224,8 @@ class Config:
         try:
             values = {name: value for name, value in raw.items() if name in known}
             values["data_dir"], values["run_dir"] = data, Path(raw["run_dir"])
-            values["tls_san"] = tuple(raw.get("tls_san", ()))
+            for name in ("tls_san", "insecure_registries"):
+                values[name] = tuple(raw.get(name, ()))
             return cls(**values)
         except (AttributeError, KeyError, TypeError) as error:
             raise ConfigError(f"{data}/config.json cannot be read: {error!r}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -22,14 +23,14 @@ def open_store(data_dir: Path | None) -> ImageStore:
     """The store of a data directory, which need not hold a cluster yet."""
     directory = (data_dir or default_data_dir()).absolute() / "images"
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return ImageStore(directory, platforms=default_platforms(prefer_wasm=is_rootless(data_dir)))
-
-
-def is_rootless(data_dir: Path | None) -> bool:
-    try:
-        return Config.load(data_dir).rootless
-    except ConfigError:
-        return os.geteuid() != 0
+    rootless = os.geteuid() != 0
+    insecure: tuple[str, ...] = ()
+    with contextlib.suppress(ConfigError):
+        config = Config.load(data_dir)
+        rootless, insecure = config.rootless, config.insecure_registries
+    return ImageStore(
+        directory, platforms=default_platforms(prefer_wasm=rootless), insecure=insecure
+    )
 
 
 def guarded(work: Callable[[], Any]) -> int:

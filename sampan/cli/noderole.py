@@ -51,7 +51,11 @@ async def run_runtime(config: Config, notify: Callable[..., None]) -> None:
         socket=config.cri_socket,
         instance=config.instance,
         network=pod_network(config),
-        images=ImageStore(config.images, platforms=default_platforms(prefer_wasm=config.rootless)),
+        images=ImageStore(
+            config.images,
+            platforms=default_platforms(prefer_wasm=config.rootless),
+            insecure=config.insecure_registries,
+        ),
         kinds=("wasm",) if config.rootless else tuple(KINDS),
     )
     async with asyncio.TaskGroup() as group:

@@ -11,6 +11,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from sampan.cli.app import app
+from sampan.cli.config import Config
+from sampan.cli.images import open_store
 
 # (module (func (export "_start")) (memory (export "memory") 0))
 SMALLEST = bytes.fromhex(
@@ -114,6 +116,14 @@ def test_images_are_loaded_tagged_listed_and_removed(sampan: Sampan, tmp_path: P
     assert sampan("image", "rm", "app:1", "nobody:1").exit_code == 1
     listed = sampan("image", "ls").stdout
     assert "app:1" not in listed and "app:stable" in listed
+
+
+def test_a_setting_that_repeats_is_kept_and_reaches_the_image_store(tmp_path: Path) -> None:
+    insecure, names = ("registry.test:5000", "other.test"), ("boat.test",)
+    made = Config.make(tmp_path, rootless=True, insecure_registries=insecure, tls_san=names)
+    made.prepare()
+    assert Config.make(tmp_path, rootless=True, tls_san=None) == made == Config.load(tmp_path)
+    assert open_store(tmp_path).insecure == insecure
 
 
 @pytest.mark.parametrize("command", COMMANDS)
