@@ -8,6 +8,7 @@ nobody waits for the disk. The file is 0600, because Secrets are in it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -21,8 +22,8 @@ log = logging.getLogger(__name__)
 Object = dict[str, Any]
 Key = tuple[str, str, str]  # kind, namespace, name
 
-GATHER = 0.1  # seconds in which changes come together into one transaction
-SPACING = 0.5  # from one transaction to the next
+GATHER = 0.02  # seconds in which changes come together into one transaction
+SPACING = 0.5  # from one transaction to the next, when nothing is there for the first time
 PAUSE = 5.0  # after a write that failed
 
 SCHEMA = """
@@ -40,6 +41,8 @@ class ObjectCache:
         self._path = path
         self._pending: dict[Key, Object | None] = {}
         self._wake = asyncio.Event()
+        self._first = asyncio.Event()  # something was put that had not been kept yet
+        self._kept: set[Key] = set()
         self._written = asyncio.Event()
         self._written.set()
         # A cancelled `run` leaves its thread writing; `close` must wait for it.
@@ -77,7 +80,13 @@ class ObjectCache:
 
     def put(self, kind: str, namespace: str, name: str, obj: Object | None) -> None:
         """Keep (None: forget) an object, which is not changed any more. Encoded and written soon."""
-        self._pending[(kind, namespace, name)] = obj
+        key = (kind, namespace, name)
+        self._pending[key] = obj
+        if obj is None:
+            self._kept.discard(key)
+        elif key not in self._kept:
+            self._kept.add(key)
+            self._first.set()
         self._written.clear()
         self._wake.set()
 
@@ -87,9 +96,13 @@ class ObjectCache:
         last = -SPACING
         while True:
             await self._wake.wait()
-            await asyncio.sleep(max(GATHER, last + SPACING - loop.time()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(last + SPACING):
+                    await self._first.wait()
+            await asyncio.sleep(GATHER)
             last = loop.time()
             self._wake.clear()
+            self._first.clear()
             batch = dict(self._pending)
             try:
                 await asyncio.to_thread(self._write, batch)

@@ -59,7 +59,6 @@ class Registry:
 
     async def image_status(self, image: Any, verbose: bool) -> Any:
         self.looks += 1
-        await asyncio.sleep(0)
         if image.image not in self.have:
             return api.ImageStatusResponse()
         found = api.Image(id=f"sha256:{image.image}", size=9)
