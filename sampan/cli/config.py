@@ -237,7 +237,8 @@ class Config:
         text = json.dumps(
             {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
         )
-        scratch = self.file.with_suffix(".part")
+        # Parts that are started alone, at the same moment, all come by here: each writes a file of its own.
+        scratch = self.file.with_suffix(f".{os.getpid()}.part")
         scratch.touch(mode=0o600)
         with scratch.open("w") as file:
             file.write(text + "\n")

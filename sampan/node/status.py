@@ -162,7 +162,7 @@ def _never_seen(pod: Object, named: Named, view: View, done: bool) -> Object:
         "restartCount": (known or {}).get("restartCount") or 0,
         "image": container.get("image", ""),
         "imageID": "",
-        "lastState": {},
+        "lastState": (known or {}).get("lastState") or {},
         "state": {"waiting": _blocked(named, pod, view)},
     }
     if known and (running := (known.get("state") or {}).get("running")):
@@ -179,7 +179,9 @@ def _never_seen(pod: Object, named: Named, view: View, done: bool) -> Object:
         if done:
             status["state"] = {"terminated": lost}
         else:
+            # Its next start is a restart, as kubelet counts: this status forgets that it ever ran.
             status["lastState"] = {"terminated": lost}
+            status["restartCount"] += 1
     _mounts(container, status)
     return status
 

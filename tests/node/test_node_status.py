@@ -110,6 +110,18 @@ def test_termination_message_and_last_state() -> None:
     assert "running" in web["state"]
 
 
+def test_a_container_that_a_reboot_took_is_restarted_once() -> None:
+    pod = make_pod()
+    pod["status"] = status_of(pod, view_of(running()))
+    assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
+    for _ in range(2):  # the status is written, read again, and computed once more
+        pod["status"] = status_of(pod, view_of(sandbox=None))
+        (web,) = pod["status"]["containerStatuses"]
+        assert web["restartCount"] == 1
+        assert web["lastState"]["terminated"]["reason"] == "ContainerStatusUnknown"
+        assert "waiting" in web["state"]
+
+
 def test_verdict_fails_the_pod_with_its_reason() -> None:
     status = status_of(make_pod(), view_of(verdict=Verdict("Evicted", "no memory")), done=True)
     assert (status["phase"], status["reason"], status["message"]) == (
