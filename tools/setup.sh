@@ -25,6 +25,7 @@ procps:process listings
 busybox-static:the example container image"
 [ "$kind" = dev ] && packages="$packages
 make:make lint
+curl:the tests' plainest client
 wrk:make bench
 util-linux:tests in namespaces of their own"
 

@@ -77,7 +77,8 @@ class HTTPServer:
                 connection.task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait([connection.task])
-            if connection.transport is not None:
+            # One that is closing already may have let go of what `abort` needs (asyncio's TLS before Python 3.11.5).
+            if connection.transport is not None and not connection.transport.is_closing():
                 connection.transport.abort()
 
 

@@ -19,6 +19,13 @@ from pieces import deployment, settled
 from remains import remains
 
 NOBODY = 65534
+BECOME_NOBODY = [
+    "setpriv",
+    f"--reuid={NOBODY}",
+    f"--regid={NOBODY}",
+    "--clear-groups",
+    "--no-new-privs",
+]
 PYTHON = "/usr/bin/python3"
 
 
@@ -35,15 +42,8 @@ class UserCluster(Cluster):
 
     def open_network(self) -> None:
         super().open_network()
-        user = [
-            "setpriv",
-            f"--reuid={NOBODY}",
-            f"--regid={NOBODY}",
-            "--clear-groups",
-            "--no-new-privs",
-        ]
         if "setpriv" not in self.prefix:
-            self.prefix += user
+            self.prefix += BECOME_NOBODY
 
 
 def reason_not_to_run_as_user() -> str:
@@ -57,6 +57,12 @@ def reason_not_to_run_as_user() -> str:
     ).stdout
     if found.strip() != str(sys.version_info[:2]):
         return f"{PYTHON} is another version than what the libraries were installed for"
+    path = {"PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}"}
+    read = subprocess.run(
+        [*BECOME_NOBODY, PYTHON, "-c", "import orjson, sampan"], env=path, check=False
+    )
+    if read.returncode:
+        return f"other users cannot read {ROOT}"
     return ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -63,8 +64,8 @@ class WasmProcess:
             await readable(self._pidfd)
         self._kill_execs()
         record = exits.read(str(self.spec.directory))
-        if record is None and self._recorded is not None:
-            await self._recorded.wait()
+        if record is None:
+            await self._notice()
         for delay in _RECORD_DELAYS:
             record = record or exits.read(str(self.spec.directory))
             if record is not None:
@@ -112,13 +113,20 @@ class WasmProcess:
 
     async def _reaped(self) -> None:
         """The zygote's notice comes after it has reaped; a worker of another parent is not waited for long."""
-        if self._recorded is not None and os.path.exists(f"/proc/{self.pid}"):
-            try:
+        if os.path.exists(f"/proc/{self.pid}"):
+            await self._notice()
+        self._link.forget(self.pid)
+
+    async def _notice(self) -> None:
+        """Wait for the zygote's word that the worker was reaped and its end recorded.
+
+        Not for long: the child of a zygote that was killed too (the power failed) is nobody's to record, and stays a zombie
+        until init looks.
+        """
+        if self._recorded is not None:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(REAP_TIMEOUT):
                     await self._recorded.wait()
-            except TimeoutError:
-                pass
-        self._link.forget(self.pid)
 
     def release(self) -> None:
         """Forget the process without ending it: the runtime is going, the container stays."""

@@ -175,7 +175,10 @@ class WasmSandbox:
         for process in running:
             await process.signal(signal.SIGTERM)
         if running and grace > 0:
-            await asyncio.wait([asyncio.ensure_future(p.wait()) for p in running], timeout=grace)
+            waits = [asyncio.ensure_future(process.wait()) for process in running]
+            _, late = await asyncio.wait(waits, timeout=grace)
+            for wait in late:
+                wait.cancel()
         for process in list(self.processes.values()):
             await process.remove()
         remove_parent(self.spec.cgroup_parent)
