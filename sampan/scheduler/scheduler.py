@@ -82,7 +82,7 @@ class Scheduler:
                     _, _, uid = heapq.heappop(self.waiting)
                     pod = self.known.get(uid)
                     if pod is not None and uid not in self.parked:
-                        await self.schedule(pod)
+                        await self.attempt(pod)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         assert self.group is not None
@@ -207,6 +207,17 @@ class Scheduler:
                 self.enqueue(pod)
 
     # What is done
+
+    async def attempt(self, pod: PodInfo) -> None:
+        """One pod that cannot be judged must not end the scheduler, and the server around it: it waits, like one that
+        fits nowhere, until something changes.
+        """
+        try:
+            await self.schedule(pod)
+        except Exception:
+            log.exception("%s/%s: cannot schedule", *pod.key)
+            if pod.uid in self.known:
+                self.parked[pod.uid] = pod
 
     async def schedule(self, pod: PodInfo) -> None:
         promised = self.snapshot.withdraw(pod.uid)  # its own promise must not stand in its way

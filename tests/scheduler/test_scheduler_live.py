@@ -203,3 +203,21 @@ async def test_a_node_that_was_cordoned_takes_again(cluster):
     await cluster.waits("p", "1 node(s) were unschedulable")
     await cluster.client.patch(NODES, "a", {"spec": {"unschedulable": None}})
     assert await cluster.bound("p") == "a"
+
+
+async def test_a_pod_that_cannot_be_judged_stops_nobody_else(cluster, monkeypatch):
+    choose = cluster.scheduler.snapshot.choose
+
+    def stumble(pod):
+        if pod.key[1] == "poison":
+            raise ZeroDivisionError("a bug of ours")
+        return choose(pod)
+
+    monkeypatch.setattr(cluster.scheduler.snapshot, "choose", stumble)
+    await cluster.node("a")
+    await cluster.pod("poison")
+    await cluster.pod("p")
+    assert await cluster.bound("p") == "a"
+    monkeypatch.setattr(cluster.scheduler.snapshot, "choose", choose)
+    await cluster.node("b")  # something changed: it is tried again
+    assert await cluster.bound("poison") in ("a", "b")
