@@ -22,17 +22,17 @@ WHY: dict[tuple[str, str], str] = {
     ),
     ("cri", "runtime: idle (PSS)"): (
         "Measured alone, where it shares its libraries with nobody; forked from the warm parent it is 24 MB. grpcio is "
-        "6 MB of it."
+        "3 MB of it."
     ),
     ("cri", "wasm: pod and container start"): (
         "The worker's own part is 4 to 5 ms of processor. The rest is three gRPC calls with client and server on two cores, a "
         "network namespace (3 ms) and version 1 cgroups, one directory a controller."
     ),
     ("cri", "container: pod and container start"): (
-        "crun and conmon alone take 31 ms of processor; best 35 ms."
+        "crun, conmon and our own part take at least 31 ms of processor together; best 35 ms."
     ),
     ("cluster", "first start → API ready"): (
-        "0.29 s pass before the supervisor begins (Python, the command-line library); then importing, making seven "
+        "0.29 s pass before the supervisor begins (Python, the command-line library); then importing, making six "
         "certificates beside it, and 0.2 s for the server's own modules."
     ),
     ("cluster", "start with existing data → API ready"): (
