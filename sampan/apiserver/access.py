@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from sampan.apiserver.admission.plugin import Lookup
 from sampan.apiserver.auth import Authenticator, impersonated
 from sampan.apiserver.authz import MASTERS, Authorizer, node_name
-from sampan.apiserver.plugin import Lookup
 from sampan.apiserver.rbac import KINDS, RBAC_GROUP, RBACIndex
 from sampan.apiserver.resources import Table
 from sampan.apiserver.reviews import Reviews

@@ -25,9 +25,9 @@ from sampan.kube import errors
 if TYPE_CHECKING:
     import aiohttp
 
+    from sampan.apiserver.admission.plugin import Lookup
     from sampan.apiserver.call import Call
     from sampan.apiserver.pki import Pair, PKIPaths
-    from sampan.apiserver.plugin import Lookup
     from sampan.apiserver.server import APIServer
 
 Object = dict[str, Any]

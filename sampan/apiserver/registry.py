@@ -19,12 +19,12 @@ from typing import Any
 
 import orjson
 
-from sampan.apiserver.admission import Admission
+from sampan.apiserver.admission.chain import Admission
 from sampan.apiserver.call import Call
 from sampan.apiserver.resources import Resource
 from sampan.apiserver.strategies import Strategies, Strategy
 from sampan.apiserver.watchcache import Entry, ResourceCache, WatchCache, encode, respliced
-from sampan.kube import errors, objects, validation
+from sampan.kube import errors, objects
 from sampan.kube.errors import ApiError
 from sampan.store import Conflict, Record, Store
 
@@ -39,8 +39,6 @@ RETRIES = 5  # of a patch or an unconditional update that lost a race
 STALE = (
     "the object has been modified; please apply your changes to the latest version and try again"
 )
-# Subresources that have rules of their own; the others are checked as the whole object.
-VALIDATED = {name: name for name in ("status", "ephemeralcontainers", "resize")}
 FOREGROUND = "foregroundDeletion"
 ORPHAN = "orphan"
 
@@ -117,15 +115,16 @@ class Registry:
         else:
             metadata.pop("generation", None)
         strategy.prepare_create(call, obj)
-        await self.admission.admit_create(call, obj)
+        await self.admission.create(call, obj)
         if not name:
             required = errors.required("metadata.name", "name or generateName is required")
             raise call.invalid([required], "")
         rollback = await strategy.reserve(self, call, obj, None)
         try:
-            causes = validation.validate_create(call.storage_gvk, obj)
+            causes = strategy.validate_create(call, obj)
             if causes:
                 raise call.invalid(causes, name)
+            await self.admission.validate_create(call, obj)
             cache = await self.caches.get(resource)
             key = resource.key(metadata.get("namespace", ""), name)
             if call.dry_run:
@@ -237,18 +236,17 @@ class Registry:
         else:
             strategy.prepare_update(call, new, old)
         after = new["metadata"]  # a subresource may have put back the old one
-        await self.admission.admit_update(call, new, old, status=status)
+        await self.admission.update(call, new, old)
         if not status and resource.generation and wants_differ(resource, new, old):
             after["generation"] = before.get("generation", 0) + 1
         rollback = None if status else await strategy.reserve(self, call, new, old)
         try:
             after["resourceVersion"] = before["resourceVersion"]
             if validate:
-                causes = validation.validate_update(
-                    call.storage_gvk, new, old, VALIDATED.get(call.info.subresource, "")
-                )
+                causes = strategy.validate_update(call, new, old)
                 if causes:
                     raise call.invalid(causes)
+            await self.admission.validate_update(call, new, old)
             if same(new, old):
                 return entry
             if "deletionTimestamp" in before and self._may_go(strategy, new, before):
@@ -302,7 +300,7 @@ class Registry:
                 raise call.not_found()
             old = entry.object()
             self._check_preconditions(call, options, old["metadata"])
-            await self.admission.admit_delete(call, old)
+            await self.admission.delete(call, old)
             try:
                 return await self._delete(call, cache, entry, old, options)
             except Conflict as conflict:

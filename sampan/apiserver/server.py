@@ -19,7 +19,7 @@ from typing import Any
 
 from sampan.apiserver import resources
 from sampan.apiserver.access import Access
-from sampan.apiserver.admission import Admission
+from sampan.apiserver.admission.chain import Admission
 from sampan.apiserver.bootstrap import bootstrap
 from sampan.apiserver.config import ServerConfig
 from sampan.apiserver.discovery import Discovery

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from apiserver_harness import PODS, Harness, api, pod, service_account
 
-from sampan.apiserver.noderestriction import reserved
+from sampan.apiserver.admission.noderestriction import reserved
 from sampan.client.transport import User
 
 __all__ = ["api"]

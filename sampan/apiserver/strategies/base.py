@@ -11,6 +11,8 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from sampan.apiserver.call import Call
+from sampan.kube import validation
+from sampan.kube.errors import Cause
 
 if TYPE_CHECKING:
     from sampan.apiserver.registry import Registry
@@ -42,6 +44,9 @@ _EMPTY_STATUS: dict[str, Object] = {
     "HorizontalPodAutoscaler": {"desiredReplicas": 0, "currentMetrics": None},
 }
 
+# Subresources that have rules of their own; the others are checked as the whole object.
+VALIDATED = ("status", "ephemeralcontainers", "resize")
+
 # Kinds whose status writers may also change labels and annotations.
 _METADATA_WITH_STATUS = ("Pod", "Node", "Namespace", "PersistentVolume")
 
@@ -65,6 +70,15 @@ class Strategy:
         if call.resource.kind not in _METADATA_WITH_STATUS:
             keep(metadata, old["metadata"], "labels")
         keep(metadata, old["metadata"], "ownerReferences")
+
+    def validate_create(self, call: Call, obj: Object) -> list[Cause]:
+        return validation.validate_create(call.storage_gvk, obj)
+
+    def validate_update(self, call: Call, new: Object, old: Object) -> list[Cause]:
+        subresource = call.info.subresource
+        return validation.validate_update(
+            call.storage_gvk, new, old, subresource if subresource in VALIDATED else ""
+        )
 
     def grace_period(self, obj: Object, asked: int | None) -> int | None:
         """Seconds until a deletion may be carried out; None for kinds that are deleted at once."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sampan.apiserver.admission.plugin import MIRROR_ANNOTATION, Object, Plugin
 from sampan.apiserver.authz import NODE_LEASES, node_name
 from sampan.apiserver.call import Call
-from sampan.apiserver.plugin import MIRROR_ANNOTATION, Object, Plugin
 from sampan.kube import objects
 from sampan.kube.errors import ApiError
 
@@ -38,7 +38,7 @@ RESERVED_DOMAINS = ("kubernetes.io", "k8s.io")
 
 class NodeRestriction(Plugin):
     storages = ("core/nodes", "core/pods", "coordination.k8s.io/leases", "storage.k8s.io/csinodes")
-    on_status = True
+    subresources = ("*",)
 
     async def create(self, call: Call, obj: Object) -> None:
         node = node_name(call.user)

@@ -1,4 +1,4 @@
-"""What an admission plug-in is, and what it may read. The plug-ins: `admission.py`, `noderestriction.py`."""
+"""What an admission plug-in is, and what it may read. The chain that runs them: `chain.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from sampan.apiserver.call import Call
-from sampan.apiserver.resources import Table
+from sampan.apiserver.resources import Resource, Table
 from sampan.apiserver.watchcache import Entry, WatchCache
 from sampan.client.transport import User
 
@@ -49,14 +49,32 @@ class Lookup:
 
 
 class Plugin:
+    """Hooks that a plug-in does not define are never called. Each raises ApiError to refuse."""
+
     storages: tuple[str, ...] = ()  # kinds that it looks at; none: all
-    on_status = False  # are writes of `/status` its business?
+    subresources: tuple[str, ...] = ("",)  # "" is the object itself; "*": every subresource too
 
     def __init__(self, lookup: Lookup) -> None:
         self.lookup = lookup
+
+    def concerns(self, row: Resource, subresource: str) -> bool:
+        """Asked once per kind and subresource, and again after `Admission.forget`."""
+        return (not self.storages or row.storage in self.storages) and (
+            subresource in self.subresources or "*" in self.subresources
+        )
+
+    # Mutating phase: may change the new object in place.
 
     async def create(self, call: Call, obj: Object) -> None: ...
 
     async def update(self, call: Call, new: Object, old: Object) -> None: ...
 
     async def delete(self, call: Call, obj: Object) -> None: ...
+
+    async def connect(self, call: Call, options: Object) -> None: ...
+
+    # Validating phase: the object is complete and valid; may only refuse.
+
+    async def validate_create(self, call: Call, obj: Object) -> None: ...
+
+    async def validate_update(self, call: Call, new: Object, old: Object) -> None: ...
