@@ -1,4 +1,4 @@
-"""CRI v1 messages, made from api.proto by tools/generate_cri.py: do not edit."""
+"""CRI v1 messages, made from api.proto by tools/generate_grpc.py: do not edit."""
 
 import base64
 import zlib

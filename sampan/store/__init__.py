@@ -3,7 +3,7 @@
 The shape is etcd's (one revision counter for the whole store; a key remembers its create and last-modified revision;
 history is kept until compacted), so that an etcd cluster can stand behind it unchanged. Nothing here knows Kubernetes.
 
-Implementations: `sqlite.py` (embedded, default). All methods may be called concurrently from one event loop.
+Implementations: `sqlite.py` (embedded, default), `etcd.py` (an etcd cluster, shared by several API servers). All methods may be called concurrently from one event loop.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ class Change:
 
 
 class Store(Protocol):
+    shared: bool  # do other processes write to it too?
+
     async def get(self, key: str) -> Record | None:
         """The record now, or None. Linearizable with every answered write."""
         ...
@@ -107,7 +109,18 @@ class Store(Protocol):
 
     @property
     def revision(self) -> int:
-        """The last durable revision."""
+        """The last durable revision; of a shared store, the last that this process knows of."""
+        ...
+
+    async def current(self) -> int:
+        """The last durable revision, whoever wrote it: no older than the moment of the call."""
+        ...
+
+    async def mark(self) -> int:
+        """A revision, not older than the call, that a watch on everything will show or has shown.
+
+        `current` of a shared store may be a revision that others made, with keys that no watch here sees.
+        """
         ...
 
     async def compact(self, before: int) -> None:

@@ -98,6 +98,8 @@ class Batch:
 class SQLiteStore:
     """See `sampan.store.Store`, whose contract this keeps. Made by `open`."""
 
+    shared = False
+
     def __init__(self, path: Path, writer: sqlite3.Connection, lock: int) -> None:
         self.path = path
         self._lock = lock
@@ -140,6 +142,12 @@ class SQLiteStore:
 
     @property
     def revision(self) -> int:
+        return self._revision
+
+    async def current(self) -> int:
+        return self._revision
+
+    async def mark(self) -> int:
         return self._revision
 
     # Reading

@@ -1,24 +1,47 @@
-"""Contract tests run once per implementation: a table of how to open one in a directory."""
+"""Contract tests run once per implementation: a table of how to open one for a test."""
+
+import uuid
 
 import pytest
+from etcd_cluster import BINARY, MISSING, EtcdCluster
 
+from sampan.store.etcd import EtcdStore
 from sampan.store.sqlite import SQLiteStore
 
 
-async def open_sqlite(directory):
-    return await SQLiteStore.open(directory / "store" / "state.db")
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory):
+    """Endpoints of a cluster of one member, which the whole session shares; each test has a prefix of its own."""
+    if BINARY is None:
+        pytest.skip(MISSING)
+    cluster = EtcdCluster(tmp_path_factory.mktemp("etcd"))
+    cluster.start()
+    yield cluster.endpoints
+    cluster.stop()
 
 
-IMPLEMENTATIONS = {"sqlite": open_sqlite}
+def sqlite_opener(request):
+    directory = request.getfixturevalue("tmp_path")
+    return lambda: SQLiteStore.open(directory / "store" / "state.db")
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
-async def reopen(request, tmp_path):
+def etcd_opener(request):
+    endpoints = request.getfixturevalue("etcd")
+    root = f"/{uuid.uuid4()}"
+    return lambda: EtcdStore.open(endpoints, root=root)
+
+
+OPENERS = {"sqlite": sqlite_opener, "etcd": etcd_opener}
+
+
+@pytest.fixture(params=OPENERS)
+async def reopen(request):
     """Opens the store of this test; again after a close, it is the same one."""
     opened = []
+    opener = OPENERS[request.param](request)
 
     async def open_it():
-        store = await IMPLEMENTATIONS[request.param](tmp_path)
+        store = await opener()
         opened.append(store)
         return store
 
