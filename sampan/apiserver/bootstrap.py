@@ -1,4 +1,4 @@
-"""Objects that a cluster has from its first moment: namespaces, priority classes, the `kubernetes` service, roles.
+"""Objects that a cluster has from its first moment: namespaces, priority classes, service range and service, roles.
 
 All is written through the server's own pipeline, by a user of the server itself, so that it is defaulted and validated like
 anything else. Idempotent: what is there stays as it is, but for the addresses of the `kubernetes` endpoints.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from sampan.apiserver.ensure_rbac import ensure_rbac
+from sampan.apiserver.strategies.repair import repair
 from sampan.client.transport import Request, User
 from sampan.kube.errors import ApiError
 
@@ -58,9 +59,26 @@ async def bootstrap(server: APIServer) -> None:
                 "preemptionPolicy": "PreemptLowerPriority",
             },
         )
+    await _service_range(server)
+    await repair(server.registry)
     await _kubernetes_service(server)
     if server.config.authorization:
         await ensure_rbac(server.handle)
+
+
+async def _service_range(server: APIServer) -> None:
+    """The configured range as the ServiceCIDR `kubernetes`, ready at once: the first Service needs it (KEP-1880)."""
+    path = "/apis/networking.k8s.io/v1/servicecidrs"
+    await _ensure(
+        server,
+        path,
+        {
+            "kind": "ServiceCIDR",
+            "apiVersion": "networking.k8s.io/v1",
+            "metadata": {"name": "kubernetes"},
+            "spec": {"cidrs": [server.config.service_cidr]},
+        },
+    )
 
 
 async def _kubernetes_service(server: APIServer) -> None:

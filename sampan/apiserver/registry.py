@@ -131,7 +131,7 @@ class Registry:
                 if key in cache.entries:
                     raise errors.already_exists(resource.name, name, resource.group)
                 if rollback:
-                    rollback()
+                    await rollback()
                 return Entry(key, orjson.dumps(ordered(obj)), 0)
             value = encode(obj)
             try:
@@ -145,9 +145,8 @@ class Registry:
                 raise errors.already_exists(resource.name, name, resource.group) from None
         except BaseException:
             if rollback:
-                rollback()
+                await rollback()
             raise
-        strategy.committed(obj, None)
         if resource.storage == "core/events" and self.on_event_written:
             self.on_event_written(key)
         return Entry(key, cache.splice(value, revision), revision)
@@ -253,15 +252,16 @@ class Registry:
                 return (await self._remove(call, entry, new, old)).entry
             if call.dry_run:
                 if rollback:
-                    rollback()
+                    await rollback()
                 return Entry(entry.key, orjson.dumps(ordered(new)), entry.revision)
             value = encode(new)
             revision = await self.store.put(entry.key, value, expect=entry.revision)
         except BaseException:
             if rollback:
-                rollback()
+                await rollback()
             raise
-        strategy.committed(new, old)
+        if strategy.allocates:
+            await strategy.settle(self, new, old)
         if resource.storage == "core/events" and self.on_event_written:
             self.on_event_written(entry.key)
         return Entry(entry.key, cache.splice(value, revision), revision)
@@ -365,7 +365,9 @@ class Registry:
         if call.dry_run:
             return Deleted(Entry(entry.key, data, entry.revision), gone=True)
         revision = await self.store.delete(entry.key, expect=entry.revision)
-        self.strategies.of(call.resource).committed(None, old)
+        strategy = self.strategies.of(call.resource)
+        if strategy.allocates:
+            await strategy.settle(self, None, old)
         return Deleted(Entry(entry.key, respliced(data, revision), revision), gone=True)
 
     async def delete_collection(

@@ -25,6 +25,7 @@ CONTROLLERS: tuple[tuple[str, str], ...] = (
     ("endpoints", "EndpointsController"),
     ("mirroring", "EndpointSliceMirroringController"),
     ("nodelifecycle", "NodeLifecycleController"),
+    ("servicecidrs", "ServiceCIDRController"),
 )
 
 LegacyToken = Callable[[dict[str, Any], str], str]

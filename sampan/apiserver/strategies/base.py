@@ -6,7 +6,7 @@ The common rule of Kubernetes is in the generic ones: a plain write cannot touch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sampan.apiserver.registry import Registry
 
 Object = dict[str, Any]
-Rollback = Callable[[], None]
+Rollback = Callable[[], Awaitable[None]]
 
 # Status fields that the API always shows, because their Go types are not optional.
 _EMPTY_STATUS: dict[str, Object] = {
@@ -54,6 +54,7 @@ _METADATA_WITH_STATUS = ("Pod", "Node", "Namespace", "PersistentVolume")
 class Strategy:
     orphan_by_default = False  # dependents stay when DELETE names no policy
     returns_deleted = False  # DELETE answers with the object, not a Status
+    allocates = False  # `settle` is called after a durable write
 
     def prepare_create(self, call: Call, obj: Object) -> None:
         if call.resource.has_status:
@@ -97,8 +98,8 @@ class Strategy:
         """Take what the object needs from shared pools; the answer gives it back when the write fails."""
         return None
 
-    def committed(self, new: Object | None, old: Object | None) -> None:
-        """The write is durable."""
+    async def settle(self, registry: Registry, new: Object | None, old: Object) -> None:
+        """The object was changed or removed (`new` is None), durably: give back what it no longer needs."""
 
 
 def keep(new: Object, old: Object, key: str) -> None:

@@ -1,231 +1,234 @@
-"""Services: cluster addresses and node ports are taken from pools before the write and given back when it fails.
+"""Services: cluster addresses and node ports are taken before the write and given back when it fails.
 
-The pools are what the stored services say: read once when the first service is written, and kept in step with every
-write after that (this process is the only writer). Random choice starts above a small static range, as Kubernetes
-does (KEP-3070), so that addresses which users choose by hand seldom collide with those given out.
+Addresses come out of the ServiceCIDRs (KEP-1880). What is taken is a record in the store (`claims`), so several API servers
+can write Services at once. An update keeps what it does not mention, and drops what its new type has no use for.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sampan.apiserver.call import Call
+from sampan.apiserver.resources import Resource
+from sampan.apiserver.strategies import claims
 from sampan.apiserver.strategies.base import Object, Rollback, Strategy
-from sampan.kube import errors
+from sampan.apiserver.strategies.claims import (
+    ADDRESSES,
+    CIDRS,
+    NODE_PORTS,
+    Claims,
+    Owner,
+    canonical,
+    held_by,
+)
+from sampan.kube import errors, objects
 from sampan.kube.errors import Cause
 
 if TYPE_CHECKING:
     from sampan.apiserver.registry import Registry
 
 FULL = "range is full"
-
-
-class Pool:
-    """Numbers in [low, high]; `owners` says which object holds each."""
-
-    def __init__(self, low: int, high: int) -> None:
-        self.low = low
-        self.high = high
-        size = high - low + 1
-        self.static = min(max(16, size // 16), 256) if size > 32 else 0
-        self.owners: dict[int, str] = {}
-
-    def take(self, owner: str) -> int | None:
-        """Any free number, those above the static range first; None when all are taken."""
-        for low, high in (
-            (self.low + self.static, self.high),
-            (self.low, self.low + self.static - 1),
-        ):
-            if high < low:
-                continue
-            for _ in range(16):
-                number = random.randint(low, high)
-                if number not in self.owners:
-                    self.owners[number] = owner
-                    return number
-            for number in range(low, high + 1):
-                if number not in self.owners:
-                    self.owners[number] = owner
-                    return number
-        return None
+ALLOCATED_IP = "provided IP is already allocated"
+ALLOCATED_PORT = "provided port is already allocated"
+NO_RANGE = "the provided network does not match the current range"
+OTHER = {"IPv4": "IPv6", "IPv6": "IPv4"}
+Held = set[tuple[Resource, str]]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+ADDRESS_FIELDS = ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy")
 
 
 class ServiceStrategy(Strategy):
     returns_deleted = True
+    allocates = True
 
     def __init__(self, cidr: str, node_ports: tuple[int, int]) -> None:
-        self.network = ipaddress.ip_network(cidr)
-        first = int(self.network.network_address)
-        self.addresses = Pool(first + 1, first + self.network.num_addresses - 2)
-        self.ports = Pool(*node_ports)
-        self._loaded = False
+        self.family = f"IPv{ipaddress.ip_network(cidr).version}"
+        low, high = node_ports
+        self.ports = claims.band(low, high, high - low + 1, step=32, most=128)
+
+    def prepare_update(self, call: Call, new: Object, old: Object) -> None:
+        super().prepare_update(call, new, old)
+        drop_unused(new["spec"], old["spec"])
+        carry_over(new["spec"], old["spec"])
 
     async def reserve(
         self, registry: Registry, call: Call, new: Object, old: Object | None
     ) -> Rollback | None:
-        if not self._loaded:
-            cache = await registry.caches.get(call.resource)
-            if not self._loaded:
-                for entry in cache.entries.values():
-                    service = entry.object()
-                    self._hold(service, owner_of(service))
-                self._loaded = True
-        taken: list[tuple[Pool, int]] = []
-
-        def rollback() -> None:
-            for pool, number in taken:
-                pool.owners.pop(number, None)
-
+        taken = Claims(registry, Owner.of(new), call.dry_run)
+        held = held_by(old) if old is not None else set()
         try:
-            if old is not None:
-                carry_over(new, old)
-            self._reserve_address(new, taken)
-            self._reserve_ports(new, taken)
+            self._families(new["spec"])
+            await self._reserve_address(new["spec"], taken, held)
+            await self._reserve_ports(new["spec"], taken, held)
         except _Refused as refused:
-            rollback()
+            await taken.undo()
             raise call.invalid([refused.cause], new["metadata"].get("name", "")) from None
-        return rollback
+        except BaseException:
+            await taken.undo()
+            raise
+        return taken.undo
 
-    def _reserve_address(self, new: Object, taken: list[tuple[Pool, int]]) -> None:
-        spec = new["spec"]
+    # Addresses
+
+    def _families(self, spec: Object) -> None:
+        """ipFamilies and ipFamilyPolicy on a cluster of one family, as far as they can be told from the rest."""
         if spec.get("type") == "ExternalName":
-            for key in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
-                spec.pop(key, None)
             return
-        version = "IPv4" if self.network.version == 4 else "IPv6"
-        spec.setdefault("ipFamilies", [version])
-        spec.setdefault("ipFamilyPolicy", "SingleStack")
-        if spec["ipFamilyPolicy"] == "RequireDualStack":
-            raise _Refused(
-                errors.invalid_value(
-                    "spec.ipFamilyPolicy",
-                    "RequireDualStack",
-                    "this cluster is not configured for dual-stack services",
-                )
-            )
-        if spec["ipFamilies"] != [version]:
-            wrong = next((each for each in spec["ipFamilies"] if each != version), "")
-            raise _Refused(
-                errors.invalid_value("spec.ipFamilies[0]", wrong, "not configured on this cluster")
-            )
+        asked = spec.get("clusterIPs") or ([spec["clusterIP"]] if spec.get("clusterIP") else [])
+        headless = asked[:1] == ["None"]
+        selectorless = headless and not spec.get("selector")
+        spec["ipFamilyPolicy"] = policy = spec.get("ipFamilyPolicy") or (
+            "RequireDualStack" if selectorless else "SingleStack"
+        )
+        families: list[str] = spec.get("ipFamilies") or []
+        for index, address in enumerate(asked):
+            version = family_of(address)
+            if version is None or index < len(families):
+                continue
+            if version != self.family:
+                text = f"{version} is not configured on this cluster"
+                path = f"spec.clusterIPs[{index}]"
+                raise _Refused(errors.invalid_value(path, asked, text))
+            families = [*families, version]
+        if policy == "SingleStack":
+            for values, what in ((asked, "cluster IPs"), (families, "IP families")):
+                if len(values) == 2:
+                    text = f"must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified"
+                    raise _Refused(errors.invalid_value("spec.ipFamilyPolicy", policy, text))
+        if selectorless:
+            # Whoever writes the endpoints may write both families, whatever the cluster has.
+            families = families or [self.family]
+            if policy != "SingleStack" and len(families) == 1:
+                families = [*families, OTHER.get(families[0], families[0])]
+            spec["ipFamilies"] = families
+            return
+        if policy == "RequireDualStack":
+            text = "this cluster is not configured for dual-stack services"
+            raise _Refused(errors.invalid_value("spec.ipFamilyPolicy", policy, text))
+        for index, family in enumerate(families):
+            if family != self.family:
+                text = "not configured on this cluster"
+                path = f"spec.ipFamilies[{index}]"
+                raise _Refused(errors.invalid_value(path, family, text))
+        spec["ipFamilies"] = families or [self.family]
+
+    async def _reserve_address(self, spec: Object, taken: Claims, held: Held) -> None:
+        if spec.get("type") == "ExternalName":
+            return
         asked = spec.get("clusterIP") or (spec.get("clusterIPs") or [""])[0]
         if asked == "None":
             spec["clusterIP"], spec["clusterIPs"] = "None", ["None"]
             return
-        owner = owner_of(new)
         if not asked:
-            number = self.addresses.take(owner)
-            if number is None:
-                raise _Refused(
-                    errors.invalid_value(
-                        "spec.clusterIPs", [], f"failed to allocate a serviceIP: {FULL}"
-                    )
-                )
-            taken.append((self.addresses, number))
-            asked = str(ipaddress.ip_address(number))
-        else:
-            self._claim_address(asked, owner, taken)
-        spec["clusterIP"], spec["clusterIPs"] = asked, [asked]
+            asked = await self._any_address(taken)
+        elif (ADDRESSES, canonical(asked)) not in held:
+            await self._claim_address(asked, taken)
+        spec["clusterIP"] = asked
+        spec["clusterIPs"] = [asked, *(spec.get("clusterIPs") or [])[1:]]
 
-    def _claim_address(self, asked: str, owner: str, taken: list[tuple[Pool, int]]) -> None:
-        try:
-            address = ipaddress.ip_address(asked)
-        except ValueError:
-            return  # validation says what is wrong with it
-        number = int(address)
-        holder = self.addresses.owners.get(number)
-        if holder == owner:
-            return
-        detail = ""
-        if (
-            address.version != self.network.version
-            or not self.addresses.low <= number <= self.addresses.high
-        ):
-            detail = f"the provided IP ({asked}) is not in the valid range. The range of valid IPs is {self.network}"
-        elif holder is not None:
-            detail = "provided IP is already allocated"
-        if detail:
-            raise _Refused(
-                errors.invalid_value(
-                    "spec.clusterIPs", [asked], f"failed to allocate IP {asked}: {detail}"
-                )
+    async def _networks(self, registry: Registry) -> list[Network]:
+        """Ranges that addresses may be taken from, in the order of their names."""
+        cache = await registry.caches.get(CIDRS)
+        found: list[Network] = []
+        for key in cache.keys(CIDRS.key("", "")):
+            found += ready_networks(cache.entries[key].object())
+        return found
+
+    async def _any_address(self, taken: Claims) -> str:
+        version = int(self.family[-1])
+        for network in await self._networks(taken.registry):
+            if network.version != version:
+                continue
+            base = network.network_address.__class__
+            number = await taken.any(
+                ADDRESSES,
+                address_band(network),
+                lambda number, base=base: str(base(number)),  # type: ignore[misc]
+                lambda name: claims.address_record(name, taken.owner),
             )
-        self.addresses.owners[number] = owner
-        taken.append((self.addresses, number))
+            if number is not None:
+                return str(base(number))
+        raise errors.internal(f"failed to allocate a serviceIP: {FULL}")
 
-    def _reserve_ports(self, new: Object, taken: list[tuple[Pool, int]]) -> None:
-        spec = new["spec"]
-        if not needs_node_ports(spec):
-            return
-        owner = owner_of(new)
-        mine: set[tuple[str, int]] = set()
-        for index, port in enumerate(spec.get("ports") or ()):
-            protocol = port.get("protocol", "TCP")
-            number = port.get("nodePort") or 0
-            if not number:
-                # A port that is served over two protocols gets one node port.
-                twin = next(
-                    (
-                        other["nodePort"]
-                        for other in spec["ports"][:index]
-                        if other.get("port") == port.get("port")
-                        and (protocol, other["nodePort"]) not in mine
-                    ),
-                    0,
-                )
-                number = twin or self.ports.take(owner)
-                if number is None:
-                    raise _Refused(
-                        errors.invalid_value(
-                            f"spec.ports[{index}].nodePort", 0, f"failed to allocate: {FULL}"
-                        )
-                    )
-                if not twin:
-                    taken.append((self.ports, number))
-                port["nodePort"] = number
-            elif isinstance(number, int):
-                self._claim_port(index, number, owner, taken)
-                if (protocol, number) in mine:
-                    raise _Refused(errors.duplicate(f"spec.ports[{index}].nodePort", number))
-            mine.add((protocol, number))
-        if spec.get("type") == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local":
-            if not spec.get("healthCheckNodePort"):
-                health = self.ports.take(owner)
-                if health is not None:
-                    taken.append((self.ports, health))
-                    spec["healthCheckNodePort"] = health
-
-    def _claim_port(
-        self, index: int, number: int, owner: str, taken: list[tuple[Pool, int]]
-    ) -> None:
-        holder = self.ports.owners.get(number)
-        if holder == owner:
-            return
+    async def _claim_address(self, asked: str, taken: Claims) -> None:
+        name = canonical(asked)
+        if not name:
+            return  # validation says what is wrong with it
+        address = ipaddress.ip_address(name)
         detail = ""
-        if not self.ports.low <= number <= self.ports.high:
+        networks = [
+            each for each in await self._networks(taken.registry) if within(each, int(address))
+        ]
+        inside = [each for each in networks if each.version == address.version]
+        if not inside:
+            detail = NO_RANGE
+        elif not any(has_host(each, int(address)) for each in inside):
             detail = (
+                f"the provided IP ({asked}) is not in the valid range. "
+                f"The range of valid IPs is {inside[0]}"
+            )
+        elif not await taken.take(ADDRESSES, name, claims.address_record(name, taken.owner)):
+            detail = ALLOCATED_IP
+        if detail:
+            text = f"failed to allocate IP {asked}: {detail}"
+            raise _Refused(errors.invalid_value("spec.clusterIPs", [asked], text))
+
+    # Node ports
+
+    async def _reserve_ports(self, spec: Object, taken: Claims, held: Held) -> None:
+        if spec.get("type") not in ("NodePort", "LoadBalancer"):
+            return
+        allocate = needs_node_ports(spec)
+        mine: set[tuple[str, int]] = set()
+        owned: set[int] = set()  # by this write
+        ports = spec.get("ports") or []
+        for index, port in enumerate(ports):
+            protocol, number = port.get("protocol", "TCP"), port.get("nodePort") or 0
+            path = f"spec.ports[{index}].nodePort"
+            if not number:
+                if not allocate:
+                    continue
+                number = twin(ports[:index], port, mine) or await self._any_port(taken)
+                port["nodePort"] = number
+            else:
+                if (NODE_PORTS, str(number)) not in held and number not in owned:
+                    await self._claim_port(path, number, taken)
+                if (protocol, number) in mine:
+                    raise _Refused(errors.duplicate(path, number))
+            owned.add(number)
+            mine.add((protocol, number))
+        if needs_health_port(spec):
+            number = spec.get("healthCheckNodePort") or 0
+            if not number:
+                spec["healthCheckNodePort"] = await self._any_port(taken)
+            elif (NODE_PORTS, str(number)) not in held:
+                await self._claim_port("spec.healthCheckNodePort", number, taken)
+
+    async def _any_port(self, taken: Claims) -> int:
+        number = await taken.any(
+            NODE_PORTS, self.ports, str, lambda name: claims.port_record(name, taken.owner)
+        )
+        if number is None:
+            raise errors.internal(f"failed to allocate a nodePort: {FULL}")
+        return number
+
+    async def _claim_port(self, path: str, number: int, taken: Claims) -> None:
+        if not self.ports.low <= number <= self.ports.high:
+            text = (
                 "provided port is not in the valid range. "
                 f"The range of valid ports is {self.ports.low}-{self.ports.high}"
             )
-        elif holder is not None:
-            detail = "provided port is already allocated"
-        if detail:
-            raise _Refused(errors.invalid_value(f"spec.ports[{index}].nodePort", number, detail))
-        self.ports.owners[number] = owner
-        taken.append((self.ports, number))
+            raise _Refused(errors.invalid_value(path, number, text))
+        record = claims.port_record(str(number), taken.owner)
+        if not await taken.take(NODE_PORTS, str(number), record):
+            raise _Refused(errors.invalid_value(path, number, ALLOCATED_PORT))
 
-    def committed(self, new: Object | None, old: Object | None) -> None:
-        if not self._loaded:
-            return
-        kept = numbers(new) if new is not None else set()
-        for kind, number in (numbers(old) if old is not None else set()) - kept:
-            (self.addresses if kind == "ip" else self.ports).owners.pop(number, None)
-
-    def _hold(self, service: Object, owner: str) -> None:
-        for kind, number in numbers(service):
-            (self.addresses if kind == "ip" else self.ports).owners[number] = owner
+    async def settle(self, registry: Registry, new: Object | None, old: Object) -> None:
+        """The write is durable: what the Service no longer says, it no longer holds."""
+        kept = held_by(new) if new is not None else set()
+        for row, name in held_by(old) - kept:
+            await claims.release(registry, row, name, Owner.of(old))
 
 
 class _Refused(Exception):
@@ -234,8 +237,39 @@ class _Refused(Exception):
         self.cause = cause
 
 
-def owner_of(service: Object) -> str:
-    return f"{service['metadata'].get('namespace')}/{service['metadata'].get('name')}"
+# --- addresses as numbers ---------------------------------------------------------------------------
+
+
+def family_of(address: str) -> str | None:
+    name = canonical(address)
+    return ("IPv6" if ":" in name else "IPv4") if name else None
+
+
+def ready_networks(cidr: Object) -> list[Network]:
+    """Without a condition a ServiceCIDR is taken for ready: its controller may not run yet."""
+    condition = objects.condition(cidr, "Ready")
+    if objects.is_deleting(cidr) or (condition is not None and condition.get("status") != "True"):
+        return []
+    return [ipaddress.ip_network(each) for each in (cidr.get("spec") or {}).get("cidrs") or ()]
+
+
+def within(network: Network, number: int) -> bool:
+    return int(network.network_address) <= number <= int(network.broadcast_address)
+
+
+def has_host(network: Network, number: int) -> bool:
+    """Neither the network's own address nor IPv4's broadcast address is given to a Service."""
+    last = int(network.broadcast_address) - (network.version == 4)
+    return int(network.network_address) < number <= last
+
+
+def address_band(network: Network) -> claims.Band:
+    low = int(network.network_address) + 1
+    high = int(network.broadcast_address) - (network.version == 4)
+    return claims.band(low, high, network.num_addresses, step=16, most=256)
+
+
+# --- what a Service holds, and keeps ----------------------------------------------------------------
 
 
 def needs_node_ports(spec: Object) -> bool:
@@ -245,46 +279,83 @@ def needs_node_ports(spec: Object) -> bool:
     )
 
 
-def numbers(service: Object) -> set[tuple[str, int]]:
-    """What the service holds of the pools."""
-    spec = service.get("spec") or {}
-    found: set[tuple[str, int]] = set()
-    for address in spec.get("clusterIPs") or ():
-        if address and address != "None":
-            try:
-                found.add(("ip", int(ipaddress.ip_address(address))))
-            except ValueError:
-                continue
-    for port in spec.get("ports") or ():
-        if port.get("nodePort"):
-            found.add(("port", port["nodePort"]))
-    if spec.get("healthCheckNodePort"):
-        found.add(("port", spec["healthCheckNodePort"]))
-    return found
+def needs_health_port(spec: Object) -> bool:
+    return spec.get("type") == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local"
 
 
-def carry_over(new: Object, old: Object) -> None:
+def _reachable(spec: Object) -> bool:
+    kind = spec.get("type")
+    return kind in ("NodePort", "LoadBalancer") or (
+        kind == "ClusterIP" and bool(spec.get("externalIPs"))
+    )
+
+
+def _is_balancer(spec: Object) -> bool:
+    return spec.get("type") == "LoadBalancer"
+
+
+def _has_address(spec: Object) -> bool:
+    return spec.get("type") != "ExternalName"
+
+
+def twin(before: list[Object], port: Object, mine: set[tuple[str, int]]) -> int:
+    """A port that is served over two protocols gets one node port: that of the other protocol, 0 when there is none."""
+    protocol = port.get("protocol", "TCP")
+    for other in before:
+        number = other.get("nodePort") or 0
+        if number and other.get("port") == port.get("port") and (protocol, number) not in mine:
+            return int(number)
+    return 0
+
+
+# Fields that only some types have: when the type has no use for them any more, an unchanged value goes with it.
+_BY_TYPE: tuple[tuple[Any, tuple[str, ...]], ...] = (
+    (_has_address, ADDRESS_FIELDS),
+    (needs_health_port, ("healthCheckNodePort",)),
+    (_is_balancer, ("allocateLoadBalancerNodePorts", "loadBalancerClass")),
+    (_reachable, ("externalTrafficPolicy",)),
+    (_has_address, ("internalTrafficPolicy",)),
+)
+
+
+def drop_unused(spec: Object, before: Object) -> None:
+    """A change of type wipes what the old type had and the new one must not have, unless the user changed it too."""
+    for needs, fields in _BY_TYPE:
+        if needs(before) and not needs(spec):
+            for field in fields:
+                if spec.get(field) == before.get(field):
+                    spec.pop(field, None)
+    if needs_node_ports(before) and not needs_node_ports(spec):
+        held = [port.get("nodePort") for port in before.get("ports") or ()]
+        if [port.get("nodePort") for port in spec.get("ports") or ()] == held:
+            for port in spec.get("ports") or ():
+                port.pop("nodePort", None)
+
+
+def carry_over(spec: Object, before: Object) -> None:
     """An update that does not mention what was allocated keeps it, as long as the type still wants it."""
-    spec, before = new["spec"], old["spec"]
-    has_address = before.get("type") != "ExternalName"
-    if has_address and spec.get("type") != "ExternalName":
-        for key in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
-            if not spec.get(key) and before.get(key):
-                spec[key] = before[key]
+    if _has_address(before) and _has_address(spec):
+        if not spec.get("clusterIP"):
+            # Clients of the older field clear that alone.
+            if not spec.get("clusterIPs") or spec["clusterIPs"] == before.get("clusterIPs"):
+                spec["clusterIP"] = before.get("clusterIP", "")
+            else:
+                spec["clusterIP"] = spec["clusterIPs"][0]
+        if not spec.get("clusterIPs") and spec["clusterIP"] == before.get("clusterIP"):
+            spec["clusterIPs"] = list(before.get("clusterIPs") or [])
+        for field in ("ipFamilies", "ipFamilyPolicy"):
+            if not spec.get(field) and before.get(field):
+                spec[field] = before[field]
+        if not spec["clusterIP"]:
+            del spec["clusterIP"]
     if needs_node_ports(before) and needs_node_ports(spec):
-        known = {port.get("name", ""): port for port in before.get("ports") or ()}
-        asked = {port.get("nodePort") for port in spec.get("ports") or ()}
+        known = {port.get("name", ""): port.get("nodePort") for port in before.get("ports") or ()}
+        used = {port.get("nodePort") for port in spec.get("ports") or ()} & set(known.values())
         for port in spec.get("ports") or ():
-            same = known.get(port.get("name", ""))
-            if not port.get("nodePort") and same and same.get("nodePort") not in asked:
-                port["nodePort"] = same["nodePort"]
-    elif needs_node_ports(before):
-        held = {port.get("nodePort") for port in before.get("ports") or ()}
-        for port in spec.get("ports") or ():
-            if port.get("nodePort") in held:
-                del port["nodePort"]
-    if before.get("healthCheckNodePort") and spec.get("type") == "LoadBalancer":
-        if spec.get("externalTrafficPolicy") == "Local":
-            spec.setdefault("healthCheckNodePort", before["healthCheckNodePort"])
-        else:
-            spec.pop("healthCheckNodePort", None)
+            number = known.get(port.get("name", ""))
+            if not port.get("nodePort") and number and number not in used:
+                port["nodePort"] = number
+                used.add(number)
+    if needs_health_port(before) and needs_health_port(spec):
+        if not spec.get("healthCheckNodePort") and before.get("healthCheckNodePort"):
+            spec["healthCheckNodePort"] = before["healthCheckNodePort"]
