@@ -11,15 +11,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from sampan.apiserver.admission.plugin import Lookup
-from sampan.apiserver.auth import Authenticator, impersonated
+from sampan.apiserver.auth import Anonymous, Authenticator, impersonated
+from sampan.apiserver.authentication_config import token_sources
 from sampan.apiserver.authz import MASTERS, Authorizer, node_name
 from sampan.apiserver.rbac import KINDS, RBAC_GROUP, RBACIndex
 from sampan.apiserver.resources import Table
 from sampan.apiserver.reviews import Reviews
 from sampan.apiserver.routes import RequestInfo
+from sampan.apiserver.security import SecurityConfig
 from sampan.apiserver.tokens import TokenSigner
 from sampan.apiserver.watchcache import Entry, Event, ResourceCache, WatchCache
 from sampan.client.transport import Request, User
+
+HEALTH = frozenset({"/healthz", "/livez", "/readyz", "/version"})
 
 
 class _Feed:
@@ -56,6 +60,7 @@ class Access:
         caches: WatchCache,
         table: Table,
         signer: TokenSigner,
+        security: SecurityConfig,
         *,
         enforce: bool = True,
     ) -> None:
@@ -67,9 +72,21 @@ class Access:
         self.index = RBACIndex()
         self.lookup = Lookup(caches, table)
         self.authorizer = Authorizer(self.index, self._find)
-        self.authenticator = Authenticator(signer, self.lookup)
+        sources, anonymous = token_sources(security, self.lookup, signer.clock)
+        if (
+            not enforce
+        ):  # where nobody is judged, nobody comes without a name but to ask after our health
+            anonymous = Anonymous(anonymous.enabled, HEALTH)
+        self.authenticator = Authenticator(signer, self.lookup, sources, anonymous)
         self.reviews = Reviews(self.authorizer, self.authenticator)
         self._loading = asyncio.Lock()
+
+    async def close(self) -> None:
+        """End what token sources have under way."""
+        for source in self.authenticator.sources:
+            close = getattr(source, "close", None)
+            if close is not None:
+                await close()
 
     async def load(self) -> None:
         """Fill the index. Called by itself when it is needed; idempotent."""

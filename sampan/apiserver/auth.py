@@ -1,9 +1,10 @@
 """Authentication: who sent this request?
 
-In order: the TLS client certificate (subject CN is the user, each O a group), a service-account token (Authorization
-header, or the sub-protocol that browsers' WebSockets have to use), and for the health and version paths nobody at all.
-A token's signature is checked once; that its account, pod, secret or node still exists is asked each time, which is a
-look into the watch cache. Impersonation (`Impersonate-*` headers) comes last and needs permission.
+In order: the TLS client certificate (subject CN is the user, each O a group), then a bearer token (Authorization header,
+or the sub-protocol that browsers' WebSockets have to use): one of our service accounts', or of another `TokenSource`.
+Without any, the request is anonymous, which RBAC allows little. A service-account token's signature is checked once; that
+its account, pod, secret or node still exists is asked each time, which is a look into the watch cache.
+Impersonation (`Impersonate-*` headers) comes last and needs permission.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -32,7 +33,7 @@ from sampan.kube import errors, objects
 
 AUTHENTICATED, UNAUTHENTICATED = "system:authenticated", "system:unauthenticated"
 ANONYMOUS = User("system:anonymous", (UNAUTHENTICATED,))
-PUBLIC_PATHS = ("/healthz", "/livez", "/readyz", "/version")
+CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"
 
 WEBSOCKET_BEARER = "base64url.bearer.authorization.k8s.io."
 PROTOCOLS = "sec-websocket-protocol"
@@ -56,10 +57,30 @@ class Lookup(Protocol):
     ) -> EntryLike | None: ...
 
 
-def user_of_certificate(certificate: Mapping[str, Any] | None) -> User | None:
+class TokenSource(Protocol):
+    """One way of knowing for whom a bearer token speaks, beside our own service accounts."""
+
+    async def user_of(self, token: str) -> User | None:
+        """The user; None when the token is not of this source. Raises InvalidToken when it is, and is not good."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Anonymous:
+    """Which requests may come without credentials; what they may then do is for the authorizer to say."""
+
+    enabled: bool = True
+    paths: frozenset[str] | None = None  # None: any
+
+    def allows(self, path: str) -> bool:
+        return self.enabled and (self.paths is None or path in self.paths)
+
+
+def user_of_certificate(certificate: Mapping[str, Any] | None, der: bytes = b"") -> User | None:
     """The user of a verified peer certificate, as `SSLObject.getpeercert()` shows it; None without one.
 
-    Costs some microseconds: the HTTP server asks once per connection.
+    Costs some microseconds: the HTTP server asks once per connection. `der` is the certificate itself, whose hash is the
+    credential's id (KEP-4193).
     """
     if not certificate:
         return None
@@ -72,7 +93,8 @@ def user_of_certificate(certificate: Mapping[str, Any] | None) -> User | None:
                 groups.append(value)
     if not name:
         return None
-    return User(name, tuple(dict.fromkeys((*groups, AUTHENTICATED))))
+    extra = {CREDENTIAL_ID: (f"X509SHA256={hashlib.sha256(der).hexdigest()}",)} if der else {}
+    return User(name, tuple(dict.fromkeys((*groups, AUTHENTICATED))), extra=extra)
 
 
 @dataclass(slots=True)
@@ -89,9 +111,17 @@ class _Known:
 class Authenticator:
     """Finds the user of a request. `lookup` reads the watch cache."""
 
-    def __init__(self, signer: TokenSigner, lookup: Lookup) -> None:
+    def __init__(
+        self,
+        signer: TokenSigner,
+        lookup: Lookup,
+        sources: Sequence[TokenSource] = (),
+        anonymous: Anonymous = Anonymous(),
+    ) -> None:
         self.signer = signer
         self.lookup = lookup
+        self.sources = sources
+        self.anonymous = anonymous
         self._known: dict[bytes, _Known] = {}  # by the token's hash
 
     async def authenticate(self, request: Request) -> User:
@@ -104,20 +134,36 @@ class Authenticator:
                 return await self.user_of_token(token)
             except InvalidToken as error:
                 raise errors.unauthorized() from error
-        if is_public(request.path):
+        if self.anonymous.allows(request.path):
             return ANONYMOUS
         raise errors.unauthorized()
 
-    async def user_of_token(self, token: str, audiences: tuple[str, ...] = ()) -> User:
-        """The service account that a token speaks for. Raises InvalidToken."""
-        return (await self._check(token, audiences)).user
+    async def user_of_token(self, token: str) -> User:
+        """For whom a token speaks, here. Raises InvalidToken."""
+        return (await self.review(token, ()))[0]
 
-    async def check_token(self, token: str, audiences: tuple[str, ...] = ()) -> ServiceAccountToken:
-        """What a token says, when it is ours, valid now, and all that it is bound to is still there."""
-        return (await self._check(token, audiences)).token
+    async def review(self, token: str, audiences: tuple[str, ...]) -> tuple[User, tuple[str, ...]]:
+        """For whom a token speaks, and for which of `audiences` (this server's when empty). Raises InvalidToken.
 
-    async def _check(self, token: str, audiences: tuple[str, ...]) -> _Known:
+        A token of another source says nothing of our audiences: it is good for this server's own.
+        """
         digest = hashlib.sha256(token.encode()).digest()
+        if digest not in self._known:
+            for source in self.sources:
+                user = await source.user_of(token)
+                if user is not None:
+                    here = self.signer.audiences
+                    accepted = tuple(each for each in audiences if each in here) or here
+                    if audiences and not set(audiences) & set(here):
+                        raise InvalidToken(
+                            f"token audiences {list(here)} is invalid for the target audiences {list(audiences)}"
+                        )
+                    return user, accepted
+        known = await self._check(token, digest, audiences)
+        wanted = audiences or self.signer.audiences
+        return known.user, tuple(each for each in wanted if each in known.token.audiences)
+
+    async def _check(self, token: str, digest: bytes, audiences: tuple[str, ...]) -> _Known:
         known = None if audiences else self._known.get(digest)
         if known is None or (known.token.expires and known.token.expires <= self.signer.clock()):
             found = self.signer.verify(token, audiences)
@@ -177,20 +223,13 @@ def _references(found: ServiceAccountToken) -> Iterator[tuple[str, str, Referenc
         yield "secrets", found.namespace, found.secret
 
 
-def is_public(path: str) -> bool:
-    return any(path == public or path.startswith(public + "/") for public in PUBLIC_PATHS)
-
-
 def take_bearer(request: Request) -> str:
     """The bearer token, "" when there is none. One hidden in the sub-protocols is taken out of them, so that it does not
-    travel on to a node. Raises ApiError 401 for an Authorization header that is of no use."""
+    travel on to a node. Another scheme is no credential of ours. Raises ApiError 401 for malformed sub-protocols."""
     header = request.header("authorization")
     if header:
         scheme, _, token = header.strip().partition(" ")
-        token = token.strip()
-        if scheme.lower() != "bearer" or not token:
-            raise errors.unauthorized()
-        return token
+        return token.strip() if scheme.lower() == "bearer" else ""
     offered = request.header(PROTOCOLS)
     if WEBSOCKET_BEARER not in offered:
         return ""

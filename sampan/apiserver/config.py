@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sampan.apiserver.security import SecurityConfig
+
 
 @dataclass(slots=True)
 class ServerConfig:
@@ -28,9 +30,15 @@ class ServerConfig:
         3600.0,
     )  # a watch without timeoutSeconds ends in between
     bookmark_interval: float = 60.0
+    security: SecurityConfig = field(default_factory=SecurityConfig)
 
     def __post_init__(self) -> None:
-        self.issuer = self.issuer or f"https://kubernetes.default.svc.{self.cluster_domain}"
+        self.issuer = (
+            self.issuer
+            or self.security.service_account_issuer
+            or f"https://kubernetes.default.svc.{self.cluster_domain}"
+        )
+        self.audiences = self.audiences or self.security.audiences
 
     @property
     def audience(self) -> tuple[str, ...]:

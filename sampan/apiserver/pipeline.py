@@ -74,7 +74,7 @@ class Pipeline:
 
     def immediate(self, request: Request) -> Response | None:
         """The answer to a plain GET of objects that the cache can give now, else None. Never raises, never waits."""
-        if request.method != "GET":
+        if request.method != "GET" or self.server.audit is not None or self.caches.store.shared:
             return None
         query = request.query
         if query and any(key not in _IMMEDIATE_QUERY for key, _ in request.pairs()):
@@ -151,6 +151,11 @@ class Pipeline:
 
     async def handle(self, request: Request) -> Response:
         """The answer to any request. Never raises but for cancellation."""
+        if self.server.audit is not None:
+            return await self.server.audit.handle(request, self._answer)
+        return await self._answer(request)
+
+    async def _answer(self, request: Request) -> Response:
         started = time.perf_counter()
         info: RequestInfo | None = None
         in_flight = self.server.metrics.in_flight
@@ -169,6 +174,8 @@ class Pipeline:
         except Exception as error:
             log.exception("%s %s", request.method, request.path)
             response = respond_error(errors.internal(f"{type(error).__name__}: {error}"))
+            if self.server.audit is not None:
+                self.server.audit.panicked(request)
         finally:
             in_flight[kind] -= 1
         elapsed = time.perf_counter() - started
@@ -242,6 +249,8 @@ class Pipeline:
         version = call.request.param("resourceVersion")
         if version:
             await lists.fresh(self.caches, version)
+        else:
+            await self.caches.confirm()
         return respond_entry(call, await self.registry.get(call))
 
     async def _list(self, call: Call) -> Response:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sampan.apiserver.auth import Authenticator
-from sampan.apiserver.authz import Authorizer
+from sampan.apiserver.authz import Authorizer, node_name
 from sampan.apiserver.rbac import Attributes, Rule
 from sampan.apiserver.tokens import InvalidToken
 from sampan.client.transport import User
@@ -91,7 +91,7 @@ class Reviews:
         if not namespace:
             raise errors.bad_request("no namespace on request")
         held = self.authorizer.holds(user, namespace)
-        return {
+        found: Object = {
             "resourceRules": [_resource_rule(rule) for rule in held if rule.resources],
             "nonResourceRules": [
                 {"verbs": sorted(rule.verbs), "nonResourceURLs": sorted(rule.urls)}
@@ -100,6 +100,10 @@ class Reviews:
             ],
             "incomplete": False,
         }
+        if node_name(user):  # what a node may do depends on the pods that it has
+            found["incomplete"] = True
+            found["evaluationError"] = "node authorizer does not support user rule resolution"
+        return found
 
     async def _self(self, _spec: Object, user: User, _namespace: str) -> Object:
         return {"userInfo": user_info(user)}
@@ -109,16 +113,10 @@ class Reviews:
         if not token:
             raise errors.bad_request("token is required for TokenReview in authentication")
         try:
-            found = await self.authenticator.check_token(token, audiences)
+            user, accepted = await self.authenticator.review(token, audiences)
         except InvalidToken as error:
             return {"authenticated": False, "user": {}, "error": f"[invalid bearer token, {error}]"}
-        user = User(found.username, found.groups, found.service_account.uid, found.extra)
-        accepted = audiences or self.authenticator.signer.audiences
-        return {
-            "authenticated": True,
-            "user": user_info(user),
-            "audiences": [each for each in accepted if each in found.audiences],
-        }
+        return {"authenticated": True, "user": user_info(user), "audiences": list(accepted)}
 
     _answers: dict[str, Callable[[Reviews, Object, User, str], Awaitable[Object]]] = {
         "SelfSubjectAccessReview": _self_access,

@@ -15,7 +15,7 @@ import ipaddress
 import logging
 import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sampan.apiserver import resources
 from sampan.apiserver.access import Access
@@ -31,11 +31,15 @@ from sampan.apiserver.pages import Pages
 from sampan.apiserver.pipeline import Pipeline
 from sampan.apiserver.pki import PKIPaths, ensure_pki, write_admin_kubeconfig
 from sampan.apiserver.registry import Registry
+from sampan.apiserver.security import SecurityConfig
 from sampan.apiserver.strategies import Strategies
 from sampan.apiserver.tokens import TokenSigner
 from sampan.apiserver.watchcache import WatchCache
 from sampan.client.transport import Request, Response
 from sampan.store import Store
+
+if TYPE_CHECKING:
+    from sampan.apiserver.audit import AuditTrail
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +48,7 @@ COMPACT_EVERY = 300.0  # seconds of history that are kept
 
 class APIServer:
     def __init__(self, store: Store, config: ServerConfig) -> None:
+        store = at_rest(store, config.security)
         self.store = store
         self.config = config
         self.table = resources.builtin()
@@ -53,7 +58,9 @@ class APIServer:
         signer = TokenSigner(
             self.pki.service_account_key, time.time, config.issuer, config.audiences
         )
-        self.access = Access(self.caches, self.table, signer, enforce=config.authorization)
+        self.access = Access(
+            self.caches, self.table, signer, config.security, enforce=config.authorization
+        )
         self.access.lookup.check_grant = self.access.check_grant
         self.registry = Registry(store, self.caches, self.strategies, Admission(self.access.lookup))
         self.expiry = EventExpiry(store, config.event_ttl)
@@ -62,6 +69,7 @@ class APIServer:
         self.discovery = Discovery(self.table, config.advertise or config.address)
         self.openapi = OpenAPI(self.table)
         self.pages = Pages(self)
+        self.audit = audit_trail(self)
         self.pipeline = Pipeline(self)
         self.handle = self.pipeline.handle
         self.immediate = self.pipeline.immediate
@@ -85,6 +93,8 @@ class APIServer:
         self._own("watch cache", self.caches.run())
         self._own("event expiry", self.expiry.run())
         self._own("compaction", self._compact())
+        if self.audit is not None:
+            self._own("audit log", self.audit.log.run())
         if serve:
             self.port = self.http.bind(config.address, config.port)
             write_admin_kubeconfig(config.kubeconfig, self.address, self.pki)
@@ -141,6 +151,7 @@ class APIServer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.access.close()
 
     async def __aenter__(self) -> APIServer:
         await self.start()
@@ -152,3 +163,28 @@ class APIServer:
     async def send(self, request: Request) -> Response:
         """`handle` under the name that transports use."""
         return await self.handle(request)
+
+
+def at_rest(store: Store, security: SecurityConfig) -> Store:
+    """The store, behind encryption when it is configured."""
+    if security.encryption_provider_config is None:
+        return store
+    from sampan.apiserver.encryption import EncryptedStore, read_config
+
+    return EncryptedStore(store, read_config(security.encryption_provider_config))
+
+
+def audit_trail(server: APIServer) -> AuditTrail | None:
+    security = server.config.security
+    if security.audit_policy_file is None:
+        return None
+    from sampan.apiserver.audit import AuditLog, AuditTrail
+    from sampan.apiserver.audit.policy import read_policy
+
+    log = AuditLog(
+        security.audit_log_path,
+        max_age=security.audit_log_maxage,
+        max_backups=security.audit_log_maxbackup,
+        max_size=security.audit_log_maxsize,
+    )
+    return AuditTrail(read_policy(security.audit_policy_file), log, server.access)

@@ -122,7 +122,11 @@ async def test_service_account_token(server: APIServer) -> None:
 async def test_anonymous(server: APIServer) -> None:
     assert (await ask(server, "GET", "/readyz", user=None)).status == 200
     assert (await ask(server, "GET", "/version", user=None)).status == 200
-    assert (await ask(server, "GET", "/api", user=None)).status == 401
+    refused = await ask(server, "GET", "/api", user=None)
+    assert refused.status == 403
+    assert refused.json()["message"] == (
+        'forbidden: User "system:anonymous" cannot get path "/api"'
+    )
 
 
 async def test_defaults_come_back_and_nothing_is_written_twice(server: APIServer) -> None:

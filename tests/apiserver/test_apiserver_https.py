@@ -188,7 +188,7 @@ async def test_without_a_certificate_only_health_and_version(live: Harness) -> N
     for path, status in (
         (b"/version", b"200"),
         (b"/readyz?verbose", b"200"),
-        (b"/api/v1/pods", b"401"),
+        (b"/api/v1/pods", b"403"),
     ):
         reader, writer = await asyncio.open_connection("127.0.0.1", live.server.port, ssl=context)
         writer.write(b"GET " + path + b" HTTP/1.1\r\n" + HEAD)

@@ -1,0 +1,178 @@
+"""Where identities come from: the token sources and the rule for anonymous requests that the configuration asks for.
+
+Two ways lead here, as in kube-apiserver: the single provider of the `--oidc-*` flags, and the file of
+`--authentication-config` (apiserver.config.k8s.io AuthenticationConfiguration: any number of JWT issuers, and the paths that
+anonymous requests may ask for). Claims are mapped by name; mappings by CEL expression are refused with their place.
+https://kubernetes.io/docs/reference/config-api/apiserver-config.v1/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sampan.apiserver.auth import Anonymous, Lookup, TokenSource
+from sampan.apiserver.oidc import OIDC, Mapped, Provider, check_algorithms, default_prefix
+from sampan.apiserver.security import SecurityConfig
+
+API_VERSIONS = tuple(f"apiserver.config.k8s.io/{version}" for version in ("v1", "v1beta1"))
+JWT_ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512")
+
+
+class BadAuthenticationConfig(Exception):
+    """The configuration cannot be used; says what is wrong and where."""
+
+
+def token_sources(
+    config: SecurityConfig, lookup: Lookup, clock: Callable[[], float]
+) -> tuple[list[TokenSource], Anonymous]:
+    """Every source beside our own service accounts, cheapest first. Raises BadAuthenticationConfig, BadTokenFile."""
+    sources: list[TokenSource] = []
+    if config.token_auth_file is not None:
+        from sampan.apiserver.static_tokens import StaticTokens
+
+        sources.append(StaticTokens.read(config.token_auth_file))
+    if config.enable_bootstrap_token_auth:
+        from sampan.apiserver.bootstrap_tokens import BootstrapTokens
+
+        sources.append(BootstrapTokens(lookup, clock))
+    anonymous = Anonymous(config.anonymous_auth)
+    providers: list[Provider] = []
+    if config.oidc_issuer_url:
+        providers = [provider_of_flags(config)]
+    elif config.authentication_config is not None:
+        providers, stated = read_config(config.authentication_config)
+        anonymous = stated or anonymous
+    sources += [OIDC(provider, clock) for provider in providers]
+    return sources, anonymous
+
+
+def provider_of_flags(config: SecurityConfig) -> Provider:
+    """Raises BadAuthenticationConfig, naming the flag."""
+    issuer = config.oidc_issuer_url
+    _check_issuer(issuer, "--oidc-issuer-url")
+    required = {}
+    for text in config.oidc_required_claim:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise BadAuthenticationConfig(f"--oidc-required-claim {text}: must be key=value")
+        required[name] = value
+    try:
+        algorithms = check_algorithms(config.oidc_signing_algs.split(","))
+        authority = config.oidc_ca_file.read_text() if config.oidc_ca_file else ""
+    except (OSError, ValueError) as error:
+        raise BadAuthenticationConfig(f"--oidc-signing-algs, --oidc-ca-file: {error}") from error
+    claim = config.oidc_username_claim
+    groups = None
+    if config.oidc_groups_claim:
+        groups = Mapped(config.oidc_groups_claim, config.oidc_groups_prefix)
+    return Provider(
+        issuer=issuer,
+        audiences=(config.oidc_client_id,),
+        username=Mapped(claim, default_prefix(claim, config.oidc_username_prefix, issuer)),
+        groups=groups,
+        required=required,
+        algorithms=algorithms,
+        authority=authority,
+    )
+
+
+def read_config(path: Path) -> tuple[list[Provider], Anonymous | None]:
+    """Providers, and the rule for anonymous requests when the file states one. Raises BadAuthenticationConfig."""
+    import yaml
+
+    try:
+        return parse_config(yaml.safe_load(path.read_bytes()))
+    except (OSError, yaml.YAMLError, BadAuthenticationConfig) as error:
+        raise BadAuthenticationConfig(f"{path}: {error}") from error
+
+
+def parse_config(document: Any) -> tuple[list[Provider], Anonymous | None]:
+    if not isinstance(document, Mapping) or document.get("kind") != "AuthenticationConfiguration":
+        raise BadAuthenticationConfig("kind: must be AuthenticationConfiguration")
+    if document.get("apiVersion") not in API_VERSIONS:
+        raise BadAuthenticationConfig(f"apiVersion: must be {' or '.join(API_VERSIONS)}")
+    providers = [
+        _provider(_mapping(entry, f"jwt[{index}]"), f"jwt[{index}]")
+        for index, entry in enumerate(document.get("jwt") or ())
+    ]
+    issuers = [provider.issuer for provider in providers]
+    for issuer in issuers:
+        if issuers.count(issuer) > 1:
+            raise BadAuthenticationConfig(f"jwt: issuer {issuer} is given twice")
+    stated = document.get("anonymous")
+    if stated is None:
+        return providers, None
+    conditions = _mapping(stated, "anonymous").get("conditions")
+    paths = frozenset(str(each.get("path")) for each in conditions) if conditions else None
+    return providers, Anonymous(bool(stated.get("enabled")), paths)
+
+
+def _provider(entry: Mapping[str, Any], at: str) -> Provider:
+    issuer = _mapping(entry.get("issuer"), f"{at}.issuer")
+    url, audiences = issuer.get("url") or "", issuer.get("audiences") or []
+    _check_issuer(url, f"{at}.issuer.url")
+    if not audiences:
+        raise BadAuthenticationConfig(f"{at}.issuer.audiences: Required value")
+    if len(audiences) > 1 and issuer.get("audienceMatchPolicy") != "MatchAny":
+        raise BadAuthenticationConfig(
+            f"{at}.issuer.audienceMatchPolicy: must be MatchAny for several audiences"
+        )
+    discovery = issuer.get("discoveryURL") or ""
+    if discovery:
+        _check_issuer(discovery, f"{at}.issuer.discoveryURL")
+    required = {}
+    for index, rule in enumerate(entry.get("claimValidationRules") or ()):
+        where = f"{at}.claimValidationRules[{index}]"
+        _no_expression(rule, where)
+        required[rule["claim"]] = rule.get("requiredValue", "")
+    if entry.get("userValidationRules"):
+        _no_expression({"expression": True}, f"{at}.userValidationRules")
+    mappings = _mapping(entry.get("claimMappings"), f"{at}.claimMappings")
+    username = _mapped(mappings.get("username"), f"{at}.claimMappings.username")
+    if username is None:
+        raise BadAuthenticationConfig(f"{at}.claimMappings.username: Required value")
+    uid = _mapped(mappings.get("uid"), f"{at}.claimMappings.uid")
+    if mappings.get("extra"):
+        _no_expression({"expression": True}, f"{at}.claimMappings.extra")
+    return Provider(
+        issuer=url,
+        audiences=tuple(audiences),
+        username=username,
+        groups=_mapped(mappings.get("groups"), f"{at}.claimMappings.groups"),
+        uid_claim=uid.claim if uid else "",
+        required=required,
+        algorithms=JWT_ALGORITHMS,
+        discovery_url=discovery,
+        authority=issuer.get("certificateAuthority") or "",
+    )
+
+
+def _mapped(entry: Any, at: str) -> Mapped | None:
+    if not entry:
+        return None
+    _no_expression(_mapping(entry, at), at)
+    if not entry.get("claim"):
+        raise BadAuthenticationConfig(f"{at}.claim: Required value")
+    return Mapped(entry["claim"], entry.get("prefix") or "")
+
+
+def _mapping(value: Any, at: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise BadAuthenticationConfig(f"{at}: must be an object")
+    return value
+
+
+def _no_expression(entry: Any, at: str) -> None:
+    if isinstance(entry, Mapping) and entry.get("expression"):
+        raise BadAuthenticationConfig(
+            f"{at}.expression: CEL is not supported here; map claims by name"
+        )
+
+
+def _check_issuer(url: Any, at: str) -> None:
+    parts = urlsplit(url if isinstance(url, str) else "")
+    if parts.scheme != "https" or not parts.netloc or parts.query or parts.fragment or "@" in url:
+        raise BadAuthenticationConfig(f"{at} {url}: must be an https URL without query or user")
