@@ -2,23 +2,31 @@
 
 An Event written again lives on from then. After a restart the wheel is filled from the store once, a while after start,
 with the time of each Event's last write as the Event itself tells it.
+
+Servers that share a store each keep a wheel of what went through them. What is due may have been written again through another
+server, so the Event itself is asked before it is deleted; and the store is read once per life of an Event, so that those of a
+server that died go too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 
 import orjson
 
 from sampan.kube.objects import parse_time
-from sampan.store import Conflict, Store
+from sampan.store import Closed, Conflict, Store, StoreError
+
+log = logging.getLogger(__name__)
 
 SLOT = 60.0
 PREFIX = "/registry/core/events/"
 REFILL_AFTER = 60.0
 PAGE = 500
+AGAIN = 60.0  # seconds after which what the store refused is tried again
 
 
 class EventExpiry:
@@ -61,13 +69,44 @@ class EventExpiry:
             if self.due.get(key) == slot:
                 del self.due[key]
                 try:
-                    await self.store.delete(key, expect=None)
+                    await self._delete(key)
                 except Conflict:
-                    continue  # somebody deleted it before
+                    continue  # somebody deleted or wrote it before
+                except Closed:
+                    return
+                except StoreError as error:
+                    log.warning("%s: cannot be deleted: %s", key, error)
+                    self.written(key, self.clock() - self.ttl + AGAIN)
+
+    async def _delete(self, key: str) -> None:
+        if not self.store.shared:
+            await self.store.delete(key, expect=None)
+            return
+        record = await self.store.get(key)
+        if record is None:
+            return
+        written = last_written(record.value, self.clock())
+        if written + self.ttl > self.clock():
+            self.written(key, written)
+        else:
+            await self.store.delete(key, expect=record.revision)
 
     async def _refill(self) -> None:
-        """Events of the run before this one."""
+        """Events of the run before this one; of a shared store, again and again."""
         await asyncio.sleep(min(REFILL_AFTER, self.ttl))
+        while True:
+            try:
+                await self._read()
+                if not self.store.shared:
+                    return
+                await asyncio.sleep(self.ttl)
+            except Closed:
+                return
+            except StoreError as error:
+                log.warning("events that are to expire cannot be read: %s", error)
+                await asyncio.sleep(AGAIN)
+
+    async def _read(self) -> None:
         after = ""
         while True:
             page = await self.store.range(PREFIX, after=after, limit=PAGE)

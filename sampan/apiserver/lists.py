@@ -49,9 +49,12 @@ def too_large(asked: int, current: int) -> ApiError:
 
 
 async def list_entries(caches: WatchCache, call: Call, selection: Selection) -> Listed:
-    cache = await caches.get(call.resource)
     token = selection.token
+    if token is None and not selection.resource_version:
+        await caches.confirm()
+    cache = await caches.get(call.resource)
     if token is not None and token.revision > 0:
+        await caches.wait(token.revision, FRESH_WAIT)  # another server may have begun this list
         return await _at(caches, cache, selection, token.revision, token.after)
     if selection.resource_version_match == EXACT:
         await fresh(caches, selection.resource_version)

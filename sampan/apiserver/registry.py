@@ -182,6 +182,7 @@ class Registry:
         """
         resource = call.resource
         key = call.key
+        await self.caches.confirm()
         cache = await self.caches.get(resource)
         entry = cache.entries.get(key)
         for attempt in range(RETRIES + 1):
@@ -293,6 +294,7 @@ class Registry:
 
     async def delete(self, call: Call, options: DeleteOptions) -> Deleted:
         """Delete, or mark as being deleted when finalizers or a grace period ask for it."""
+        await self.caches.confirm()
         cache = await self.caches.get(call.resource)
         entry = cache.entries.get(call.key)
         for _ in range(RETRIES * 4):

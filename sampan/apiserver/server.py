@@ -36,7 +36,7 @@ from sampan.apiserver.strategies import Strategies
 from sampan.apiserver.tokens import TokenSigner
 from sampan.apiserver.watchcache import WatchCache
 from sampan.client.transport import Request, Response
-from sampan.store import Store
+from sampan.store import Store, StoreError
 
 if TYPE_CHECKING:
     from sampan.apiserver.audit import AuditTrail
@@ -125,7 +125,10 @@ class APIServer:
         while True:
             await asyncio.sleep(COMPACT_EVERY)
             if before:
-                await self.store.compact(before)
+                try:
+                    await self.store.compact(before)
+                except StoreError as error:
+                    log.warning("history before %d cannot be forgotten: %s", before, error)
             before = self.store.revision
 
     def checks(self, kind: str) -> dict[str, str]:

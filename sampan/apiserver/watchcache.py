@@ -3,7 +3,7 @@
 A kind's cache is filled at its first use, so start costs nothing and kinds that nobody reads cost nothing. After that,
 each change is applied once: the bytes get their resourceVersion at a constant offset, the event is framed once per form,
 and every watcher sends those same bytes. A read is as fresh as the last acknowledged write: it waits, when it must, until
-the cache has seen the store's last durable revision.
+the cache has seen the store's last durable revision. What other servers wrote to a shared store is asked for by `confirm`.
 
 Invariant: changes are applied without awaiting, a whole batch at a time, so that whoever reads `revision` and then the
 entries, without awaiting in between, sees one consistent snapshot.
@@ -25,6 +25,7 @@ from sampan.store import Change, Compacted, Record, Store
 RING = 512  # recent events kept per kind for watches that resume; older ones come from the store's history
 BACKLOG = 8192  # events that a watcher may lag behind before it is cut off
 PAGE = 2000
+FOREIGN_AFTER = 0.25  # seconds without the asked revision, after which it may be one that no watch here shows
 
 ADDED, MODIFIED, DELETED, BOOKMARK, ERROR = "ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"
 _FRAMES = {
@@ -377,6 +378,7 @@ class WatchCache:
         self.caches: dict[str, ResourceCache] = {}
         self.revision = store.revision
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._marking = asyncio.Lock()
         self._feed = store.watch("/", self.revision)
 
     async def run(self) -> None:
@@ -386,7 +388,7 @@ class WatchCache:
                 async for changes in self._feed:
                     self.apply(changes)
             except Compacted:
-                self.reset()
+                self.reset(await self.store.current())
                 self._feed = self.store.watch("/", self.revision)
 
     def apply(self, changes: list[Change]) -> None:
@@ -411,12 +413,12 @@ class WatchCache:
                     waiting.append((wanted, future))
             self._waiters = waiting
 
-    def reset(self) -> None:
+    def reset(self, revision: int) -> None:
         """The feed fell behind what the store keeps: forget everything; watchers must list again."""
         for cache in self.caches.values():
             cache.end_watchers()
         self.caches = {}
-        self._advance(self.store.revision)
+        self._advance(revision)
 
     def ready(self, resource: Resource) -> ResourceCache | None:
         """The kind's cache when it can answer at once with everything that was acknowledged, else None."""
@@ -437,6 +439,19 @@ class WatchCache:
             await self.wait(wanted)
         # A reset while we waited leaves a cache that is no longer fed.
         return cache if self.caches.get(resource.storage) is cache else await self.get(resource)
+
+    async def confirm(self) -> None:
+        """Return when the caches show every write that was answered before this call, by whichever server.
+
+        Costs a store of our own nothing; of a shared one, it asks a quorum for its revision.
+        """
+        if not self.store.shared:
+            return
+        wanted = await self.store.current()
+        if self.revision < wanted and not await self.wait(wanted, FOREIGN_AFTER):
+            async with self._marking:  # one mark serves all who wait for what came before it
+                if self.revision < wanted:
+                    await self.wait(await self.store.mark())
 
     async def _fill(self, resource: Resource) -> ResourceCache:
         cache = self.caches[resource.storage] = ResourceCache(resource)

@@ -74,6 +74,8 @@ class Stream:
         wants_state = selection.initial_events is True or (
             selection.initial_events is None and version in ("", "0")
         )
+        if not version:
+            await self.caches.confirm()
         if wants_state:
             if version not in ("", "0"):
                 await fresh(self.caches, version)

@@ -38,7 +38,12 @@ class Lookup:
         row = self.table.lookup(group, version, plural)
         assert row is not None
         cache = self.caches.ready(row) or await self.caches.get(row)
-        return cache.entries.get(row.key(namespace, name))
+        found = cache.entries.get(row.key(namespace, name))
+        if found is None and self.caches.store.shared:
+            await self.caches.confirm()  # another server may just have made it
+            cache = await self.caches.get(row)
+            found = cache.entries.get(row.key(namespace, name))
+        return found
 
     async def all(self, group: str, version: str, plural: str, having: bytes = b"") -> list[Object]:
         """Every object of the kind in whose JSON `having` occurs."""
