@@ -26,6 +26,7 @@ CONTROLLERS: tuple[tuple[str, str], ...] = (
     ("mirroring", "EndpointSliceMirroringController"),
     ("nodelifecycle", "NodeLifecycleController"),
     ("servicecidrs", "ServiceCIDRController"),
+    ("resourcequota", "ResourceQuotaController"),
 )
 
 LegacyToken = Callable[[dict[str, Any], str], str]

@@ -12,13 +12,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sampan.apiserver.admission.ingressclass import DefaultIngressClass
+from sampan.apiserver.admission.limitranger import LimitRanger
 from sampan.apiserver.admission.namespaces import NamespaceLifecycle
 from sampan.apiserver.admission.noderestriction import NodeRestriction
 from sampan.apiserver.admission.plugin import Lookup, Object, Plugin
+from sampan.apiserver.admission.podsecurity import PodSecurity
 from sampan.apiserver.admission.priority import Priority
 from sampan.apiserver.admission.privilege import Privilege
+from sampan.apiserver.admission.resourcequota import ResourceQuota
 from sampan.apiserver.admission.runtimeclass import RuntimeClass
 from sampan.apiserver.admission.serviceaccounts import ServiceAccount
+from sampan.apiserver.admission.storage import (
+    DefaultStorageClass,
+    StorageObjectInUseProtection,
+)
 from sampan.apiserver.admission.tolerations import DefaultTolerationSeconds, TaintNodesByCondition
 from sampan.apiserver.call import Call
 
@@ -26,11 +34,17 @@ PLUGINS: tuple[type[Plugin], ...] = (
     Privilege,
     NodeRestriction,
     NamespaceLifecycle,
+    LimitRanger,
     ServiceAccount,
     TaintNodesByCondition,
+    PodSecurity,
     Priority,
     DefaultTolerationSeconds,
+    StorageObjectInUseProtection,
     RuntimeClass,
+    DefaultIngressClass,
+    DefaultStorageClass,
+    ResourceQuota,
 )
 
 Hooks = list[Callable[..., Any]]

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import orjson
+
 from sampan.apiserver.call import Call
 from sampan.apiserver.resources import Resource, Table
-from sampan.apiserver.watchcache import Entry, WatchCache
+from sampan.apiserver.watchcache import Entry, WatchCache, encode
 from sampan.client.transport import User
+from sampan.store import Conflict
 
 Object = dict[str, Any]
 
@@ -51,6 +54,46 @@ class Lookup:
         assert row is not None
         cache = await self.caches.get(row)
         return [entry.object() for entry in cache.entries.values() if having in entry.data]
+
+    async def within(self, group: str, version: str, plural: str, namespace: str) -> list[Entry]:
+        """Every object of the kind in one namespace."""
+        row = self.table.lookup(group, version, plural)
+        assert row is not None
+        cache = self.caches.ready(row) or await self.caches.get(row)
+        if not cache.entries:
+            return []
+        return [cache.entries[key] for key in cache.keys(f"{row.prefix}{namespace}/")]
+
+    async def swap(
+        self,
+        group: str,
+        version: str,
+        plural: str,
+        key: str,
+        change: Callable[[Object], Object | None],
+        tries: int,
+    ) -> bool:
+        """Replace a stored object by `change` of it, again when another writer was quicker.
+
+        True when it is written, is gone, or `change` gave None (nothing to do); False after so many tries. `change` may
+        raise to give up.
+        """
+        row = self.table.lookup(group, version, plural)
+        assert row is not None
+        store = self.caches.store
+        for _ in range(tries):
+            record = await store.get(key)
+            if record is None:
+                return True
+            new = change(orjson.loads(record.value))
+            if new is None:
+                return True
+            try:
+                await store.put(key, encode(new), expect=record.revision)
+            except Conflict:
+                continue
+            return True
+        return False
 
 
 class Plugin:
