@@ -19,6 +19,9 @@ CONTROLLERS: tuple[tuple[str, str], ...] = (
     ("namespace", "NamespaceController"),
     ("namespace", "NamespaceContentController"),
     ("tokens", "TokenController"),
+    ("signing_requests", "ApprovingController"),
+    ("signing_requests", "SigningController"),
+    ("signing_requests", "CleaningController"),
     ("deployment", "DeploymentController"),
     ("replicaset", "ReplicaSetController"),
     ("endpoints", "EndpointSliceController"),
@@ -27,9 +30,13 @@ CONTROLLERS: tuple[tuple[str, str], ...] = (
     ("nodelifecycle", "NodeLifecycleController"),
     ("servicecidrs", "ServiceCIDRController"),
     ("resourcequota", "ResourceQuotaController"),
+    ("storageprotection", "ClaimProtectionController"),
+    ("storageprotection", "VolumeProtectionController"),
+    ("storageprotection", "AttributesClassProtectionController"),
 )
 
 LegacyToken = Callable[[dict[str, Any], str], str]
+Sign = Callable[[str, list[str], int | None], str]
 
 
 async def run(
@@ -37,13 +44,15 @@ async def run(
     *,
     root_ca: str = "",
     legacy_token: LegacyToken | None = None,
+    sign: Sign | None = None,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
     ready: asyncio.Event | None = None,
 ) -> None:
     """Run every controller until cancelled.
 
-    `root_ca` is the PEM that namespaces publish; `legacy_token(service account, name of the Secret)` signs tokens for Secrets.
+    `root_ca` is the PEM that namespaces publish; `legacy_token(service account, name of the Secret)` signs tokens for Secrets;
+    `sign(request, usages, seconds)` certificates.
     `ready` is set once all informers have synced and workers run.
     """
     from sampan.client.events import EventRecorder
@@ -60,6 +69,8 @@ async def run(
     context = Context(client, recorder, root_ca=root_ca, clock=clock, monotonic=monotonic)
     if legacy_token is not None:
         context.legacy_token = legacy_token
+    if sign is not None:
+        context.sign = sign
     controllers = []
     for module, name in CONTROLLERS:
         kind = getattr(importlib.import_module(f"sampan.controllers.{module}"), name)
