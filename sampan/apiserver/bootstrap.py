@@ -6,6 +6,7 @@ anything else. Idempotent: what is there stays as it is, but for the addresses o
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ PRIORITIES = (
         "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
     ),
 )
+TRIES = 20
+PAUSE = 0.1  # seconds
 LABELS = {"component": "apiserver", "provider": "kubernetes"}
 
 
@@ -102,64 +105,7 @@ async def _kubernetes_service(server: APIServer) -> None:
             },
         },
     )
-    address = config.advertise or config.address
-    if address in ("0.0.0.0", "::"):
-        return  # which address others reach it at is not known
-    endpoints = {
-        "kind": "Endpoints",
-        "apiVersion": "v1",
-        "metadata": {
-            "name": "kubernetes",
-            "namespace": "default",
-            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
-        },
-        "subsets": [
-            {
-                "addresses": [{"ip": address}],
-                "ports": [{"name": "https", "port": server.port, "protocol": "TCP"}],
-            }
-        ],
-    }
-    piece = {
-        "kind": "EndpointSlice",
-        "apiVersion": "discovery.k8s.io/v1",
-        "metadata": {
-            "name": "kubernetes",
-            "namespace": "default",
-            "labels": {"kubernetes.io/service-name": "kubernetes"},
-        },
-        "addressType": "IPv6" if ":" in address else "IPv4",
-        "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
-        "ports": [{"name": "https", "port": server.port, "protocol": "TCP"}],
-    }
-    # Loopback is no valid endpoint for others, yet it is where a cluster on one machine is reached.
-    for path, row, obj in (
-        ("/api/v1/namespaces/default/endpoints", ("", "v1", "endpoints"), endpoints),
-        (
-            "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
-            ("discovery.k8s.io", "v1", "endpointslices"),
-            piece,
-        ),
-    ):
-        await _place(server, path, row, obj)
-
-
-async def _place(
-    server: APIServer, path: str, row: tuple[str, str, str], obj: dict[str, Any]
-) -> None:
-    """Make the object say exactly this, without validation: the server knows its own address."""
-    resource = server.table.lookup(*row)
-    assert resource is not None
-    entry = await server.registry.find(resource, "default", "kubernetes")
-    if entry is None:
-        await server.registry.place(resource, obj)
-        return
-    present = entry.object()
-    keys = ("subsets", "endpoints", "ports", "addressType")
-    if any(present.get(key) != obj.get(key) for key in keys):
-        await server.registry.place(
-            resource, {**present, **{k: obj[k] for k in keys if k in obj}}, entry.revision
-        )
+    await server.peers.join()
 
 
 async def _ensure(server: APIServer, path: str, obj: dict[str, Any]) -> None:
@@ -171,9 +117,14 @@ async def _ensure(server: APIServer, path: str, obj: dict[str, Any]) -> None:
         user=SELF,
     )
     name = obj["metadata"]["name"]
-    found = await server.handle(Request("GET", f"{path}/{name}", user=SELF))
-    if found.status == 200:
-        return
-    response = await server.handle(request)
-    if response.status >= 400 and response.status != 409:
-        raise ApiError.from_status(response.json())
+    for attempt in range(TRIES):
+        found = await server.handle(Request("GET", f"{path}/{name}", user=SELF))
+        if found.status == 200:
+            return
+        response = await server.handle(request)
+        if response.status < 400 or response.status == 409:
+            return
+        if not server.store.shared or attempt == TRIES - 1:
+            raise ApiError.from_status(response.json())
+        # Another server, starting too, may hold the address of the Service that it is about to write.
+        await asyncio.sleep(PAUSE)

@@ -28,6 +28,7 @@ from sampan.apiserver.http import HTTPServer
 from sampan.apiserver.metrics import Metrics
 from sampan.apiserver.openapi import OpenAPI
 from sampan.apiserver.pages import Pages
+from sampan.apiserver.peers import Peers
 from sampan.apiserver.pipeline import Pipeline
 from sampan.apiserver.pki import PKIPaths, ensure_pki, write_admin_kubeconfig
 from sampan.apiserver.registry import Registry
@@ -74,6 +75,7 @@ class APIServer:
         self.handle = self.pipeline.handle
         self.immediate = self.pipeline.immediate
         self.http = HTTPServer(self)
+        self.peers = Peers(self)
         self.port = config.port
         self.ready = False
         self.closing = False
@@ -99,6 +101,8 @@ class APIServer:
             self.port = self.http.bind(config.address, config.port)
             write_admin_kubeconfig(config.kubeconfig, self.address, self.pki)
         await bootstrap(self)
+        if self.store.shared:
+            self._own("lease", self.peers.run())
         if serve:
             await self.http.accept(self.pki)
         self.ready = True
@@ -149,6 +153,8 @@ class APIServer:
         if self.closing:
             return
         self.closing = True
+        if self.ready:
+            await self.peers.leave()
         self.caches.close()
         await self.http.close()
         for task in self._tasks:
