@@ -1,7 +1,7 @@
 """Content negotiation: which form of an answer a client asked for, and whether a body's type can be read.
 
 Kubernetes clients list several types in Accept, best first (`application/json;as=Table;v=v1;g=meta.k8s.io,application/json`);
-the first that we speak wins. We speak JSON, YAML for single answers, and the two meta.k8s.io forms Table and
+the best that we speak wins. We speak JSON, YAML for single answers, and the two meta.k8s.io forms Table and
 PartialObjectMetadata(List). Protobuf is read, since kubectl's typed commands send it, and never written: clients that accept it
 accept JSON as well.
 """
@@ -39,15 +39,13 @@ def accepted(header: str) -> Form:
     """The form that the Accept header asks for. Raises ApiError 406 when we speak none of its types."""
     if not header or header in (JSON, "*/*"):
         return PLAIN
-    for clause in header.split(","):
-        media_type, *parameters = (part.strip() for part in clause.split(";"))
+    for media_type, values in _clauses(header):
         if media_type in ("application/yaml", "text/yaml"):
             found = Form(media_type=YAML)
         elif media_type in (JSON, "*/*", "application/*"):
             found = PLAIN
         else:
             continue
-        values = dict(part.split("=", 1) for part in parameters if "=" in part)
         kind = values.get("as", "")
         if not kind:
             if values.get("g"):
@@ -60,6 +58,22 @@ def accepted(header: str) -> Form:
     raise errors.not_acceptable(
         "only the following media types are accepted: application/json, application/yaml"
     )
+
+
+def _clauses(header: str) -> list[tuple[str, dict[str, str]]]:
+    """Media types with their parameters, the client's favourite first (RFC 9110 §12.5.1); q=0 is a refusal."""
+    found = []
+    for clause in header.split(","):
+        media_type, *parameters = (part.strip() for part in clause.split(";"))
+        values = dict(part.split("=", 1) for part in parameters if "=" in part)
+        try:
+            quality = float(values.get("q", "1"))
+        except ValueError:
+            quality = 1.0
+        if quality > 0:
+            found.append((quality, media_type.lower(), values))
+    found.sort(key=lambda each: -each[0])
+    return [(media_type, values) for _, media_type, values in found]
 
 
 def media_type(content_type: str) -> str:

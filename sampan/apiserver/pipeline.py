@@ -28,6 +28,8 @@ from sampan.apiserver.present import (
     respond_list,
     respond_object,
     success,
+    wants_pretty,
+    with_warnings,
 )
 from sampan.apiserver.registry import Object
 from sampan.apiserver.routes import RequestInfo
@@ -84,7 +86,7 @@ class Pipeline:
             return None
         started = time.perf_counter()
         try:
-            if accepted(headers.get("accept", "")) is not PLAIN:
+            if accepted(headers.get("accept", "")) is not PLAIN or wants_pretty(request):
                 return None
             info = routes.parse("GET", request.path, [])
             if not self._may(request, info):
@@ -95,6 +97,8 @@ class Pipeline:
             return None
         row = self.server.table.rows.get((info.group, info.version, info.resource))
         if row is None or row.storage_version != row.api_version or info.verb not in row.verbs:
+            return None
+        if row.deprecated:  # the answer carries a warning
             return None
         cache = self.caches.ready(row)
         if cache is None or (row.namespaced and not info.namespace and info.name):
@@ -163,7 +167,13 @@ class Pipeline:
         in_flight[kind] += 1
         try:
             info = routes.parse(request.method, request.path, list(request.pairs()))
-            response = await self._run(request, info)
+            work = self._run(request, info)
+            if request.query and info.verb != "watch" and request.param("timeout"):
+                from sampan.apiserver.deadlines import within
+
+                response = await within(request, work)
+            else:
+                response = await work
         except ApiError as error:
             response = respond_error(error)
         except Closed:
@@ -192,6 +202,16 @@ class Pipeline:
         if row is None:
             raise errors.path_not_found()
         call = Call(request, info, row, user)
+        if row.deprecated:
+            call.warnings.append(row.deprecated)
+        try:
+            return await self._resource(call)
+        except ApiError as error:
+            error.warnings = call.warnings
+            raise
+
+    async def _resource(self, call: Call) -> Response:
+        request, info, row = call.request, call.info, call.resource
         if info.subresource:
             return await self._subresource(call)
         if info.verb not in row.verbs or row.strategy == "componentstatus":
@@ -275,7 +295,8 @@ class Pipeline:
             if error.code != 410:
                 raise
             return Response(200, JSON_HEADERS, error_frame(error))
-        return Response(200, JSON_HEADERS, stream.body())
+        headers = with_warnings(JSON_HEADERS, call.warnings) if call.warnings else JSON_HEADERS
+        return Response(200, headers, stream.body())
 
     async def _create(self, call: Call) -> Response:
         if call.info.name:

@@ -11,7 +11,8 @@ from sampan.apiserver.call import Call
 from sampan.apiserver.lists import Listed, encode_list
 from sampan.apiserver.negotiate import JSON, YAML
 from sampan.apiserver.watchcache import BOOKMARK, Entry, frame
-from sampan.client.transport import Response
+from sampan.client.transport import Request, Response
+from sampan.kube import errors
 from sampan.kube.errors import ApiError
 
 JSON_HEADERS = {"Content-Type": JSON}
@@ -34,6 +35,8 @@ def respond_entry(call: Call, entry: Entry, status: int = 200) -> Response:
     form = call.form
     if not form.kind:
         return respond_bytes(call, object_bytes(call, entry), status)
+    if form.kind == "PartialObjectMetadataList":
+        raise not_a_form(form.kind, call.resource.kind, "not a list")
     obj = orjson.loads(object_bytes(call, entry))
     if form.partial:
         return respond_bytes(call, orjson.dumps(partial(obj, form.version)), status)
@@ -56,12 +59,20 @@ def respond_list(call: Call, listed: Listed) -> Response:
         if listed.remaining:
             metadata["remainingItemCount"] = listed.remaining
         return respond_bytes(call, orjson.dumps(table))
+    if form.kind == "PartialObjectMetadata":
+        raise not_a_form(form.kind, row.list_kind, "a list")
     if form.partial:
         items = [orjson.dumps(partial(entry.object(), form.version)) for entry in listed.entries]
         version = f"meta.k8s.io/{form.version}"
         return respond_bytes(call, encode_list("PartialObjectMetadataList", version, listed, items))
     items = [object_bytes(call, entry) for entry in listed.entries]
     return respond_bytes(call, encode_list(row.list_kind, row.api_version, listed, items))
+
+
+def not_a_form(asked: str, kind: str, what: str) -> ApiError:
+    return errors.not_acceptable(
+        f"you requested {asked}, but the requested object is {what} ({kind})"
+    )
 
 
 def partial(obj: Object, version: str) -> Object:
@@ -110,9 +121,22 @@ def respond_bytes(call: Call, body: bytes, status: int = 200) -> Response:
     headers = JSON_HEADERS
     if call.form.media_type == YAML:
         body, headers = to_yaml(body), {"Content-Type": YAML}
+    elif wants_pretty(call.request):
+        body = orjson.dumps(orjson.loads(body), option=orjson.OPT_INDENT_2) + b"\n"
     if call.warnings:
         headers = with_warnings(headers, call.warnings)
     return Response(status, headers, body)
+
+
+_FOR_PEOPLE = ("curl", "Wget", "Mozilla/5.0")
+_TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
+
+
+def wants_pretty(request: Request) -> bool:
+    """Asked for with `?pretty`, or by a tool that shows answers as they are."""
+    if request.query and (asked := request.param("pretty")):
+        return asked in _TRUE
+    return request.headers.get("user-agent", "").startswith(_FOR_PEOPLE)
 
 
 def respond_object(call: Call, obj: Object, status: int = 200) -> Response:
@@ -148,6 +172,8 @@ def respond_error(error: ApiError) -> Response:
         }
     if retry:
         headers = {**headers, "Retry-After": str(retry)}
+    if error.warnings:
+        headers = with_warnings(headers, error.warnings)
     return Response(error.code, headers, orjson.dumps(status) + b"\n")
 
 

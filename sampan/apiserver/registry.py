@@ -11,7 +11,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -65,6 +65,8 @@ class Registry:
         self.caches = caches
         self.strategies = strategies
         self.admission = admission
+        # Keys that shall be written again though nothing changes: an older key encrypted them.
+        self.stale: Container[str] = getattr(store, "stale", ())
         # Called after a durable write of a kind that expires, with its key.
         self.on_event_written: Callable[[str], None] | None = None
 
@@ -124,6 +126,7 @@ class Registry:
             causes = strategy.validate_create(call, obj)
             if causes:
                 raise call.invalid(causes, name)
+            call.warnings += strategy.warn(call, obj, None)
             await self.admission.validate_create(call, obj)
             cache = await self.caches.get(resource)
             key = resource.key(metadata.get("namespace", ""), name)
@@ -246,8 +249,10 @@ class Registry:
                 causes = strategy.validate_update(call, new, old)
                 if causes:
                     raise call.invalid(causes)
+                if not status:
+                    call.warnings += strategy.warn(call, new, old)
             await self.admission.validate_update(call, new, old)
-            if same(new, old):
+            if same(new, old) and entry.key not in self.stale:
                 return entry
             if "deletionTimestamp" in before and self._may_go(strategy, new, before):
                 return (await self._remove(call, entry, new, old)).entry

@@ -36,6 +36,7 @@ class ApiError(Exception):
         self.reason = reason
         self.message = message
         self.details: dict[str, Any] = details or {}
+        self.warnings: list[str] = []  # what else the client should know; sent in headers
 
     def status(self) -> dict[str, Any]:
         """The v1.Status object for the body of the response."""

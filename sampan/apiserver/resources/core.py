@@ -27,6 +27,7 @@ RESOURCES: tuple[Resource, ...] = (
         short_names=("cs",),
         verbs=READ_ONLY,
         strategy="componentstatus",
+        deprecated="v1 ComponentStatus is deprecated in v1.19+",
     ),
     resource("", "v1", "configmaps", "ConfigMap", short_names=("cm",)),
     resource(
@@ -37,6 +38,7 @@ RESOURCES: tuple[Resource, ...] = (
         singular="endpoints",
         short_names=("ep",),
         create_on_update=True,
+        deprecated="v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
     ),
     resource(
         "",

@@ -54,6 +54,7 @@ class Resource:
     create_on_update: bool = False
     unconditional_update: bool = True
     graceful: bool = False  # DELETE honours gracePeriodSeconds (pods)
+    deprecated: str = ""  # the warning that every answer about this version carries
 
     @property
     def api_version(self) -> str:
@@ -113,6 +114,7 @@ def resource(
     create_on_update: bool = False,
     unconditional_update: bool = True,
     graceful: bool = False,
+    deprecated: str = "",
 ) -> Resource:
     """A row with what follows from the rest filled in."""
     return Resource(
@@ -135,4 +137,5 @@ def resource(
         create_on_update=create_on_update,
         unconditional_update=unconditional_update,
         graceful=graceful,
+        deprecated=deprecated,
     )

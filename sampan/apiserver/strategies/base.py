@@ -11,7 +11,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from sampan.apiserver.call import Call
-from sampan.kube import validation
+from sampan.kube import validation, warnings
 from sampan.kube.errors import Cause
 
 if TYPE_CHECKING:
@@ -80,6 +80,10 @@ class Strategy:
         return validation.validate_update(
             call.storage_gvk, new, old, subresource if subresource in VALIDATED else ""
         )
+
+    def warn(self, call: Call, new: Object, old: Object | None) -> list[str]:
+        """What the writer of a valid object should know."""
+        return warnings.warnings_for(call.storage_gvk, new, old)
 
     def grace_period(self, obj: Object, asked: int | None) -> int | None:
         """Seconds until a deletion may be carried out; None for kinds that are deleted at once."""
