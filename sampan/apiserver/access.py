@@ -14,7 +14,7 @@ from sampan.apiserver.admission.plugin import Lookup
 from sampan.apiserver.auth import Anonymous, Authenticator, impersonated
 from sampan.apiserver.authentication_config import token_sources
 from sampan.apiserver.authz import MASTERS, Authorizer, node_name
-from sampan.apiserver.rbac import KINDS, RBAC_GROUP, RBACIndex
+from sampan.apiserver.rbac import KINDS, RBAC_GROUP, Attributes, RBACIndex
 from sampan.apiserver.resources import Table
 from sampan.apiserver.reviews import Reviews
 from sampan.apiserver.routes import RequestInfo
@@ -22,6 +22,7 @@ from sampan.apiserver.security import SecurityConfig
 from sampan.apiserver.tokens import TokenSigner
 from sampan.apiserver.watchcache import Entry, Event, ResourceCache, WatchCache
 from sampan.client.transport import Request, User
+from sampan.kube import signing_requests
 
 HEALTH = frozenset({"/healthz", "/livez", "/readyz", "/version"})
 
@@ -130,6 +131,19 @@ class Access:
             return None
         entry = cache.entries.get(row.key(namespace, name))
         return entry.object() if entry else None
+
+    async def may_use_signer(self, user: User, verb: str, signer: str) -> bool:
+        """May `user` approve or sign requests for this signer? `<domain>/*` stands for all of a domain."""
+        if not self.enforce or MASTERS in user.groups:
+            return True
+        await self._prepare(user, None)
+        names = (signer, signer.partition("/")[0] + "/*")
+        return any(
+            self.authorizer.authorize(
+                Attributes(user, verb, signing_requests.GROUP, "*", "signers", "", "", name)
+            ).allowed
+            for name in names
+        )
 
     # --- writes of roles and bindings: nobody grants what they do not hold ------------------------------
 

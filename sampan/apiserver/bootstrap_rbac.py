@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from sampan.apiserver.bootstrap_controller_rbac import CONTROLLER_ROLES, EVENTS, READ
 from sampan.apiserver.rbac import RBAC_GROUP, Rule, missing_rules
 
 API_VERSION = f"{RBAC_GROUP}/v1"
@@ -20,9 +21,14 @@ AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
 
 MEMBER = "system:aggregate-to-"
 
-READ = "get,list,watch"
 WRITE = "create,delete,deletecollection,patch,update"
-EVENTS = ("create,patch,update; core,events.k8s.io; events",)
+REQUESTS = "system:certificates.k8s.io:certificatesigningrequests:"
+APPROVERS = (
+    "legacy-unknown",
+    "kubelet-serving",
+    "kube-apiserver-client",
+    "kube-apiserver-client-kubelet",
+)
 
 CORE_KINDS = (
     "configmaps,events,persistentvolumeclaims,replicationcontrollers,replicationcontrollers/scale,"
@@ -127,6 +133,30 @@ ROLES: dict[str, tuple[str, ...]] = {
     "system:node-bootstrapper": (
         f"create,{READ}; certificates.k8s.io; certificatesigningrequests",
     ),
+    # What lets requests of nodes be approved without a person; the last is ours, for serving certificates.
+    REQUESTS + "nodeclient": (
+        "create; certificates.k8s.io; certificatesigningrequests/nodeclient",
+    ),
+    REQUESTS + "selfnodeclient": (
+        "create; certificates.k8s.io; certificatesigningrequests/selfnodeclient",
+    ),
+    REQUESTS + "selfnodeserver": (
+        "create; certificates.k8s.io; certificatesigningrequests/selfnodeserver",
+    ),
+    **{
+        f"system:certificates.k8s.io:{signer}-approver": (
+            f"approve; certificates.k8s.io; signers; kubernetes.io/{signer}",
+        )
+        for signer in APPROVERS
+    },
+    "system:kube-aggregator": (
+        f"{READ}; core; endpoints,services",
+        f"{READ}; discovery.k8s.io; endpointslices",
+    ),
+    "system:heapster": (
+        f"{READ}; core; events,namespaces,nodes,pods",
+        f"{READ}; apps; deployments",
+    ),
     "system:node-problem-detector": (
         "get; core; nodes",
         "patch; core; nodes/status",
@@ -187,149 +217,6 @@ ROLES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# Controllers run inside our server as system:masters, but charts and operators bind to these by name.
-CONTROLLER_ROLES: dict[str, tuple[str, ...]] = {
-    "attachdetach-controller": (
-        "list,watch; core; persistentvolumeclaims,persistentvolumes",
-        f"{READ}; core; nodes",
-        "patch,update; core; nodes/status",
-        "list,watch; core; pods",
-        *EVENTS,
-        f"{READ},create,delete; storage.k8s.io; volumeattachments",
-        f"{READ}; storage.k8s.io; csidrivers,csinodes",
-    ),
-    "clusterrole-aggregation-controller": (
-        f"escalate,{READ},patch,update; rbac.authorization.k8s.io; clusterroles",
-    ),
-    "cronjob-controller": (
-        f"{READ},update; batch; cronjobs",
-        f"create,delete,{READ},patch,update; batch; jobs",
-        "update; batch; cronjobs/status,cronjobs/finalizers",
-        "delete,list; core; pods",
-        *EVENTS,
-    ),
-    "daemon-set-controller": (
-        f"{READ}; apps; daemonsets",
-        "update; apps; daemonsets/status,daemonsets/finalizers",
-        "list,watch; core; nodes",
-        "create,delete,list,patch,watch; core; pods",
-        "create; core; pods/binding",
-        f"create,delete,{READ},patch,update; apps; controllerrevisions",
-        *EVENTS,
-    ),
-    "deployment-controller": (
-        f"{READ},update; apps; deployments",
-        "update; apps; deployments/status,deployments/finalizers",
-        f"create,delete,{READ},patch,update; apps; replicasets",
-        f"{READ},update; core; pods",
-        *EVENTS,
-    ),
-    "disruption-controller": (
-        f"{READ}; apps; deployments,replicasets,statefulsets",
-        f"{READ}; core; replicationcontrollers",
-        f"{READ}; policy; poddisruptionbudgets",
-        "update; policy; poddisruptionbudgets/status",
-        "get; *; */scale",
-        *EVENTS,
-    ),
-    "endpoint-controller": (
-        f"{READ}; core; pods,services",
-        f"create,delete,{READ},update; core; endpoints",
-        "create; core; endpoints/restricted",
-        *EVENTS,
-    ),
-    "endpointslice-controller": (
-        f"{READ}; core; nodes,pods,services",
-        "update; core; services/finalizers",
-        f"create,delete,{READ},update; discovery.k8s.io; endpointslices",
-        "create; discovery.k8s.io; endpointslices/restricted",
-        *EVENTS,
-    ),
-    "expand-controller": (
-        f"{READ},patch,update; core; persistentvolumes",
-        "patch,update; core; persistentvolumeclaims/status",
-        f"{READ}; core; persistentvolumeclaims",
-        *EVENTS,
-    ),
-    "generic-garbage-collector": ("delete,get,list,patch,update,watch; *; *", *EVENTS),
-    "horizontal-pod-autoscaler": (
-        f"{READ}; autoscaling; horizontalpodautoscalers",
-        "update; autoscaling; horizontalpodautoscalers/status",
-        "get,update; *; */scale",
-        "list; core; pods",
-        "list; metrics.k8s.io; pods",
-        "get,list; custom.metrics.k8s.io,external.metrics.k8s.io; *",
-        *EVENTS,
-    ),
-    "job-controller": (
-        f"{READ},patch,update; batch; jobs",
-        "update; batch; jobs/status,jobs/finalizers",
-        "create,delete,list,patch,watch; core; pods",
-        *EVENTS,
-    ),
-    "namespace-controller": (
-        f"delete,{READ}; core; namespaces",
-        "update; core; namespaces/finalize,namespaces/status",
-        "delete,deletecollection,get,list; *; *",
-    ),
-    "node-controller": (
-        f"delete,{READ},patch,update; core; nodes",
-        "patch,update; core; nodes/status",
-        "patch,update; core; pods/status",
-        f"delete,{READ}; core; pods",
-        *EVENTS,
-    ),
-    "persistent-volume-binder": (
-        f"create,delete,{READ},update; core; persistentvolumes",
-        "update; core; persistentvolumes/status,persistentvolumeclaims/status",
-        f"{READ},update; core; persistentvolumeclaims",
-        f"{READ}; storage.k8s.io; storageclasses",
-        f"create,delete,{READ}; core; pods",
-        *EVENTS,
-    ),
-    "pod-garbage-collector": (
-        "delete,list,watch; core; pods",
-        "get,list; core; nodes",
-        "patch; core; pods/status",
-    ),
-    "pv-protection-controller": (f"{READ},update; core; persistentvolumes", *EVENTS),
-    "pvc-protection-controller": (
-        f"{READ},update; core; persistentvolumeclaims",
-        f"{READ}; core; pods",
-        *EVENTS,
-    ),
-    "replicaset-controller": (
-        f"{READ},update; apps; replicasets",
-        "update; apps; replicasets/status,replicasets/finalizers",
-        "create,delete,list,patch,watch; core; pods",
-        *EVENTS,
-    ),
-    "replication-controller": (
-        f"{READ},update; core; replicationcontrollers",
-        "update; core; replicationcontrollers/status,replicationcontrollers/finalizers",
-        "create,delete,list,patch,watch; core; pods",
-        *EVENTS,
-    ),
-    "resourcequota-controller": (
-        "list,watch; *; *",
-        "update; core; resourcequotas/status",
-        *EVENTS,
-    ),
-    "root-ca-cert-publisher": ("create,update; core; configmaps", *EVENTS),
-    "service-account-controller": ("create; core; serviceaccounts", *EVENTS),
-    "statefulset-controller": (
-        "list,watch; core; pods",
-        f"{READ}; apps; statefulsets",
-        "update; apps; statefulsets/status,statefulsets/finalizers",
-        "create,delete,get,patch,update; core; pods",
-        f"create,delete,{READ},patch,update; apps; controllerrevisions",
-        "create,get; core; persistentvolumeclaims",
-        *EVENTS,
-    ),
-    "ttl-after-finished-controller": (f"delete,{READ}; batch; jobs", *EVENTS),
-    "ttl-controller": ("list,patch,update,watch; core; nodes", *EVENTS),
-}
-
 # Role → whose rules it begins with. It sums up, by label, what is aggregated to it; `view` is part of `edit`, and that of
 # `admin`.
 AGGREGATED = {"admin": ("admin", "edit", "view"), "edit": ("edit", "view"), "view": ("view",)}
@@ -348,6 +235,9 @@ BINDINGS: dict[str, tuple[str, ...]] = {
     "system:monitoring": ("group:system:monitoring",),
     "system:service-account-issuer-discovery": ("group:system:serviceaccounts",),
     "system:node": (),
+    # Nodes renew their certificates themselves, as kubeadm's clusters have it.
+    REQUESTS + "selfnodeclient": ("group:system:nodes",),
+    REQUESTS + "selfnodeserver": ("group:system:nodes",),
     "system:node-proxier": ("system:kube-proxy",),
     "system:kube-scheduler": ("system:kube-scheduler",),
     "system:volume-scheduler": ("system:kube-scheduler",),
@@ -369,6 +259,7 @@ NAMESPACED_ROLES: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("kube-system", "system:controller:bootstrap-signer"): (f"{READ}; core; secrets",),
     ("kube-system", "system:controller:token-cleaner"): (f"{READ},delete; core; secrets", *EVENTS),
+    ("kube-system", "system:controller:cloud-provider"): (f"create,{READ}; core; configmaps",),
     ("kube-public", "system:controller:bootstrap-signer"): (
         f"{READ}; core; configmaps",
         "update; core; configmaps; cluster-info",
@@ -376,6 +267,18 @@ NAMESPACED_ROLES: dict[tuple[str, str], tuple[str, ...]] = {
     ),
 }
 NAMESPACED_BINDINGS: dict[tuple[str, str], tuple[str, ...]] = {
+    **{
+        (namespace, f"system:controller:{name}"): (
+            f"system:controller:{name}",
+            f"serviceaccount:{name}",
+        )
+        for namespace, name in (
+            ("kube-system", "bootstrap-signer"),
+            ("kube-system", "cloud-provider"),
+            ("kube-system", "token-cleaner"),
+            ("kube-public", "bootstrap-signer"),
+        )
+    },
     ("kube-system", "system::extension-apiserver-authentication-reader"): (
         "extension-apiserver-authentication-reader",
         "system:kube-controller-manager",

@@ -63,6 +63,7 @@ class APIServer:
             self.caches, self.table, signer, config.security, enforce=config.authorization
         )
         self.access.lookup.check_grant = self.access.check_grant
+        self.access.lookup.may_use_signer = self.access.may_use_signer
         self.registry = Registry(store, self.caches, self.strategies, Admission(self.access.lookup))
         self.expiry = EventExpiry(store, config.event_ttl)
         self.registry.on_event_written = self.expiry.written

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from sampan.cli.config import Config
@@ -19,6 +20,7 @@ async def run_server(config: Config, notify: Callable[..., None]) -> None:
     from sampan import controllers
     from sampan.apiserver.config import ServerConfig
     from sampan.apiserver.server import APIServer
+    from sampan.apiserver.signing import sign
     from sampan.client.client import Client
     from sampan.client.inprocess import InProcess
     from sampan.client.transport import User
@@ -57,6 +59,7 @@ async def run_server(config: Config, notify: Callable[..., None]) -> None:
                     manager,
                     root_ca=api.pki.ca.crt.read_text(),
                     legacy_token=api.access.signer.make_legacy,
+                    sign=partial(sign, api.pki.ca),
                     ready=manages,
                 )
             )
@@ -74,7 +77,7 @@ async def run_server(config: Config, notify: Callable[..., None]) -> None:
 
 def addons(config: Config) -> list[tuple[Any, dict[str, Any]]]:
     """(resource, object) of what a cluster has from the start: a RuntimeClass a kind, and the DNS Service."""
-    from sampan.client.resources import RUNTIMECLASSES, SERVICES
+    from sampan.client.resources import CONFIGMAPS, RUNTIMECLASSES, SERVICES
 
     ours = {"app.kubernetes.io/managed-by": "sampan"}
     found: list[tuple[Any, dict[str, Any]]] = [
@@ -112,7 +115,25 @@ def addons(config: Config) -> list[tuple[Any, dict[str, Any]]]:
             ],
         },
     }
-    return [*found, (SERVICES, dns)]
+    return [*found, (SERVICES, dns), (CONFIGMAPS, cluster_info(config))]
+
+
+def cluster_info(config: Config) -> dict[str, Any]:
+    """What a joining machine reads first: where the cluster is and by which authority to know it. No credentials."""
+    import base64
+
+    authority = base64.b64encode((config.pki / "ca.crt").read_bytes()).decode()
+    kubeconfig = (
+        "apiVersion: v1\nkind: Config\ncurrent-context: ''\npreferences: {}\ncontexts: null\nusers: null\n"
+        f"clusters:\n- name: ''\n  cluster:\n    server: https://{config.local_address}:{config.port}\n"
+        f"    certificate-authority-data: {authority}\n"
+    )
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "cluster-info", "namespace": "kube-public"},
+        "data": {"kubeconfig": kubeconfig},
+    }
 
 
 async def ensure_addons(client: Any, config: Config) -> None:

@@ -105,6 +105,10 @@ def no_tokens(account: Object, secret: str) -> str:
     raise RuntimeError("this process holds no key to sign service account tokens with")
 
 
+def no_authority(request: str, usages: list[str], seconds: int | None) -> str:
+    raise RuntimeError("this process holds no authority to sign certificates with")
+
+
 @dataclass
 class Context:
     """What controllers share: one client, one informer a resource, and the clock."""
@@ -113,6 +117,8 @@ class Context:
     recorder: Callable[[str], EventRecorder]
     root_ca: str = ""  # PEM, what pods trust the API server by
     legacy_token: Callable[[Object, str], str] = no_tokens  # service account, Secret's name
+    # spec.request, usages, seconds of life → status.certificate
+    sign: Callable[[str, list[str], int | None], str] = no_authority
     clock: Callable[[], float] = time.time  # seconds since the epoch
     monotonic: Callable[[], float] = time.monotonic  # seconds, for durations
     informers: dict[tuple[GVR, str], Informer] = field(default_factory=dict)

@@ -12,6 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sampan.apiserver.admission.certificates import (
+    CertificateApproval,
+    CertificateSigning,
+    CertificateSubjectRestriction,
+)
 from sampan.apiserver.admission.ingressclass import DefaultIngressClass
 from sampan.apiserver.admission.limitranger import LimitRanger
 from sampan.apiserver.admission.namespaces import NamespaceLifecycle
@@ -42,6 +47,9 @@ PLUGINS: tuple[type[Plugin], ...] = (
     DefaultTolerationSeconds,
     StorageObjectInUseProtection,
     RuntimeClass,
+    CertificateApproval,
+    CertificateSigning,
+    CertificateSubjectRestriction,
     DefaultIngressClass,
     DefaultStorageClass,
     ResourceQuota,

@@ -21,6 +21,14 @@ MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 CheckGrant = Callable[[User, str, Mapping[str, Any], Mapping[str, Any] | None], Awaitable[None]]
 
 
+# (user, "approve" or "sign", signer's name) → may they?
+MayUseSigner = Callable[[User, str, str], Awaitable[bool]]
+
+
+async def _anyone(user: User, verb: str, signer: str) -> bool:
+    return True
+
+
 async def _no_check(
     user: User, resource: str, new: Mapping[str, Any], old: Mapping[str, Any] | None
 ) -> None:
@@ -34,6 +42,7 @@ class Lookup:
         self.caches = caches
         self.table = table
         self.check_grant: CheckGrant = _no_check
+        self.may_use_signer: MayUseSigner = _anyone
 
     async def entry(
         self, group: str, version: str, plural: str, namespace: str, name: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sampan.apiserver.call import Call
 from sampan.apiserver.strategies.base import Object, Strategy, keep
-from sampan.kube import errors, objects
+from sampan.kube import errors, objects, signing_requests
 
 DECISIONS = ("Approved", "Denied")  # about a signing request
 
@@ -52,6 +52,9 @@ class SigningRequestStrategy(Strategy):
             spec["extra"] = call.user.extra_map()
         obj["status"] = {}
 
+    def validate_create(self, call: Call, obj: Object) -> list[errors.Cause]:
+        return [*super().validate_create(call, obj), *request_causes(obj.get("spec") or {})]
+
     def prepare_update(self, call: Call, new: Object, old: Object) -> None:
         keep(new, old, "spec")
         keep(new, old, "status")
@@ -72,6 +75,28 @@ class SigningRequestStrategy(Strategy):
             condition.setdefault("lastUpdateTime", moment)
             condition.setdefault("lastTransitionTime", moment)
         new["status"] = {**(old.get("status") or {}), "conditions": conditions}
+
+
+def request_causes(spec: Object) -> list[errors.Cause]:
+    """What is wrong with a new signing request beyond its shape."""
+    causes = []
+    if spec.get("request"):
+        try:
+            signing_requests.load(spec["request"])
+        except signing_requests.BadRequest as error:
+            causes.append(errors.invalid_value("spec.request", spec["request"], str(error)))
+    known = sorted((*signing_requests.KEY_USAGES, *signing_requests.EXTENDED_USAGES))
+    seen: set[str] = set()
+    for index, usage in enumerate(spec.get("usages") or ()):
+        if usage not in known:
+            causes.append(errors.not_supported(f"spec.usages[{index}]", usage, known))
+        elif usage in seen:
+            causes.append(errors.duplicate(f"spec.usages[{index}]", usage))
+        seen.add(usage)
+    if spec.get("signerName") == signing_requests.LEGACY_UNKNOWN:
+        text = "the legacy signerName is not allowed via this API version"
+        causes.append(errors.invalid_value("spec.signerName", spec["signerName"], text))
+    return causes
 
 
 def approval_causes(new: list[Object], old: list[Object]) -> list[errors.Cause]:
