@@ -1,0 +1,60 @@
+"""`matches`, `find`, `findAll`: RE2, whose time is linear in the text whatever the pattern (ReDoS is not possible)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from sampan.kube.cel.errors import EvaluationError
+from sampan.kube.cel.functions import Library, function, method
+from sampan.kube.cel.types import BOOL, INT, STRING, list_of
+
+MAX_MEMORY = 8 << 20  # of one compiled pattern and its automaton
+KEPT = 256
+
+
+@lru_cache(maxsize=KEPT)
+def compiled(pattern: str) -> Any:
+    """Raises EvaluationError for what is not RE2 syntax, or too large."""
+    import re2  # 3 MB: paid for by the first expression that has a pattern
+
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = MAX_MEMORY
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as error:
+        detail = error.args[0] if error.args else ""
+        text = detail.decode("utf-8", "replace") if isinstance(detail, bytes) else str(detail)
+        raise EvaluationError(f"error parsing regexp: {text}") from None
+
+
+def matches(text: str, pattern: str) -> bool:
+    return compiled(pattern).search(text) is not None
+
+
+def _find(text: str, pattern: str) -> str:
+    found = compiled(pattern).search(text)
+    return "" if found is None else str(found.group(0))
+
+
+def _find_all(text: str, pattern: str, limit: int = -1) -> list[str]:
+    found: list[str] = []
+    for match in compiled(pattern).finditer(text):
+        if 0 <= limit <= len(found):
+            break
+        found.append(match.group(0))
+    return found
+
+
+FUNCTIONS: Library = {
+    "matches": [
+        function("matches", (STRING, STRING), BOOL, matches),
+        method("matches_string", (STRING, STRING), BOOL, matches),
+    ],
+    "find": [method("string_find_string", (STRING, STRING), STRING, _find)],
+    "findAll": [
+        method("string_find_all_string", (STRING, STRING), list_of(STRING), _find_all),
+        method("string_find_all_string_int", (STRING, STRING, INT), list_of(STRING), _find_all),
+    ],
+}
