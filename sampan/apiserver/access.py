@@ -8,49 +8,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from sampan.apiserver.admission.plugin import Lookup
 from sampan.apiserver.auth import Anonymous, Authenticator, impersonated
 from sampan.apiserver.authentication_config import token_sources
 from sampan.apiserver.authz import MASTERS, Authorizer, node_name
+from sampan.apiserver.feed import Feed
+from sampan.apiserver.nodeauthz import NodeAuthorizer, NodeGraph
 from sampan.apiserver.rbac import KINDS, RBAC_GROUP, Attributes, RBACIndex
 from sampan.apiserver.resources import Table
 from sampan.apiserver.reviews import Reviews
 from sampan.apiserver.routes import RequestInfo
 from sampan.apiserver.security import SecurityConfig
 from sampan.apiserver.tokens import TokenSigner
-from sampan.apiserver.watchcache import Entry, Event, ResourceCache, WatchCache
+from sampan.apiserver.watchcache import Entry, WatchCache
 from sampan.client.transport import Request, User
 from sampan.kube import signing_requests
 
 HEALTH = frozenset({"/healthz", "/livez", "/readyz", "/version"})
-
-
-class _Feed:
-    """Stands among a cache's watchers and applies each change to the index at once."""
-
-    revision = 0
-
-    def __init__(self, access: Access, plural: str, cache: ResourceCache) -> None:
-        self.access = access
-        self.plural = plural
-        for entry in cache.entries.values():
-            self.apply(entry)
-        cache.watchers[self] = None  # type: ignore[index]  # it is offered events as a Watcher is
-
-    def apply(self, entry: Entry, *, deleted: bool = False) -> None:
-        self.access.index.apply(self.plural, entry.object(), deleted=deleted)
-
-    def offer(self, event: Event) -> None:
-        if event.entry is not None:
-            self.apply(event.entry)
-        elif event.previous is not None:
-            self.apply(event.previous, deleted=True)
-
-    def end(self) -> None:
-        """The cache was reset, or the server stops: what the index shows is old."""
-        self.access.stale = True
 
 
 class Access:
@@ -72,14 +49,15 @@ class Access:
         self.stale = True
         self.index = RBACIndex()
         self.lookup = Lookup(caches, table)
-        self.authorizer = Authorizer(self.index, self._find)
+        self.graph = NodeGraph(caches, table)
+        self.authorizer = Authorizer(self.index, NodeAuthorizer(self.graph))
         sources, anonymous = token_sources(security, self.lookup, signer.clock)
         if (
             not enforce
         ):  # where nobody is judged, nobody comes without a name but to ask after our health
             anonymous = Anonymous(anonymous.enabled, HEALTH)
         self.authenticator = Authenticator(signer, self.lookup, sources, anonymous)
-        self.reviews = Reviews(self.authorizer, self.authenticator)
+        self.reviews = Reviews(self.authorizer, self.authenticator, self._prepare_for)
         self._loading = asyncio.Lock()
 
     async def close(self) -> None:
@@ -99,7 +77,17 @@ class Access:
             self.stale = False
             self.index.clear()
             for plural, cache in caches:
-                _Feed(self, plural, cache)
+                Feed(cache, partial(self._apply, plural), self._outdated)
+
+    def _apply(self, plural: str, entry: Entry | None, previous: Entry | None) -> None:
+        if entry is not None:
+            self.index.apply(plural, entry.object())
+        elif previous is not None:
+            self.index.apply(plural, previous.object(), deleted=True)
+
+    def _outdated(self) -> None:
+        """A cache was reset, or the server stops: what the index shows is old."""
+        self.stale = True
 
     async def user(self, request: Request) -> User:
         """Who asks, impersonation included. Raises ApiError 401, or 403 for an impersonation that is not allowed."""
@@ -119,18 +107,12 @@ class Access:
     async def _prepare(self, user: User, info: RequestInfo | None) -> None:
         if self.stale:
             await self.load()
-        if info is not None and info.resource == "pods" and node_name(user):
-            row = self.table.lookup("", "v1", "pods")
-            if row is not None and self.caches.ready(row) is None:
-                await self.caches.get(row)
+        if info is not None and node_name(user):
+            await self.graph.prepare(info.group, info.resource)
 
-    def _find(self, plural: str, namespace: str, name: str) -> Mapping[str, Any] | None:
-        row = self.table.lookup("", "v1", plural)
-        cache = self.caches.caches.get(row.storage) if row else None
-        if row is None or cache is None:
-            return None
-        entry = cache.entries.get(row.key(namespace, name))
-        return entry.object() if entry else None
+    async def _prepare_for(self, asked: Attributes) -> None:
+        if node_name(asked.user):
+            await self.graph.prepare(asked.group, asked.resource)
 
     async def may_use_signer(self, user: User, verb: str, signer: str) -> bool:
         """May `user` approve or sign requests for this signer? `<domain>/*` stands for all of a domain."""

@@ -1,17 +1,15 @@
 """Authorization: may this user do this? A chain of three, first opinion wins.
 
-`system:masters` may do everything. A node (`system:node:NAME` in `system:nodes`) may do what a kubelet has to, and only
-to itself and to the pods that are bound to it (the Node authorizer and NodeRestriction, without the graph of secrets).
-Everyone else is judged by RBAC. Answers are remembered until a role or a binding changes; a node's answer about a pod
-depends on the pod and is not.
+`system:masters` may do everything. A node (`system:node:NAME` in `system:nodes`) may do what `nodeauthz.py` says. Everyone
+is judged by RBAC then. RBAC's answers are remembered until a role or a binding changes; a node's depend on pods and are not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sampan.apiserver.bootstrap_rbac import NODE_RULES
+from sampan.apiserver.nodeauthz import NodeAuthorizer
 from sampan.apiserver.rbac import (
     ALL,
     RBAC_GROUP,
@@ -29,11 +27,8 @@ from sampan.kube.errors import ApiError
 MASTERS = "system:masters"
 NODES = "system:nodes"
 NODE_PREFIX = "system:node:"
-NODE_LEASES = "kube-node-lease"
 
 REMEMBERED = 8192  # answers; all are forgotten when there are more
-
-Find = Callable[[str, str, str], Mapping[str, Any] | None]  # (resource, namespace, name)
 
 
 class Decision(NamedTuple):
@@ -42,7 +37,7 @@ class Decision(NamedTuple):
 
 
 NO_OPINION = Decision(False)
-MASTER = Decision(True, "")
+ALLOWED = Decision(True, "")
 
 
 def attributes(user: User, info: RequestInfo) -> Attributes:
@@ -57,6 +52,8 @@ def attributes(user: User, info: RequestInfo) -> Attributes:
         info.subresource,
         info.namespace,
         info.name,
+        # Nobody else's answer depends on it, and would else not be remembered.
+        field_selector=info.field_selector if info.field_selector and node_name(user) else "",
     )
 
 
@@ -68,27 +65,30 @@ def node_name(user: User) -> str:
 
 
 class Authorizer:
-    """`find` reads a stored object (core group) from the watch cache: (resource, namespace, name)."""
+    """`nodes` judges nodes before RBAC does; without it they are users like others."""
 
-    def __init__(self, index: RBACIndex, find: Find) -> None:
+    def __init__(self, index: RBACIndex, nodes: NodeAuthorizer | None = None) -> None:
         self.index = index
-        self.find = find
+        self.nodes = nodes
         self._remembered: dict[Attributes, Decision] = {}
         self._generation = index.generation
 
     def authorize(self, asked: Attributes) -> Decision:
         if MASTERS in asked.user.groups:
-            return MASTER
+            return ALLOWED
         if self._generation != self.index.generation or len(self._remembered) > REMEMBERED:
             self._remembered.clear()
             self._generation = self.index.generation
         decision = self._remembered.get(asked)
         if decision is None:
             node = node_name(asked.user)
-            if node and (allowed := self._authorize_node(node, asked)) is not None:
-                return allowed
+            wrong = self.nodes.refusal(node, asked) if node and self.nodes else None
+            if wrong == "":
+                return ALLOWED
             reason = self.index.allows(asked)
             decision = Decision(bool(reason), reason)
+            if node:
+                return decision if reason else Decision(False, wrong or "")
             self._remembered[asked] = decision
         return decision
 
@@ -100,14 +100,6 @@ class Authorizer:
         decision = self.authorize(asked)
         if not decision.allowed:
             raise forbidden(asked, decision.reason)
-
-    def _authorize_node(self, node: str, asked: Attributes) -> Decision | None:
-        """None: no opinion, RBAC decides."""
-        if not any(rule.allows(asked) for rule in NODE_RULES):
-            return None
-        restriction = _RESTRICTIONS.get((asked.group, asked.resource))
-        reason = restriction(node, asked, self.find) if restriction else ""
-        return Decision(not reason, reason)
 
     # --- granting ------------------------------------------------------------------------------------
 
@@ -198,47 +190,3 @@ def forbidden(asked: Attributes, reason: str = "") -> ApiError:
     if reason:
         text += f": {reason}"
     return errors.forbidden(asked.resource, asked.name, text, asked.group)
-
-
-# --- what a node may do only to what is its own: "" or why not ----------------------------------------
-
-WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
-
-
-def _own_node(node: str, asked: Attributes, _find: Find) -> str:
-    if asked.verb in WRITES and asked.name not in ("", node):
-        return f'node "{node}" is not allowed to modify node "{asked.name}"'
-    return ""
-
-
-def _own_lease(node: str, asked: Attributes, _find: Find) -> str:
-    if asked.namespace != NODE_LEASES:
-        return f'can only access leases in the "{NODE_LEASES}" system namespace'
-    if asked.name not in ("", node):
-        return f'can only access node lease with the same name as the requesting node "{node}"'
-    return ""
-
-
-def _own_pod(node: str, asked: Attributes, find: Find) -> str:
-    if asked.verb not in WRITES or (asked.verb == "create" and not asked.subresource):
-        return ""  # NodeRestriction judges the content of a new one
-    pod = find("pods", asked.namespace, asked.name)
-    bound = ((pod or {}).get("spec") or {}).get("nodeName") or ""
-    if pod is not None and bound != node:
-        return f'node "{node}" can only change pods with spec.nodeName set to itself'
-    return ""
-
-
-def _named(node: str, asked: Attributes, _find: Find) -> str:
-    if not asked.name:
-        return f"No Object name found for {asked.verb} by node {node}"
-    return ""
-
-
-_RESTRICTIONS: dict[tuple[str, str], Callable[[str, Attributes, Find], str]] = {
-    ("", "nodes"): _own_node,
-    ("", "pods"): _own_pod,
-    ("", "secrets"): _named,
-    ("", "configmaps"): _named,
-    ("coordination.k8s.io", "leases"): _own_lease,
-}

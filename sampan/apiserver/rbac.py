@@ -34,6 +34,7 @@ class Attributes(NamedTuple):
     namespace: str = ""
     name: str = ""
     path: str = ""
+    field_selector: str = ""  # of a list, watch or deletecollection; only the Node authorizer looks
 
     @property
     def full_resource(self) -> str:

@@ -17,14 +17,19 @@ from sampan.client.transport import User
 from sampan.kube import errors, objects
 
 Object = dict[str, Any]
+Prepare = Callable[[Attributes], Awaitable[None]]
 
 AUTHORIZATION, AUTHENTICATION = "authorization.k8s.io", "authentication.k8s.io"
 
 
 class Reviews:
-    def __init__(self, authorizer: Authorizer, authenticator: Authenticator) -> None:
+    def __init__(
+        self, authorizer: Authorizer, authenticator: Authenticator, prepare: Prepare | None = None
+    ) -> None:
+        """`prepare` loads what the authorizer needs for an answer."""
         self.authorizer = authorizer
         self.authenticator = authenticator
+        self.prepare = prepare
 
     async def create(self, kind: str, body: Object, user: User, namespace: str = "") -> Object:
         """The review with its status filled. `namespace` is the path's. Raises ApiError 400 or 422."""
@@ -38,10 +43,12 @@ class Reviews:
         return review
 
     async def _self_access(self, spec: Object, user: User, _namespace: str) -> Object:
-        return self._decide("SelfSubjectAccessReview", spec, user)
+        return await self._decide("SelfSubjectAccessReview", spec, user)
 
     async def _subject_access(self, spec: Object, _user: User, _namespace: str) -> Object:
-        return self._decide("SubjectAccessReview", spec, _subject(spec, "SubjectAccessReview"))
+        return await self._decide(
+            "SubjectAccessReview", spec, _subject(spec, "SubjectAccessReview")
+        )
 
     async def _local_access(self, spec: Object, _user: User, namespace: str) -> Object:
         kind = "LocalSubjectAccessReview"
@@ -63,9 +70,9 @@ class Reviews:
             )
         if causes:
             raise errors.invalid(kind, "", causes, AUTHORIZATION)
-        return self._decide(kind, spec, _subject(spec, kind))
+        return await self._decide(kind, spec, _subject(spec, kind))
 
-    def _decide(self, kind: str, spec: Object, user: User) -> Object:
+    async def _decide(self, kind: str, spec: Object, user: User) -> Object:
         resource, path = spec.get("resourceAttributes"), spec.get("nonResourceAttributes")
         if resource is not None and path is not None:
             cause = errors.invalid_value(
@@ -81,7 +88,10 @@ class Reviews:
                 "exactly one of nonResourceAttributes or resourceAttributes must be specified",
             )
             raise errors.invalid(kind, "", [cause], AUTHORIZATION)
-        decision = self.authorizer.authorize(_question(user, resource, path))
+        asked = _question(user, resource, path)
+        if self.prepare is not None:
+            await self.prepare(asked)
+        decision = self.authorizer.authorize(asked)
         return {"allowed": decision.allowed} | (
             {"reason": decision.reason} if decision.reason else {}
         )
@@ -166,6 +176,20 @@ def _question(user: User, resource: Object | None, path: Object | None) -> Attri
         value("subresource"),
         value("namespace"),
         value("name"),
+        field_selector=_selector((resource or {}).get("fieldSelector")) if node_name(user) else "",
+    )
+
+
+def _selector(given: Object | None) -> str:
+    """The equalities of a FieldSelectorAttributes, as a selector is written."""
+    if not given:
+        return ""
+    if given.get("rawSelector"):
+        return str(given["rawSelector"])
+    return ",".join(
+        f"{each.get('key')}={each['values'][0]}"
+        for each in given.get("requirements") or ()
+        if each.get("operator") == "In" and len(each.get("values") or ()) == 1
     )
 
 

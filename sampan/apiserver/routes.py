@@ -38,6 +38,7 @@ class RequestInfo:
     name: str = ""
     rest: str = ""  # what follows a proxy subresource, without the leading slash
     prefix: str = ""  # "api" or "apis"
+    field_selector: str = ""
 
 
 def parse(method: str, path: str, query: list[tuple[str, str]]) -> RequestInfo:
@@ -52,7 +53,8 @@ def parse(method: str, path: str, query: list[tuple[str, str]]) -> RequestInfo:
                 if key == "watch" and info.verb == "list" and value.lower() not in ("false", "0"):
                     info.verb = "watch"
                 elif key == "fieldSelector" and info.verb in ("list", "watch") and not info.name:
-                    # An authorizer may allow a list of one named object.
+                    # An authorizer may allow a list of one named object, or of what is one node's.
+                    info.field_selector = value
                     if value.startswith("metadata.name=") and "," not in value:
                         info.name = value[14:].removeprefix("=")
     return info

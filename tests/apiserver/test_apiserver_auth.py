@@ -335,7 +335,7 @@ def test_bearer_in_a_websocket_protocol() -> None:
 
 
 def test_impersonation() -> None:
-    check = Authorizer(RBACIndex(), lambda *_: None)
+    check = Authorizer(RBACIndex())
 
     def ask(user: User, **headers: str) -> User:
         named = {key.replace("_", "-"): value for key, value in headers.items()}
@@ -409,7 +409,7 @@ async def test_reviews(signer: TokenSigner, objects: Objects) -> None:
             "subjects": [{"kind": "User", "name": "nobody"}],
         },
     )
-    reviews = Reviews(Authorizer(index, lambda *_: None), Authenticator(signer, objects))
+    reviews = Reviews(Authorizer(index), Authenticator(signer, objects))
 
     async def ask(kind: str, user: User = NOBODY, **spec: Any) -> dict[str, Any]:
         return (await reviews.create(kind, {"spec": spec}, user, "a"))["status"]
@@ -432,7 +432,7 @@ async def test_reviews(signer: TokenSigner, objects: Objects) -> None:
 
 
 async def test_subject_access_review(signer: TokenSigner, objects: Objects) -> None:
-    reviews = Reviews(Authorizer(RBACIndex(), lambda *_: None), Authenticator(signer, objects))
+    reviews = Reviews(Authorizer(RBACIndex()), Authenticator(signer, objects))
     pods = {"verb": "get", "resource": "pods", "namespace": "a"}
 
     async def ask(kind: str, **spec: Any) -> dict[str, Any]:

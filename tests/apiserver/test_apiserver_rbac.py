@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from sampan.kube.errors import ApiError
 
 ALICE = User("alice", ("system:authenticated",))
 MASTER = User("root", ("system:masters",))
-NODE = User("system:node:n1", ("system:nodes", "system:authenticated"))
 
 
 def rule(**fields: Any) -> dict[str, Any]:
@@ -44,10 +42,8 @@ def user(name: str) -> dict[str, str]:
     return {"kind": "User", "name": name}
 
 
-def authorizer(
-    index: RBACIndex, objects: Mapping[tuple[str, str, str], Any] | None = None
-) -> Authorizer:
-    return Authorizer(index, lambda *key: (objects or {}).get(key))
+def authorizer(index: RBACIndex) -> Authorizer:
+    return Authorizer(index)
 
 
 def pods(
@@ -318,44 +314,3 @@ def test_reconciliation_adds_and_keeps() -> None:
     assert bootstrap_rbac.reconciled(wanted, changed) is None
     present["metadata"]["annotations"] = {bootstrap_rbac.AUTOUPDATE: "false"}
     assert bootstrap_rbac.reconciled(wanted, present) is None
-
-
-# --- nodes --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("asked", "allowed"),
-    [
-        (Attributes(NODE, "update", "", "v1", "nodes", "status", "", "n1"), True),
-        (Attributes(NODE, "update", "", "v1", "nodes", "status", "", "n2"), False),
-        (Attributes(NODE, "get", "", "v1", "nodes", "", "", "n2"), True),
-        (Attributes(NODE, "list", "", "v1", "pods"), True),
-        (Attributes(NODE, "patch", "", "v1", "pods", "status", "a", "mine"), True),
-        (Attributes(NODE, "patch", "", "v1", "pods", "status", "a", "other"), False),
-        (Attributes(NODE, "delete", "", "v1", "pods", "", "a", "other"), False),
-        (Attributes(NODE, "create", "", "v1", "pods", "eviction", "a", "mine"), True),
-        (Attributes(NODE, "create", "", "v1", "pods", "eviction", "a", "other"), False),
-        (Attributes(NODE, "get", "", "v1", "secrets", "", "a", "s"), True),
-        (Attributes(NODE, "list", "", "v1", "secrets", "", "a"), False),
-        (Attributes(NODE, "create", "", "v1", "secrets", "", "a"), False),
-        (
-            Attributes(
-                NODE, "update", "coordination.k8s.io", "v1", "leases", "", "kube-node-lease", "n1"
-            ),
-            True,
-        ),
-        (
-            Attributes(
-                NODE, "update", "coordination.k8s.io", "v1", "leases", "", "kube-system", "n1"
-            ),
-            False,
-        ),
-        (Attributes(NODE, "create", "apps", "v1", "deployments", "", "a"), False),
-    ],
-)
-def test_node(asked: Attributes, allowed: bool) -> None:
-    stored = {
-        ("pods", "a", "mine"): {"spec": {"nodeName": "n1"}},
-        ("pods", "a", "other"): {"spec": {"nodeName": "n2"}},
-    }
-    assert authorizer(bootstrapped(), stored).authorize(asked).allowed is allowed

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sampan.apiserver.admission.plugin import MIRROR_ANNOTATION, Object, Plugin
-from sampan.apiserver.authz import NODE_LEASES, node_name
+from sampan.apiserver.authz import node_name
 from sampan.apiserver.call import Call
+from sampan.apiserver.nodeauthz import NODE_LEASES
 from sampan.kube import objects
 from sampan.kube.errors import ApiError
 
@@ -37,7 +38,13 @@ RESERVED_DOMAINS = ("kubernetes.io", "k8s.io")
 
 
 class NodeRestriction(Plugin):
-    storages = ("core/nodes", "core/pods", "coordination.k8s.io/leases", "storage.k8s.io/csinodes")
+    storages = (
+        "core/nodes",
+        "core/pods",
+        "coordination.k8s.io/leases",
+        "storage.k8s.io/csinodes",
+        "resource.k8s.io/resourceslices",
+    )
     subresources = ("*",)
 
     async def create(self, call: Call, obj: Object) -> None:
@@ -48,6 +55,10 @@ class NodeRestriction(Plugin):
         kind = call.resource.name
         if kind == "pods":
             await self._create_pod(call, node, obj)
+        elif kind == "resourceslices":
+            if (obj.get("spec") or {}).get("nodeName") != node:
+                text = "can only create ResourceSlice with the same NodeName as the requesting node"
+                raise refusal(call, node, text, name)
         elif name != node:
             what = "access lease" if kind == "leases" else f"create {kind[:-1]}"
             raise refusal(call, node, f"is not allowed to {what} {quoted(name)}", name)
@@ -63,12 +74,26 @@ class NodeRestriction(Plugin):
     async def update(self, call: Call, new: Object, old: Object) -> None:
         node = node_name(call.user)
         kind = call.resource.name
-        if not node or kind not in ("nodes", "pods"):
+        if not node:
+            return
+        name = old["metadata"]["name"]
+        if kind in ("leases", "csinodes"):
+            if name != node:
+                raise refusal(call, node, f"is not allowed to access {kind[:-1]} {quoted(name)}")
+            return
+        if kind == "resourceslices":
+            if any((each.get("spec") or {}).get("nodeName") != node for each in (new, old)):
+                raise refusal(call, node, "can only update ResourceSlice of its own")
             return
         if kind == "pods":
+            if (old.get("spec") or {}).get("nodeName") != node:
+                text = "can only update pod status for pods with spec.nodeName set to itself"
+                raise refusal(call, node, text)
             if objects.labels(new) != objects.labels(old):
                 raise refusal(call, node, "cannot update labels through pod status")
             return
+        if name != node:
+            raise refusal(call, node, f"is not allowed to modify node {quoted(name)}")
         before, after = old.get("spec") or {}, new.get("spec") or {}
         if (before.get("taints") or []) != (after.get("taints") or []):
             raise refusal(call, node, "is not allowed to modify taints")
@@ -77,6 +102,23 @@ class NodeRestriction(Plugin):
             raise refusal(call, node, f"is not allowed to modify labels: {', '.join(labels)}")
         if new["metadata"].get("ownerReferences") != old["metadata"].get("ownerReferences"):
             raise refusal(call, node, "is not allowed to modify ownerReferences")
+
+    async def delete(self, call: Call, obj: Object) -> None:
+        node = node_name(call.user)
+        if not node:
+            return
+        name, kind = obj["metadata"]["name"], call.resource.name
+        bound = (obj.get("spec") or {}).get("nodeName")
+        if kind == "pods" and bound != node:
+            verb = "evict" if call.info.subresource == "eviction" else "delete"
+            text = f"can only {verb} pods with spec.nodeName set to itself"
+            raise refusal(call, node, text)
+        if kind == "nodes":
+            raise refusal(call, node, f"is not allowed to delete node {quoted(name)}")
+        if kind in ("leases", "csinodes") and name != node:
+            raise refusal(call, node, f"is not allowed to access {kind[:-1]} {quoted(name)}")
+        if kind == "resourceslices" and bound != node:
+            raise refusal(call, node, "can only delete ResourceSlice of its own")
 
     async def _create_pod(self, call: Call, node: str, pod: Object) -> None:
         """Only the mirror of a static pod of its own, which has a secret neither of a namespace nor of an account."""
