@@ -24,7 +24,7 @@ RESOURCES: tuple[Resource, ...] = (
         "Job",
         categories=ALL,
         subresources=(status("Job"),),
-        strategy="orphaning",
+        strategy="job",
         generation=True,
         selectable=("status.successful",),
     ),

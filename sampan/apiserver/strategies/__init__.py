@@ -12,6 +12,7 @@ from sampan.apiserver.strategies.cluster import (
     SecretStrategy,
     SigningRequestStrategy,
 )
+from sampan.apiserver.strategies.jobs import JobStrategy
 from sampan.apiserver.strategies.pods import PodStrategy
 from sampan.apiserver.strategies.services import ServiceStrategy
 
@@ -26,6 +27,7 @@ class Strategies:
         self._generic = Strategy()
         self._named: dict[str, Strategy] = {
             "pod": PodStrategy(),
+            "job": JobStrategy(),
             "service": self.services,
             "namespace": NamespaceStrategy(),
             "node": NodeStrategy(),
