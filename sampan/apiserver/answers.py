@@ -1,14 +1,27 @@
-"""HTTP/1.1 answers as bytes: status lines, header blocks and gzip. What is the same in every answer is made once."""
+"""Answers as aiohttp sends them, out of heads that are bytes already. What is the same in every answer is made once.
+
+aiohttp's own Response builds a header map and serializes it for each answer, and adds a Server line; the head of nearly
+every answer here differs from the last one in its length alone.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import zlib
+from collections.abc import AsyncIterator
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from aiohttp.http_writer import HttpVersion11
+from aiohttp.web_response import StreamResponse
 
 from sampan.client.transport import Request, Response
+
+if TYPE_CHECKING:
+    from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.web_request import BaseRequest
 
 ONE_PIECE = 64 * 1024  # bodies up to this size are written together with their head
 COMPRESS_FROM = 128 * 1024  # as Kubernetes: smaller answers are not worth the time
@@ -26,6 +39,38 @@ _JSON_OK = (
 )
 _JSON_CREATED = _JSON_OK.replace(_STATUS[200], _STATUS[201])
 _JSON = {"Content-Type": "application/json"}
+
+
+class Answer(StreamResponse):
+    """An answer as bytes; an empty head: it has been sent. After `close`, the connection ends."""
+
+    def __init__(self, status: int, head: bytes, body: bytes = b"", *, close: bool = False) -> None:
+        super().__init__(status=status)
+        self.head = head
+        self.content = body
+        self.close = close
+        self.writer: AbstractStreamWriter | None = None
+
+    @property
+    def keep_alive(self) -> bool:
+        return not self.close
+
+    async def prepare(self, request: BaseRequest) -> AbstractStreamWriter:
+        self.writer = request.writer
+        return self.writer
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Everything is written here. Raises ConnectionError when the client is gone."""
+        head, body, writer = self.head, self.content, self.writer
+        if not head or writer is None:
+            return
+        self.head = self.content = b""
+        if len(body) < ONE_PIECE:
+            await writer.write(head + body)
+        else:
+            await writer.write(head)
+            await writer.write(body)
+        await writer.drain()
 
 
 class _Date:
@@ -59,29 +104,9 @@ def head_of(response: Response, close: bool) -> bytes:
     return b"".join(parts)
 
 
-def wants_gzip(request: Request, response: Response, body: bytes) -> bool:
-    return (
-        len(body) >= COMPRESS_FROM
-        and request.method == "GET"
-        and "gzip" in request.headers.get("accept-encoding", "")
-        and "Content-Encoding" not in response.headers
-    )
-
-
-async def compressed(body: bytes) -> bytes:
-    """gzip at its fastest, in a thread when it takes long."""
-
-    def work() -> bytes:
-        packer = zlib.compressobj(1, zlib.DEFLATED, 31)
-        return packer.compress(body) + packer.flush()
-
-    return await asyncio.to_thread(work) if len(body) > COMPRESS_IN_THREAD else work()
-
-
-def short_answer(request: Request, response: Response) -> tuple[bytes, bytes] | None:
-    """Head and body of an ordinary JSON answer that goes out as it is; None when it is not one."""
-    body = response.body
-    if response.headers != _JSON or not isinstance(body, bytes) or request.method == "HEAD":
+def short(request: Request, response: Response, body: bytes) -> Answer | None:
+    """An ordinary JSON answer that goes out as it is; None when it is not one."""
+    if response.headers != _JSON or request.method == "HEAD":
         return None
     if response.status == 200:
         head = _JSON_OK
@@ -92,4 +117,57 @@ def short_answer(request: Request, response: Response) -> tuple[bytes, bytes] | 
     size = len(body)
     if size >= COMPRESS_FROM and wants_gzip(request, response, body):
         return None
-    return head % (_Date.now(), size), body
+    return Answer(response.status, head % (_Date.now(), size), body)
+
+
+def whole(response: Response, *, close: bool, head_only: bool = False) -> Answer:
+    """Any answer whose body is bytes. `head_only`: to HEAD."""
+    head, body = head_of(response, close), response.body
+    assert isinstance(body, bytes)
+    if response.status in (204, 304):
+        return Answer(response.status, head + b"\r\n", close=close)
+    head += b"Content-Length: %d\r\n\r\n" % len(body)
+    return Answer(response.status, head, b"" if head_only else body, close=close)
+
+
+def wants_gzip(request: Request, response: Response, body: bytes) -> bool:
+    return (
+        len(body) >= COMPRESS_FROM
+        and request.method == "GET"
+        and "gzip" in request.headers.get("accept-encoding", "")
+        and "Content-Encoding" not in response.headers
+    )
+
+
+async def send_packed(response: Response, body: bytes, close: bool) -> Answer:
+    """An answer with gzip at its fastest, in a thread when it takes long."""
+
+    def work() -> bytes:
+        packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+        return packer.compress(body) + packer.flush()
+
+    packed = await asyncio.to_thread(work) if len(body) > COMPRESS_IN_THREAD else work()
+    headers = response.headers | {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    return whole(Response(response.status, headers, packed), close=close)
+
+
+async def stream(
+    asked: BaseRequest, response: Response, body: AsyncIterator[bytes], close: bool
+) -> Answer:
+    """Send an answer while it comes, each piece as a chunk of its own; to HTTP/1.0 it ends with the connection."""
+    writer = asked.writer
+    chunked = asked.version == HttpVersion11
+    close = close or not chunked
+    try:
+        head = head_of(response, close)
+        await writer.write(head + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n"))
+        if asked.method != "HEAD":
+            if chunked:
+                writer.enable_chunking()
+            async for part in body:
+                if part:
+                    await writer.write(part)
+            await writer.write_eof()
+    finally:
+        await response.aclose()
+    return Answer(response.status, b"", close=close)

@@ -1,15 +1,21 @@
-"""The listening side of HTTPS: the port, TLS, and the connections that came through it (`connection.py`)."""
+"""The listening side of HTTPS: the port, TLS, and aiohttp's low-level server behind it.
+
+aiohttp speaks HTTP (framing, keep-alive, pipelining, limits); its router, middlewares and application stay out, because
+every path belongs to the pipeline. `connection.py` is one client, `exchange.py` one request of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import ssl
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from sampan.apiserver.connection import Connection
+from aiohttp.web_server import Server
+
+from sampan.apiserver.connection import LIMITS, Connection
+from sampan.apiserver.exchange import Exchange
 from sampan.client.transport import Response
 
 if TYPE_CHECKING:
@@ -19,15 +25,23 @@ if TYPE_CHECKING:
 SHUTDOWN = 5.0  # seconds that requests get to finish when the server stops
 
 
+class Door(Server):
+    """aiohttp's server, which makes connections of ours. A client that goes cancels what is being done for it."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__(exchange.answer, handler_cancellation=True, loop=exchange.loop)
+
+    def __call__(self) -> Connection:
+        return Connection(self, loop=self._loop, **LIMITS)
+
+
 class HTTPServer:
     """`bind` takes the port, `accept` starts to answer, `close` ends all."""
 
     def __init__(self, api: APIServer) -> None:
-        self.api = api
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        self.blocks: dict[bytes, dict[str, str]] = {}  # remembered header blocks
-        self.connections: set[Connection] = set()
-        self.closing = False
+        self.exchange = Exchange(api, self.begin, self.loop)
+        self.door = Door(self.exchange)
         self._writes: set[asyncio.Task[Response]] = set()
         self._socket: socket.socket | None = None
         self._listener: asyncio.Server | None = None
@@ -50,7 +64,7 @@ class HTTPServer:
     async def accept(self, pki: PKIPaths) -> None:
         assert self._socket is not None
         self._listener = await self.loop.create_server(
-            lambda: Connection(self), sock=self._socket, ssl=tls_context(pki), backlog=1024
+            self.door, sock=self._socket, ssl=tls_context(pki), backlog=1024
         )
 
     def begin(self, work: Coroutine[Any, Any, Response]) -> asyncio.Task[Response]:
@@ -61,25 +75,14 @@ class HTTPServer:
         return task
 
     async def close(self) -> None:
-        self.closing = True
         if self._listener is not None:
             self._listener.close()
         elif self._socket is not None:
             self._socket.close()
-        for connection in list(self.connections):
-            connection.shut()
-        busy = [connection.task for connection in self.connections if connection.task is not None]
-        waiting: list[asyncio.Task[Any]] = [*busy, *self._writes]
-        if waiting:
-            await asyncio.wait(waiting, timeout=SHUTDOWN)
-        for connection in list(self.connections):
-            if connection.task is not None:
-                connection.task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([connection.task])
-            # One that is closing already may have let go of what `abort` needs (asyncio's TLS before Python 3.11.5).
-            if connection.transport is not None and not connection.transport.is_closing():
-                connection.transport.abort()
+        self.door.pre_shutdown()
+        if self._writes:
+            await asyncio.wait(self._writes, timeout=SHUTDOWN)
+        await self.door.shutdown(SHUTDOWN)
 
 
 def tls_context(pki: PKIPaths) -> ssl.SSLContext:

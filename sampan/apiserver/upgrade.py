@@ -6,10 +6,13 @@ line on, and the HTTP server never speaks on it again. `Tunnel` is the connectio
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 from sampan.client.transport import Response
+
+CHUNK = 64 * 1024
 
 
 class Tunnel(Protocol):
@@ -30,6 +33,27 @@ class Tunnel(Protocol):
     def close(self) -> None:
         """Flush and close. Idempotent."""
         ...
+
+
+class StreamTunnel:
+    """A tunnel over asyncio's streams."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def read(self) -> bytes:
+        return await self.reader.read(CHUNK)
+
+    def write(self, data: bytes) -> None:
+        if not self.writer.is_closing():
+            self.writer.write(data)
+
+    async def drain(self) -> None:
+        await self.writer.drain()
+
+    def close(self) -> None:
+        self.writer.close()
 
 
 class Upgrade(Response):

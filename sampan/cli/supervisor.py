@@ -41,7 +41,7 @@ API_PATIENCE = 3.0  # seconds that the node part waits at start for the API serv
 
 # What the parts share, in the order in which they are forked: a part sees what was imported before it.
 WARM: dict[str, tuple[str, ...]] = {
-    "server": ("asyncio", "ssl", "uvloop", "orjson", "sampan.cli.parts",
+    "server": ("asyncio", "ssl", "uvloop", "orjson", "aiohttp.web_server", "sampan.cli.parts",
                "sampan.client.client", "sampan.client.informer", "sampan.client.workqueue"),
     "runtime": ("grpc.aio", "google.protobuf", "sampan.cri.server"),
     "node": ("sampan.cri.client", "sampan.client.http", "sampan.node.agent", "sampan.node.server",

@@ -1,8 +1,7 @@
-"""A small HTTP/1.1 server on asyncio streams, for the node's endpoint.
+"""HTTP for the node's endpoint: aiohttp's low-level server, without its router and application.
 
-The endpoint has a dozen paths and three of them hand the connection over to another protocol (SPDY, WebSocket) that this
-process must not touch. Here a handler gets the request head and the two streams, so handing over is nothing special,
-and an edge node does without a web framework. Heads are limited, bodies are only read where a handler asks for them.
+The endpoint has a dozen paths, and three of them hand the connection over to another protocol (SPDY, WebSocket) that this
+process must not touch. A handler is given plain values and answers with them; bodies are only read where it asks for them.
 """
 
 from __future__ import annotations
@@ -12,13 +11,20 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from http import HTTPStatus
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
+
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import Response as Answer
+from aiohttp.web_response import StreamResponse
+from aiohttp.web_server import Server
+
+from sampan.client.takeover import Streams, take_over
 
 log = logging.getLogger(__name__)
 
-HEAD_LIMIT = 64 * 1024
 IDLE_SECONDS = 120.0
+LINE_LIMIT = 256 * 1024  # `kubectl exec` sends its command in the query
 
 
 @dataclass(slots=True)
@@ -28,12 +34,10 @@ class Request:
     target: str  # as sent
     query: list[tuple[str, str]]
     headers: list[tuple[str, str]]
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
+    asked: BaseRequest
 
     def header(self, name: str) -> str:
-        lower = name.lower()
-        return next((value for key, value in self.headers if key.lower() == lower), "")
+        return self.asked.headers.get(name, "")
 
     def param(self, name: str, default: str = "") -> str:
         return next((value for key, value in self.query if key == name), default)
@@ -46,8 +50,13 @@ class Request:
 
     def peer(self) -> list[tuple[str, str]]:
         """Subject of the verified client certificate, as (attribute, value); empty without one."""
-        found = self.writer.get_extra_info("peercert") or {}
+        transport = self.asked.transport
+        found = (transport.get_extra_info("peercert") if transport is not None else None) or {}
         return [pair for rdn in found.get("subject", ()) for pair in rdn]
+
+    def take_over(self) -> Streams:
+        """The raw connection; the handler then returns TakenOver. Raises ConnectionError."""
+        return take_over(self.asked)
 
 
 @dataclass(slots=True)
@@ -57,125 +66,106 @@ class Response:
     content_type: str = "text/plain; charset=utf-8"
 
 
-TakenOver = None  # a handler that used the streams itself returns this; the connection ends with it
+TakenOver = (
+    None  # a handler that took the connection over returns this; the connection ends with it
+)
 Handler = Callable[[Request], Awaitable[Response | None]]
 
 
-class BadRequest(Exception):
-    """The bytes are no HTTP request that this server takes."""
+class Connection(RequestHandler):
+    def handle_error(
+        self,
+        request: BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> StreamResponse:
+        """What is no request, or what a handler did not foresee: the next request may be luckier."""
+        if isinstance(exc, ConnectionError):
+            raise exc
+        if status >= 500:
+            log.error("%s %s", request.method, request.path, exc_info=exc)
+            message = "internal error"
+        if request.writer.output_size:
+            raise ConnectionError("an answer broke off") from exc
+        answer = Answer(status=status, text=(message or "").partition("\n")[0] + "\n")
+        answer.force_close()
+        return answer
+
+
+class Door(Server):
+    def __call__(self) -> Connection:
+        return Connection(
+            self,
+            loop=self._loop,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp's own way to say none
+            keepalive_timeout=IDLE_SECONDS,
+            max_line_size=LINE_LIMIT,
+            auto_decompress=False,
+            logger=log,
+        )
 
 
 class HTTPServer:
     def __init__(self, handler: Handler, context: ssl.SSLContext | None) -> None:
         self._handler = handler
         self._context = context
-        self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._door: Door | None = None
+        self._listener: asyncio.Server | None = None
 
     async def start(self, address: str, port: int) -> int:
         """Listen; the port in use."""
-        self._server = await asyncio.start_server(
-            self._serve, address, port, ssl=self._context, limit=HEAD_LIMIT
-        )
-        return int(self._server.sockets[0].getsockname()[1])
+        self._door = Door(self._answer, handler_cancellation=True)
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(self._door, address, port, ssl=self._context)
+        return int(self._listener.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        if self._listener is not None:
+            self._listener.close()
+        if self._door is not None:
+            self._door.pre_shutdown()
+            await self._door.shutdown(0)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        try:
-            while await self._serve_one(reader, writer):
-                pass
-        except (BadRequest, asyncio.LimitOverrunError) as error:
-            await _answer(writer, Response(400, f"{error}\n".encode()), keep=False)
-        except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
-            log.debug("connection: %s", error)
-        except Exception:
-            # Root of the connection's task.
-            log.exception("connection")
-        finally:
-            self._connections.discard(task)
-            writer.close()
-
-    async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """False when the connection shall end."""
-        async with asyncio.timeout(IDLE_SECONDS):
-            try:
-                head = await reader.readuntil(b"\r\n\r\n")
-            except asyncio.IncompleteReadError as error:
-                if error.partial:
-                    raise BadRequest("incomplete request head") from error
-                return False
-        request = parse(head, reader, writer)
-        try:
-            response = await self._handler(request)
-        except (OSError, asyncio.CancelledError):
-            raise
-        except Exception:
-            # Root of one request: the next one may be luckier.
-            log.exception("%s %s", request.method, request.path)
-            response = Response(500, b"internal error\n")
+    async def _answer(self, asked: BaseRequest) -> StreamResponse:
+        path, _, text = asked.raw_path.partition("?")
+        headers = [
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in asked.raw_headers
+        ]
+        query = parse_qsl(text, keep_blank_values=True)
+        request = Request(asked.method, unquote(path), asked.raw_path, query, headers, asked)
+        response = await self._handler(request)
         if response is TakenOver:
-            return False
+            return _Gone()
         assert response is not None
-        # A body that no handler read would be taken for the next request.
-        unread = request.header("content-length") not in ("", "0") or request.header(
-            "transfer-encoding"
-        )
-        keep = not unread and request.header("connection").lower() != "close"
-        await _answer(writer, response, keep=keep)
-        return keep
+        fields = {"Content-Type": response.content_type}
+        if isinstance(response.body, bytes):
+            return Answer(status=response.status, headers=fields, body=response.body)
+        return await _stream(asked, response.status, fields, response.body)
 
 
-def parse(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Request:
-    lines = head.decode("latin-1").split("\r\n")
-    try:
-        method, target, version = lines[0].split(" ")
-    except ValueError:
-        raise BadRequest("malformed request line") from None
-    if version not in ("HTTP/1.1", "HTTP/1.0"):
-        raise BadRequest(f"unsupported version {version[:16]!r}")
-    headers = []
-    for line in lines[1:]:
-        if not line:
-            continue
-        name, colon, value = line.partition(":")
-        if not colon or name != name.strip():
-            raise BadRequest("malformed header")
-        headers.append((name, value.strip()))
-    parts = urlsplit(target)
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    return Request(method, unquote(parts.path), target, query, headers, reader, writer)
+class _Gone(StreamResponse):
+    """In place of an answer on a connection that was taken over: it says nothing, and ends the connection."""
 
+    async def prepare(self, request: BaseRequest) -> None:
+        self.force_close()
 
-async def _answer(writer: asyncio.StreamWriter, response: Response, *, keep: bool) -> None:
-    phrase = HTTPStatus(response.status).phrase
-    lines = [f"HTTP/1.1 {response.status} {phrase}", f"Content-Type: {response.content_type}"]
-    if not keep:
-        lines.append("Connection: close")
-    if isinstance(response.body, bytes):
-        lines.append(f"Content-Length: {len(response.body)}")
-        writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + response.body)
-        await writer.drain()
+    async def write_eof(self, data: bytes = b"") -> None:
         return
-    lines.append("Transfer-Encoding: chunked")
-    writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
-    await writer.drain()
+
+
+async def _stream(
+    asked: BaseRequest, status: int, fields: dict[str, str], body: AsyncIterator[bytes]
+) -> StreamResponse:
+    answer = StreamResponse(status=status, headers=fields)
     try:
-        async for piece in response.body:
+        await answer.prepare(asked)
+        async for piece in body:
             if piece:
-                writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
-                await writer.drain()
-        writer.write(b"0\r\n\r\n")
-        await writer.drain()
+                await answer.write(piece)
+        await answer.write_eof()
     finally:
-        close = getattr(response.body, "aclose", None)
+        close = getattr(body, "aclose", None)
         if close is not None:
             await close()
+    return answer

@@ -25,7 +25,7 @@ async def hand_over(request: Request, url: str) -> None:
         lines += [f"{k}: {v}" for k, v in request.headers if k.lower() not in _DROPPED]
         writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
         await writer.drain()
-        await join((request.reader, request.writer), (reader, writer))
+        await join(request.take_over(), (reader, writer))
     finally:
         writer.close()
 

@@ -1,7 +1,4 @@
-"""The front door against strangers: whatever bytes come, the answer is HTTP, never 500, and the next client is served.
-
-A connection is the server's own protocol object on a transport in memory, so that a thousand connections take seconds.
-"""
+"""The front door against strangers: whatever bytes come, the answer is HTTP, never 500, and the next client is served."""
 
 from __future__ import annotations
 
@@ -29,37 +26,12 @@ from apiserver_harness import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from memory_door import exchange
 
-from sampan.apiserver.connection import Connection
 from sampan.client.transport import User
 
 ADMIN = User("admin", ("system:masters", "system:authenticated"))
 EXAMPLES = int(os.environ.get("SAMPAN_FUZZ", "120"))
-PATIENCE = 2.0  # seconds for one answer; a watch is then hung up on
-
-
-class Memory(asyncio.Transport):
-    """What a client would see."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen = b""
-        self.closed = False
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.seen += data
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def close(self) -> None:
-        self.closed = True
-
-    abort = close
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
 
 
 class Door:
@@ -77,27 +49,10 @@ class Door:
         await self.harness.call("POST", PODS, pod("one"))
         await self.harness.call("POST", DEPLOYMENTS, deployment("one"))
 
-    async def _exchange(self, pieces: list[bytes]) -> bytes:
-        connection, transport = Connection(self.harness.server.http), Memory()
-        connection.connection_made(transport)
-        connection.user = ADMIN
-        for piece in pieces:
-            if not transport.closed:
-                connection.data_received(piece)
-        loop = asyncio.get_running_loop()
-        end = loop.time() + PATIENCE
-        while connection.task is not None and loop.time() < end:
-            await asyncio.wait([connection.task], timeout=end - loop.time())
-        last = connection.task
-        connection.connection_lost(None)
-        if last is not None:
-            await asyncio.wait([last])
-        return transport.seen
-
     def says(self, wire: bytes, step: int = 0) -> list[int]:
         """The statuses of the answers to these bytes."""
         pieces = [wire[at : at + step] for at in range(0, len(wire), step)] if step else [wire]
-        seen = self.runner.run(self._exchange(pieces))
+        seen = self.runner.run(exchange(self.harness.server.http.door, pieces, ADMIN)).seen
         assert not seen or seen.startswith(b"HTTP/1.1 "), seen[:200]
         return statuses(seen)
 

@@ -66,12 +66,12 @@ LAST = (
 @pytest.mark.parametrize("cut", [0, 1, 7])
 async def test_pipelined_requests_however_they_are_cut(live: Harness, cut: int) -> None:
     body = b'{"metadata":{"name":"x"}}'
-    chunked = b"%x\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (5, body[:5], len(body) - 5, body[5:])
+    length = b"Content-Length: %d\r\n" % len(body)
     maps = b"/api/v1/namespaces/default/configmaps"
     wire = (
         b"GET /version HTTP/1.1\r\n" + HEAD
-        + b"POST " + maps + b" HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
-        + HEAD + chunked
+        + b"POST " + maps + b" HTTP/1.1\r\nContent-Type: application/json\r\n" + length
+        + HEAD + body
         + b"GET " + maps + b"/x HTTP/1.1\r\n" + HEAD
         + b"HEAD " + maps + b"/x HTTP/1.1\r\n" + HEAD
         + LAST
@@ -134,19 +134,46 @@ async def test_a_client_that_waits_is_told_to_continue(live: Harness) -> None:
     writer.close()
 
 
-async def test_what_came_before_nonsense_is_answered_first(live: Harness) -> None:
+async def test_nonsense_behind_requests_ends_the_connection_with_400(live: Harness) -> None:
     pods = b"GET /api/v1/pods HTTP/1.1\r\n" + HEAD
-    found = await answers(live, pods + pods + b"\x00nonsense\r\n\r\n")
-    assert [part[:3] for part in found.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"400"]
+    reader, writer = await connect(live)
+    async with asyncio.timeout(10):
+        writer.write(pods + pods)
+        for _ in range(2):
+            assert (await reader.readline())[9:12] == b"200"
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0])
+            await reader.readexactly(length)
+        writer.write(b"\x00nonsense\r\n\r\n")
+        rest = await reader.read()
+    assert rest.startswith(b"HTTP/1.1 400") and b'"kind":"Status"' in rest
+    writer.close()
 
 
-async def test_a_declined_upgrade_leaves_the_connection_as_it_was(live: Harness) -> None:
-    upgrade = (
-        b"GET /api/v1/namespaces/default/pods/none/exec?command=x&stdout=1 HTTP/1.1\r\n"
-        b"Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
-    )
-    found = await answers(live, upgrade + HEAD + b"GET /version HTTP/1.1\r\n" + HEAD + LAST)
-    assert [part[:3] for part in found.split(b"HTTP/1.1 ")[1:]] == [b"404", b"200", b"404"]
+async def test_a_body_that_breaks_off_into_nonsense_gets_400_at_once(live: Harness) -> None:
+    head = b"POST " + MAPS.encode() + b" HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HEAD
+    reader, writer = await connect(live)
+    writer.write(head + b"2\r\n{}\r\n")
+    await writer.drain()
+    async with asyncio.timeout(10):
+        writer.write(b"nonsense\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 400")
+    writer.close()
+
+
+EXEC = (
+    b"GET /api/v1/namespaces/default/pods/none/exec?command=x&stdout=1 HTTP/1.1\r\n"
+    b"Connection: Upgrade\r\nUpgrade: "
+)
+
+
+async def test_a_declined_upgrade_ends_the_connection(live: Harness) -> None:
+    """What a client sent behind it may have been meant for either protocol."""
+    for protocol in (b"SPDY/3.1\r\n", b"websocket\r\n"):
+        behind = b"GET /version HTTP/1.1\r\n" + HEAD
+        found = await answers(live, EXEC + protocol + HEAD + behind)
+        assert [part[:3] for part in found.split(b"HTTP/1.1 ")[1:]] == [b"404"]
+        assert b"Connection: close" in found
 
 
 async def test_gzip_of_a_large_list_for_those_who_take_it(live: Harness) -> None:
@@ -210,7 +237,9 @@ async def test_upgrade_gives_the_raw_connection(live: Harness) -> None:
 
     live.server.handle = answer  # type: ignore[method-assign]
     reader, writer = await connect(live)
-    writer.write(b"GET /echo HTTP/1.1\r\nUpgrade: x\r\nConnection: Upgrade\r\n" + HEAD + b"early ")
+    writer.write(
+        b"GET /echo HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" + HEAD + b"early "
+    )
     await reader.readuntil(b"\r\n\r\n")
     writer.write(b"late")
     assert await reader.readexactly(10) == b"EARLY LATE"

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 from client_api import config_map
@@ -10,6 +11,7 @@ from sampan.apiserver.config import ServerConfig
 from sampan.apiserver.server import APIServer
 from sampan.client import kubeconfig
 from sampan.client.client import Client
+from sampan.client.errors import Unreachable
 from sampan.client.events import EventRecorder
 from sampan.client.http import HTTPTransport
 from sampan.client.informer import Informer
@@ -113,3 +115,47 @@ async def test_events_are_counted(real):
     await asyncio.gather(running, return_exceptions=True)
     page = await real.list(EVENTS, "default", field_selector="involvedObject.name=a")
     assert [(event["reason"], event["count"]) for event in page.items] == [("Broken", 3)]
+
+
+async def test_a_proxy_is_asked_for_a_tunnel(server):
+    config = kubeconfig.load(server.config.kubeconfig)
+    asked = []
+
+    async def pump(reader, writer):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def proxy(reader, writer):
+        asked.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        if "Basic dTpw" not in asked[0]:
+            writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+            writer.close()
+            return
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(
+            pump(reader, far_writer), pump(far_reader, writer), return_exceptions=True
+        )
+
+    listener = await asyncio.start_server(proxy, "127.0.0.1", 0)
+    at = listener.sockets[0].getsockname()[1]
+    for login, good in (("u:p@", True), ("", False)):
+        asked.clear()
+        far = replace(
+            config,
+            server="https://far.example:6443",
+            tls_server_name="localhost",
+            proxy=f"http://{login}127.0.0.1:{at}",
+        )
+        async with asyncio.timeout(DEADLINE):
+            client = Client(HTTPTransport(far))
+            if good:
+                assert (await client.list(CONFIGMAPS, "default")).items is not None
+            else:
+                with pytest.raises(Unreachable, match="407"):
+                    await client.list(CONFIGMAPS, "default")
+            await client.close()
+        assert asked[0].startswith("CONNECT far.example:6443 HTTP/1.1\r\nHost: far.example:6443")
+    listener.close()

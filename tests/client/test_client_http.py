@@ -122,9 +122,9 @@ async def test_the_answer_to_head_has_no_body():
 
 @pytest.mark.parametrize(
     "answer",
-    [None, b"SSH-2.0-OpenSSH\r\n", OK + b"Content-Length: 5\r\n\r\nab", whole(b"x", b"Content-Encoding: gzip"),
+    [None, b"SSH-2.0-OpenSSH\r\n", OK + b"Content-Length: 5\r\n\r\nab", whole(b"no gzip at all", b"Content-Encoding: gzip"),
      b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
-     OK + b"".join(b"h%d: %s\r\n" % (i, b"x" * 8000) for i in range(40)) + b"\r\n"],
+     OK + b"".join(b"h%d: %s\r\n" % (i, b"x" * 8000) for i in range(200)) + b"\r\n"],
     ids=["nothing", "not HTTP", "cut short", "not gzip", "upgrade", "huge head"],
 )  # fmt: skip
 async def test_what_is_no_answer_is_unreachable_and_names_the_address(answer):
@@ -257,43 +257,6 @@ async def test_paths_and_queries_are_escaped_and_headers_cannot_be_split():
         assert line == (
             b"GET /a%20b/%41/%C3%BC%3F%23?fieldSelector=a%3Db%2Cc%21%3Dd&command=x+y&command=%C3%BC%26 HTTP/1.1"
         )
-        with pytest.raises(ValueError, match="line break"):
+        with pytest.raises(ValueError, match="header"):
             await get(transport, headers={"x": "1\r\nevil: 2"})
         assert len(script.requests) == 1
-
-
-async def test_a_proxy_is_asked_for_a_tunnel():
-    async with serving(whole(b"inside")) as (script, direct):
-        port = int(direct.config.server.rpartition(":")[2])
-        asked = []
-
-        async def proxy(reader, writer):
-            asked.append(await reader.readuntil(b"\r\n\r\n"))
-            if b"Basic dTpw" not in asked[0]:
-                writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
-                writer.close()
-                return
-            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-            far_writer.write(await reader.readuntil(b"\r\n\r\n"))
-            writer.write(await far_reader.readuntil(b"inside"))
-            far_writer.close()
-            writer.close()
-
-        server = await asyncio.start_server(proxy, "127.0.0.1", 0)
-        at = server.sockets[0].getsockname()[1]
-        for login, good in (("u:p@", True), ("", False)):
-            config = Kubeconfig("http://far.example", proxy=f"http://{login}127.0.0.1:{at}")
-            transport = HTTPTransport(config)
-            asked.clear()
-            if good:
-                assert (await get(transport)).body == b"inside"
-            else:
-                with pytest.raises(Unreachable, match="407"):
-                    await get(transport)
-            assert asked[0].startswith(
-                b"CONNECT far.example:80 HTTP/1.1\r\nHost: far.example:80\r\n"
-            )
-            await transport.close()
-        server.close()
-        assert b"host: far.example" in script.requests[0][1]

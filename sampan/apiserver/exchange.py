@@ -1,0 +1,207 @@
+"""One request over HTTP and its answer: aiohttp's request made into ours, the pipeline asked, the answer put on the wire.
+
+What the cache can answer at once is answered without waiting for anything. A read is cancelled when its client goes; a
+write goes on without it, owned by the server, which waits for it at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qsl
+
+from aiohttp.http_writer import HttpVersion10, HttpVersion11
+
+from sampan.apiserver.answers import CONTINUE, Answer, send_packed, short, stream, wants_gzip, whole
+from sampan.apiserver.connection import Connection, malformed, refusal
+from sampan.apiserver.present import respond_error
+from sampan.apiserver.upgrade import StreamTunnel, Upgrade
+from sampan.client.takeover import take_over
+from sampan.client.transport import Request, Response
+from sampan.kube import errors
+from sampan.kube.errors import ApiError
+
+if TYPE_CHECKING:
+    from aiohttp.web_request import BaseRequest
+
+    from sampan.apiserver.server import APIServer
+
+Begin = Callable[[Coroutine[Any, Any, Response]], "asyncio.Task[Response]"]
+RawHeaders = tuple[tuple[bytes, bytes], ...]
+
+log = logging.getLogger(__name__)
+
+QUERY_FIELDS = 512
+REMEMBERED = 1024  # header blocks
+_JOINED_BY_LINES = "impersonate-"  # whose values may hold commas
+_WHOLE_READS = ("GET", "HEAD")
+# A request with one of these is the last of its connection. aiohttp 3.14 reads on behind an upgrade only when it was one to
+# WebSocket, and takes the trailer behind a chunked body for a header of the next request.
+LAST = frozenset(("upgrade", "transfer-encoding"))
+
+
+class Exchange:
+    def __init__(self, api: APIServer, begin: Begin, loop: asyncio.AbstractEventLoop) -> None:
+        self.api = api
+        self.begin = begin
+        self.loop = loop
+        # A Kubernetes client sends the same headers with every read.
+        self._blocks: dict[RawHeaders, dict[str, str]] = {}
+
+    async def answer(self, asked: BaseRequest) -> Answer:
+        """aiohttp's handler."""
+        connection = cast(Connection, asked.protocol)
+        try:
+            request = self._request(asked, connection)
+            if asked.content.is_eof():
+                request.body = asked.content.read_nowait()
+            else:
+                request.body = await self._body(asked, connection)
+            if request.body:
+                self._check_body(request)
+            else:
+                response = self.api.immediate(request)
+                if response is not None:
+                    return await self._send(asked, request, response)
+        except ApiError as error:
+            return refusal(error)
+        if request.method in _WHOLE_READS or "upgrade" in request.headers:
+            response = await self._timed(request)
+        else:
+            response = await asyncio.shield(self.begin(self._timed(request)))
+        return await self._send(asked, request, response)
+
+    # The request
+
+    def _request(self, asked: BaseRequest, connection: Connection) -> Request:
+        """Raises ApiError for what aiohttp's parser lets pass and this server does not."""
+        target = asked.raw_path
+        if not target.startswith("/") or not target.isascii():
+            raise malformed("the request target")
+        path, mark, text = target.partition("?")
+        query: list[tuple[str, str]] = []
+        if mark:
+            try:
+                query = parse_qsl(text, keep_blank_values=True, max_num_fields=QUERY_FIELDS)
+            except ValueError:
+                raise malformed("the query") from None
+        raw = asked.raw_headers
+        headers = self._blocks.get(raw)
+        if headers is None:
+            headers = self._headers(asked, raw)
+        return Request(
+            asked.method, path, query, dict(headers), b"", connection.user, remote=connection.remote
+        )
+
+    def _headers(self, asked: BaseRequest, raw: RawHeaders) -> dict[str, str]:
+        """Lower-case names, repeats joined."""
+        found: dict[str, str] = {}
+        for name, value in raw:
+            key = name.decode("ascii").lower()
+            text = value.decode("utf-8", "replace")
+            if key in found:
+                text = found[key] + ("\n" if key.startswith(_JOINED_BY_LINES) else ", ") + text
+            found[key] = text
+        version = asked.version
+        if version not in (HttpVersion11, HttpVersion10):
+            raise malformed(f"HTTP/{version.major}.{version.minor} is not spoken here")
+        coding = found.get("transfer-encoding")
+        if coding is not None:
+            # RFC 9112 §6.1: what is ambiguous is refused, not repaired. Request smuggling lives there.
+            if version == HttpVersion10:
+                raise malformed("HTTP/1.0 knows no transfer encoding")
+            if coding.lower() != "chunked":
+                raise malformed("the transfer encoding is not supported", 501)
+        elif "content-length" not in found and version == HttpVersion11:
+            if len(self._blocks) >= REMEMBERED:
+                self._blocks.clear()
+            self._blocks[raw] = found
+        return found
+
+    async def _body(self, asked: BaseRequest, connection: Connection) -> bytes:
+        """The body as it comes. Raises ApiError."""
+        limit, content = self.api.config.body_limit, asked.content
+        if (asked.content_length or 0) > limit:
+            raise errors.too_large(f"limit is {limit}")
+        if asked.headers.get("expect", "").lower() == "100-continue" and asked.transport:
+            asked.transport.write(CONTINUE)
+        parts, size = [], 0
+        connection.reading = content
+        try:
+            async with asyncio.timeout(self.api.config.request_timeout):
+                while part := await content.readany():
+                    size += len(part)
+                    if size > limit:
+                        raise errors.too_large(f"limit is {limit}")
+                    parts.append(part)
+        except TimeoutError:
+            raise errors.timeout("the body of the request did not come in time") from None
+        finally:
+            connection.reading = None
+        return b"".join(parts)
+
+    def _check_body(self, request: Request) -> None:
+        limit = self.api.config.body_limit
+        if len(request.body) > limit:
+            raise errors.too_large(f"limit is {limit}")
+        encoding = request.headers.get("content-encoding", "identity")
+        if encoding not in ("identity", ""):
+            text = f"content encoding {encoding} is not supported for requests"
+            raise errors.unsupported_media_type(text)
+
+    async def _timed(self, request: Request) -> Response:
+        """The pipeline's answer within the time that a request may take (a stream has begun by then).
+
+        As `asyncio.timeout`, for a quarter of its cost: one timer, looked at only when it fires.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        timeout = self.api.config.request_timeout
+        expired = False
+
+        def expire() -> None:
+            nonlocal expired
+            expired = True
+            task.cancel()
+
+        timer = self.loop.call_later(timeout, expire)
+        try:
+            return await self.api.handle(request)
+        except asyncio.CancelledError:
+            if not expired or task.uncancel():
+                raise
+            text = f"request did not complete within requested timeout - context deadline exceeded ({timeout:g}s)"
+            return respond_error(errors.timeout(text))
+        finally:
+            timer.cancel()
+
+    # The answer
+
+    async def _send(self, asked: BaseRequest, request: Request, response: Response) -> Answer:
+        if isinstance(response, Upgrade):
+            return await _hand_over(asked, response)
+        close = not asked.keep_alive or self.api.closing or bool(LAST & request.headers.keys())
+        body = response.body
+        if not isinstance(body, bytes):
+            return await stream(asked, response, body, close)
+        if not close:
+            answer = short(request, response, body)
+            if answer is not None:
+                return answer
+        if wants_gzip(request, response, body):
+            return await send_packed(response, body, close)
+        return whole(response, close=close, head_only=request.method == "HEAD")
+
+
+async def _hand_over(asked: BaseRequest, response: Upgrade) -> Answer:
+    """The connection stops being HTTP: what comes is the tunnel's, and the end of the tunnel is its end."""
+    tunnel = StreamTunnel(*take_over(asked))
+    try:
+        await response.run(tunnel)
+    except (ConnectionError, TimeoutError) as error:
+        log.debug("tunnel of %s: %s", asked.remote, error)
+    finally:
+        tunnel.close()
+    return Answer(101, b"", close=True)
