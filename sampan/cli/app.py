@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +22,8 @@ app = typer.Typer(
 )
 image = typer.Typer(help="Build, load and list images of this node.", no_args_is_help=True)
 app.add_typer(image, name="image")
+store = typer.Typer(help="Back up, restore and move the cluster's data.", no_args_is_help=True)
+app.add_typer(store, name="store")
 
 DataDir = Annotated[
     Path | None,
@@ -31,6 +34,38 @@ DataDir = Annotated[
         show_default=False,
     ),
 ]
+
+
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        help="etcd cluster that holds the data: https://h1:2379,https://h2:2379. [default: sqlite, a file]",
+        show_default=False,
+    ),
+]
+CAFile = Annotated[
+    str | None, typer.Option(help="PEM of the authorities of etcd.", show_default=False)
+]
+CertFile = Annotated[
+    str | None, typer.Option(help="PEM certificate shown to etcd.", show_default=False)
+]
+KeyFile = Annotated[str | None, typer.Option(help="PEM key of it.", show_default=False)]
+
+
+def datastore(
+    endpoint: str | None, cafile: str | None, certfile: str | None, keyfile: str | None
+) -> dict[str, object]:
+    """Settings out of the four options, for `Config.make`; None is what was not said."""
+    endpoints = None
+    if endpoint is not None:
+        parts = [part.strip() for part in endpoint.split(",") if part.strip()]
+        endpoints = () if parts == ["sqlite"] else tuple(parts)
+    files = {"cafile": cafile, "certfile": certfile, "keyfile": keyfile}
+    absolute = {
+        f"datastore_{name}": str(Path(file).absolute()) if file else file
+        for name, file in files.items()
+    }
+    return {"datastore_endpoint": endpoints, **absolute}
 
 
 def fail(error: object) -> typer.Exit:
@@ -90,6 +125,10 @@ def up(
             show_default=False,
         ),
     ] = None,
+    datastore_endpoint: Endpoint = None,
+    datastore_cafile: CAFile = None,
+    datastore_certfile: CertFile = None,
+    datastore_keyfile: KeyFile = None,
     merge_kubeconfig: Annotated[
         bool, typer.Option(help="Add the cluster to ~/.kube/config as context `sampan`.")
     ] = False,
@@ -107,6 +146,7 @@ def up(
         "max_pods": max_pods,
         "tls_san": tuple(tls_san) if tls_san else None,
         "insecure_registries": tuple(insecure_registry) if insecure_registry else None,
+        **datastore(datastore_endpoint, datastore_cafile, datastore_certfile, datastore_keyfile),
     }
     try:
         config = Config.make(data_dir, rootless=rootless, **settings)
@@ -168,12 +208,12 @@ def version() -> None:
     )
 
 
-def run_part(name: str, data_dir: Path | None) -> None:
+def run_part(name: str, data_dir: Path | None, **settings: Any) -> None:
     from sampan.cli.parts import Running, make_pki, run
     from sampan.cli.supervisor import name_process
 
     try:
-        config = Config.make(data_dir)
+        config = Config.make(data_dir, **settings)
         config.prepare()
         if name == "server":
             make_pki(config)
@@ -184,9 +224,23 @@ def run_part(name: str, data_dir: Path | None) -> None:
 
 
 @app.command(epilog="Example: sampan server --data-dir ./boat")
-def server(data_dir: DataDir = None) -> None:
+def server(
+    data_dir: DataDir = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port of the API server. [default: 6443]", show_default=False)
+    ] = None,
+    bind_address: Annotated[
+        str | None,
+        typer.Option(help="Address to listen on. [default: 127.0.0.1]", show_default=False),
+    ] = None,
+    datastore_endpoint: Endpoint = None,
+    datastore_cafile: CAFile = None,
+    datastore_certfile: CertFile = None,
+    datastore_keyfile: KeyFile = None,
+) -> None:
     """Run the API server, controllers and scheduler alone, in the foreground."""
-    run_part("server", data_dir)
+    settings = datastore(datastore_endpoint, datastore_cafile, datastore_certfile, datastore_keyfile)
+    run_part("server", data_dir, port=port, bind_address=bind_address, **settings)
 
 
 @app.command(epilog="Example: sampan node --data-dir ./boat   # with `sampan runtime` beside it")
@@ -199,6 +253,69 @@ def node(data_dir: DataDir = None) -> None:
 def runtime(data_dir: DataDir = None) -> None:
     """Run the CRI runtime alone, in the foreground."""
     run_part("runtime", data_dir)
+
+
+def touching_store(work: Callable[[], int]) -> typer.Exit:
+    """The exit of a command on the store; what goes wrong with it is one line."""
+    from sampan.store import StoreError
+
+    try:
+        return typer.Exit(work())
+    except (ConfigError, StoreError) as error:
+        return fail(error)
+
+
+@store.command("backup", epilog="Example: sampan store backup boat.db")
+def store_backup(
+    file: Annotated[Path, typer.Argument(help="File to write (0600).", dir_okay=False)],
+    data_dir: DataDir = None,
+) -> None:
+    """Copy the cluster's data into one file, while it runs or not."""
+    from sampan.cli.store import backup
+
+    raise touching_store(lambda: backup(load(data_dir), file))
+
+
+@store.command("restore", epilog="Example: sampan store restore boat.db")
+def store_restore(
+    file: Annotated[Path, typer.Argument(help="A backup.", exists=True, dir_okay=False)],
+    data_dir: DataDir = None,
+) -> None:
+    """Put a backup in the place of the cluster's data, while it runs or not. Clients are told to list again."""
+    from sampan.cli.store import restore
+
+    raise touching_store(lambda: restore(load(data_dir), file))
+
+
+@store.command(
+    "migrate",
+    epilog="Example: sampan store migrate --from sqlite --to https://e1:2379,https://e2:2379",
+)
+def store_migrate(
+    source: Annotated[
+        str, typer.Option("--from", help="sqlite (of this data directory), a file, or endpoints.")
+    ],
+    target: Annotated[str, typer.Option("--to", help="The same.")],
+    overwrite: Annotated[bool, typer.Option(help="Replace what the target holds.")] = False,
+    datastore_cafile: CAFile = None,
+    datastore_certfile: CertFile = None,
+    datastore_keyfile: KeyFile = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Move the cluster's data to another engine. Stop the servers first (sampan down --keep-pods)."""
+    from sampan.cli.store import migrate, named
+
+    def work() -> int:
+        try:
+            config = Config.load(data_dir)
+        except ConfigError:
+            config = None
+        tls = (datastore_cafile or "", datastore_certfile or "", datastore_keyfile or "")
+        return migrate(
+            named(source, config, tls), named(target, config, tls), overwrite=overwrite
+        )
+
+    raise touching_store(work)
 
 
 @image.command(

@@ -93,6 +93,10 @@ class Config:
     max_pods: int = 250
     tls_san: tuple[str, ...] = ()  # further names and addresses in the API server's certificate
     insecure_registries: tuple[str, ...] = ()  # host[:port] that may be spoken to over plain HTTP
+    datastore_endpoint: tuple[str, ...] = ()  # URLs of an etcd cluster; none: the SQLite file
+    datastore_cafile: str = ""  # PEM files for etcd
+    datastore_certfile: str = ""
+    datastore_keyfile: str = ""
 
     @property
     def local_address(self) -> str:
@@ -191,6 +195,11 @@ class Config:
             ipaddress.IPv4Address(self.bind_address)
         except ValueError:
             raise ConfigError(f"--bind-address {self.bind_address}: not an IPv4 address") from None
+        for endpoint in self.datastore_endpoint:
+            if not re.fullmatch(r"https?://\S+", endpoint):
+                raise ConfigError(
+                    f"--datastore-endpoint {endpoint}: must be URLs of etcd (https://host:2379,…), or sqlite"
+                )
         pods = self.network("cluster_cidr", 24)
         services = self.network("service_cidr", 28)
         if pods.overlaps(services):
@@ -224,7 +233,7 @@ class Config:
         try:
             values = {name: value for name, value in raw.items() if name in known}
             values["data_dir"], values["run_dir"] = data, Path(raw["run_dir"])
-            for name in ("tls_san", "insecure_registries"):
+            for name in ("tls_san", "insecure_registries", "datastore_endpoint"):
                 values[name] = tuple(raw.get(name, ()))
             return cls(**values)
         except (AttributeError, KeyError, TypeError) as error:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Any
 
 from sampan.cli.config import Config
+from sampan.cli.store import open_store
 
 MANAGER = "system:kube-controller-manager"
 SCHEDULER = "system:kube-scheduler"
@@ -25,10 +27,9 @@ async def run_server(config: Config, notify: Callable[..., None]) -> None:
     from sampan.client.inprocess import InProcess
     from sampan.client.transport import User
     from sampan.scheduler.scheduler import Scheduler
-    from sampan.store.sqlite import SQLiteStore
 
     first, _, last = config.service_node_ports.partition("-")
-    store = await SQLiteStore.open(config.store)
+    store = await open_store(config)
     api = APIServer(
         store,
         ServerConfig(
@@ -51,28 +52,47 @@ async def run_server(config: Config, notify: Callable[..., None]) -> None:
         await api.start()
         notify("api", api.address)
         manager = client_of(MANAGER)
-        scheduler = Scheduler(client_of(SCHEDULER))
         manages, schedules = asyncio.Event(), asyncio.Event()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(
-                controllers.run(
-                    manager,
-                    root_ca=api.pki.ca.crt.read_text(),
-                    legacy_token=api.access.signer.make_legacy,
-                    sign=partial(sign, api.pki.ca),
-                    ready=manages,
-                )
+
+        async def control() -> None:
+            await controllers.run(
+                manager,
+                root_ca=api.pki.ca.crt.read_text(),
+                legacy_token=api.access.signer.make_legacy,
+                sign=partial(sign, api.pki.ca),
+                ready=manages,
             )
-            group.create_task(scheduler.run(schedules))
+
+        async def schedule() -> None:
+            await Scheduler(client_of(SCHEDULER)).run(schedules)
+
+        async with asyncio.TaskGroup() as group:
+            for name, work in (
+                ("kube-controller-manager", control),
+                ("kube-scheduler", schedule),
+            ):
+                group.create_task(led(manager, name, work) if store.shared else work())
             await ensure_addons(manager, config)
-            await manages.wait()
-            await schedules.wait()
+            if not store.shared:  # else another server may be the one that works
+                await manages.wait()
+                await schedules.wait()
             notify("controllers")
             await node_ready(manager, config.node_name, notify)
             notify("ready", config.node_name)
     finally:
         await api.close()
         await store.close()
+
+
+async def led(client: Any, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Do the work whenever this server leads. A server whose store is a file of its own leads by the file's lock."""
+    import os
+    import socket
+
+    from sampan.client.leader import LeaderElection
+
+    identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4()}"
+    await LeaderElection(client, name, identity).run(work)
 
 
 def addons(config: Config) -> list[tuple[Any, dict[str, Any]]]:
@@ -140,11 +160,16 @@ async def ensure_addons(client: Any, config: Config) -> None:
     from sampan.kube.errors import ApiError
 
     for gvr, obj in addons(config):
+        name, namespace = obj["metadata"]["name"], obj["metadata"].get("namespace", "")
         try:
-            await client.create(gvr, obj, obj["metadata"].get("namespace", ""))
+            await client.create(gvr, obj, namespace)
         except ApiError as error:
-            if error.reason != "AlreadyExists":
-                raise
+            if error.reason == "AlreadyExists":
+                continue
+            try:  # a Service that is there has its address, and is refused for that before its name is looked at
+                await client.get(gvr, name, namespace)
+            except ApiError:
+                raise error from None
 
 
 async def node_ready(client: Any, name: str, notify: Callable[..., None]) -> None:
