@@ -239,7 +239,9 @@ def server(
     datastore_keyfile: KeyFile = None,
 ) -> None:
     """Run the API server, controllers and scheduler alone, in the foreground."""
-    settings = datastore(datastore_endpoint, datastore_cafile, datastore_certfile, datastore_keyfile)
+    settings = datastore(
+        datastore_endpoint, datastore_cafile, datastore_certfile, datastore_keyfile
+    )
     run_part("server", data_dir, port=port, bind_address=bind_address, **settings)
 
 
@@ -311,9 +313,7 @@ def store_migrate(
         except ConfigError:
             config = None
         tls = (datastore_cafile or "", datastore_certfile or "", datastore_keyfile or "")
-        return migrate(
-            named(source, config, tls), named(target, config, tls), overwrite=overwrite
-        )
+        return migrate(named(source, config, tls), named(target, config, tls), overwrite=overwrite)
 
     raise touching_store(work)
 

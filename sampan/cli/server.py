@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from sampan.cli.config import Config
-from sampan.cli.store import open_store
+from sampan.cli.datastore import open_store
 
 MANAGER = "system:kube-controller-manager"
 SCHEDULER = "system:kube-scheduler"

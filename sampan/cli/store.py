@@ -1,4 +1,4 @@
-"""`sampan store …` and the choice of the engine: where the cluster's data is, how it is copied, put back and moved.
+"""`sampan store …`: how the cluster's data is copied, put back and moved.
 
 Everything goes through a snapshot (`sampan.store.snapshot`): one file, 0600, which is itself a store. A backup reads a live
 store. A restore into SQLite is laid beside the store and taken at the next start of the server, which is asked to start
@@ -14,59 +14,21 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from sampan.cli.config import Config, ConfigError
+from sampan.cli.datastore import Place, place_of, staged
 
 if TYPE_CHECKING:
     from sampan.store import Store
-    from sampan.store.etcd import EtcdStore
 
 SERVERS = "/registry/coordination.k8s.io/leases/kube-system/apiserver-"
 ALIVE = 15.0  # seconds without renewal after which a server's Lease counts no longer
 PATIENCE = 60.0  # seconds for the server to take a restored store
 REPORT = 0.5  # seconds between two lines of progress
-
-
-@dataclass(frozen=True)
-class Place:
-    """A store that can be named on the command line: a file, or the endpoints of an etcd cluster."""
-
-    file: Path | None
-    endpoints: tuple[str, ...] = ()
-    cafile: str = ""
-    certfile: str = ""
-    keyfile: str = ""
-
-    def __str__(self) -> str:
-        return str(self.file) if self.file else ",".join(without_password(self.endpoints))
-
-    async def open_etcd(self) -> EtcdStore:
-        from sampan.store.etcd import EtcdStore
-        from sampan.store.etcd_client import Access
-
-        access = Access(self.cafile, self.certfile, self.keyfile)
-        return await EtcdStore.open(self.endpoints, access)
-
-
-def without_password(endpoints: Sequence[str]) -> list[str]:
-    return [
-        f"{scheme}://{rest.rpartition('@')[2]}"
-        for scheme, _, rest in (endpoint.partition("://") for endpoint in endpoints)
-    ]
-
-
-def place_of(config: Config) -> Place:
-    """Where this cluster keeps its data."""
-    if not config.datastore_endpoint:
-        return Place(config.store)
-    files = (config.datastore_cafile, config.datastore_certfile, config.datastore_keyfile)
-    return Place(None, config.datastore_endpoint, *files)
 
 
 def named(text: str, config: Config | None, tls: tuple[str, str, str]) -> Place:
@@ -78,27 +40,6 @@ def named(text: str, config: Config | None, tls: tuple[str, str, str]) -> Place:
             raise ConfigError("sqlite: there is no cluster in this data directory; name the file")
         return Place(config.store)
     return Place(Path(text).absolute())
-
-
-def staged(store: Path) -> Path:
-    """Where a restore waits for the server to take it."""
-    return store.with_name("restore.db")
-
-
-async def open_store(config: Config) -> Store:
-    """The cluster's store; what `sampan store restore` has laid down takes its place first. Raises StoreError."""
-    place = place_of(config)
-    if place.file is None:
-        return await place.open_etcd()
-    from sampan.store.sqlite import SQLiteStore
-
-    waiting = staged(place.file)
-    if waiting.exists():
-        from sampan.store.snapshot import install
-
-        await asyncio.to_thread(install, waiting, place.file)
-        waiting.unlink()
-    return await SQLiteStore.open(place.file)
 
 
 # Commands
