@@ -1,5 +1,6 @@
 """Versions of one stored kind: HorizontalPodAutoscaler v1 ↔ v2, and events.k8s.io/v1 ↔ core v1 Events.
 
+Custom objects are worked on in the version of the request; the registry converts them (`crd/conversion.py`).
 Everything else is served in the version in which it is stored. Both directions give new objects and lose nothing: what
 v1 cannot say travels in the annotations that Kubernetes itself uses for it.
 """
@@ -33,7 +34,7 @@ _EVENT_NAMES = {
 
 def to_storage(resource: Resource, obj: Object) -> Object:
     """A decoded object of `resource`'s version in the version in which it is kept."""
-    if resource.storage_version == resource.api_version:
+    if resource.storage_version == resource.api_version or resource.custom is not None:
         return obj
     if resource.storage == "core/events":
         return _renamed(obj, _EVENT_NAMES, "v1")
@@ -42,7 +43,7 @@ def to_storage(resource: Resource, obj: Object) -> Object:
 
 def from_storage(resource: Resource, obj: Object) -> Object:
     """A stored object in `resource`'s version."""
-    if resource.storage_version == resource.api_version:
+    if resource.storage_version == resource.api_version or resource.custom is not None:
         return obj
     if resource.storage == "core/events":
         back = {core: modern for modern, core in _EVENT_NAMES.items()}

@@ -119,7 +119,7 @@ def resource_list(group: str, version: str, rows: Iterable[Resource]) -> dict[st
             "singularName": row.singular,
             "namespaced": row.namespaced,
             "kind": row.kind,
-            "verbs": list(row.verbs),
+            "verbs": shown_verbs(row),
         }
         if row.short_names:
             entry["shortNames"] = list(row.short_names)
@@ -147,6 +147,13 @@ def resource_list(group: str, version: str, rows: Iterable[Resource]) -> dict[st
         "groupVersion": f"{group}/{version}" if group else version,
         "resources": listed,
     }
+
+
+def shown_verbs(row: Resource) -> list[str]:
+    """Of a kind whose definition is being deleted, clients are shown only what still makes sense."""
+    if row.custom is not None and row.custom.definition.terminating:
+        return [verb for verb in row.verbs if verb not in ("create", "patch", "update")]
+    return list(row.verbs)
 
 
 def storage_version_hash(row: Resource) -> str:
@@ -188,7 +195,7 @@ def _aggregated(row: Resource) -> dict[str, Any]:
         "responseKind": {"group": row.group, "version": row.version, "kind": row.kind},
         "scope": "Namespaced" if row.namespaced else "Cluster",
         "singularResource": row.singular,
-        "verbs": list(row.verbs),
+        "verbs": shown_verbs(row),
     }
     if row.short_names:
         entry["shortNames"] = list(row.short_names)

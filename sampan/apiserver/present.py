@@ -21,11 +21,13 @@ Object = dict[str, Any]
 
 def is_plain(call: Call) -> bool:
     """The cached bytes are what the client wants."""
-    return not call.form.kind and call.resource.storage_version == call.resource.api_version
+    return not call.form.kind and call.resource.plain
 
 
 def object_bytes(call: Call, entry: Entry) -> bytes:
     """The object itself, in the version of the request."""
+    if call.resource.custom is not None:
+        return call.resource.custom.presented(entry.data)
     if call.resource.storage_version == call.resource.api_version:
         return entry.data
     return orjson.dumps(conversion.from_storage(call.resource, entry.object()))
@@ -104,8 +106,10 @@ class WatchFramer:
 
     def __call__(self, kind: str, entry: Entry) -> bytes:
         call = self.call
-        if kind == BOOKMARK or call.resource.storage_version == call.resource.api_version:
+        if kind == BOOKMARK or call.resource.plain:
             obj = entry.object()
+        elif call.resource.custom is not None:
+            obj = orjson.loads(call.resource.custom.presented(entry.data))
         else:
             obj = conversion.from_storage(call.resource, entry.object())
         if call.form.partial:

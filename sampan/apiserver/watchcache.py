@@ -94,6 +94,8 @@ class Entry:
             return self.name
         if path == "metadata.namespace":
             return self.key.split("/")[4] if resource.namespaced else ""
+        if resource.custom is not None:
+            return resource.custom.field(self.object(), path)
         if self._fields is None:
             obj = self.object()
             self._fields = tuple(selectable_value(obj, each) for each in resource.selectable)
@@ -283,6 +285,8 @@ class ResourceCache:
     def splice(self, value: bytes, revision: int) -> bytes:
         """Stored bytes to sent bytes."""
         prefix = self.prefix
+        if self.resource.custom is not None:
+            value = self.resource.custom.definition.stored(value)
         if value.startswith(prefix):
             return b'%s"resourceVersion":"%d",%s' % (prefix, revision, value[len(prefix) :])
         obj = orjson.loads(value)
@@ -419,6 +423,12 @@ class WatchCache:
             cache.end_watchers()
         self.caches = {}
         self._advance(revision)
+
+    def drop(self, storage: str) -> None:
+        """Forget a kind whose definition changed or went away: its watches end, its next reader fills it anew."""
+        cache = self.caches.pop(storage, None)
+        if cache is not None:
+            cache.end_watchers()
 
     def ready(self, resource: Resource) -> ResourceCache | None:
         """The kind's cache when it can answer at once with everything that was acknowledged, else None."""

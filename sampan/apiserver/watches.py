@@ -96,6 +96,7 @@ class Stream:
                 entries, self.initial = self.initial, []
                 for start in range(0, len(entries), FIRST_CHUNK):
                     chunk = entries[start : start + FIRST_CHUNK]
+                    await self._prepare(chunk)
                     yield b"".join([self._entry_frame(ADDED, entry) for entry in chunk])
                 if self.initial_end and self.selection.bookmarks:
                     yield self._bookmark(self.since, {INITIAL_END: "true"})
@@ -128,6 +129,7 @@ class Stream:
             if events is None:
                 return
             if events:
+                await self._prepare_events(events)
                 yield b"".join([self._event_frame(kind, event) for kind, event in events])
             elif wants_bookmarks and time.monotonic() >= next_bookmark:
                 next_bookmark = time.monotonic() + self.bookmark_interval
@@ -143,12 +145,14 @@ class Stream:
         try:
             async for events in feed:
                 position = events[-1].revision
-                frames = []
-                for event in events:
-                    if event.key.startswith(selection.prefix):
-                        kind = transition(event, selection.match)
-                        if kind:
-                            frames.append(self._event_frame(kind, event))
+                seen = [
+                    (transition(event, selection.match), event)
+                    for event in events
+                    if event.key.startswith(selection.prefix)
+                ]
+                told = [(kind, event) for kind, event in seen if kind]
+                await self._prepare_events(told)
+                frames = [self._event_frame(kind, event) for kind, event in told]
                 self.since = position
                 if frames:
                     yield b"".join(frames)
@@ -161,6 +165,17 @@ class Stream:
             )
         finally:
             await feed.aclose()  # type: ignore[attr-defined]
+
+    async def _prepare(self, entries: list[Entry]) -> None:
+        """Custom objects in another version may have to be converted by a webhook first."""
+        if self.framer is not None and self.call.resource.custom is not None:
+            await self.call.resource.custom.prepare(entries)
+
+    async def _prepare_events(self, events: list[tuple[str, Event]]) -> None:
+        if self.framer is None or self.call.resource.custom is None:
+            return
+        entries = [event.gone() if kind == DELETED else event.entry for kind, event in events]
+        await self._prepare([entry for entry in entries if entry is not None])
 
     def _event_frame(self, kind: str, event: Event) -> bytes:
         if self.framer is None:

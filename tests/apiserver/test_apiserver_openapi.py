@@ -154,12 +154,15 @@ def test_custom_schemas_are_included() -> None:
     table = builtin()
     table.add(resource("example.com", "v1", "boats", "Boat"))
     definition = {"type": "object", "properties": {"spec": {"type": "object"}}}
-    openapi = OpenAPI(
-        table,
-        lambda group, _version: (
-            {"com.example.v1.Boat": definition} if group == "example.com" else {}
-        ),
-    )
+
+    class Schemas:
+        def __call__(self, group: str, version: str) -> dict[str, dict[str, object]]:
+            return {"com.example.v1.Boat": definition} if group == "example.com" else {}
+
+        def fingerprint(self, group: str, version: str) -> str:
+            return ""
+
+    openapi = OpenAPI(table, Schemas())
     response = openapi.respond(Request("GET", "/openapi/v2"))
     assert response is not None
     assert orjson.loads(response.body)["definitions"]["com.example.v1.Boat"] == definition

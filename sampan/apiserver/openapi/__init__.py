@@ -9,8 +9,7 @@ The writers are imported at first use: most servers never see a request for them
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -30,19 +29,34 @@ PROTOBUF_TYPES = frozenset(
 )
 FOREVER = "public, immutable"
 
-Schemas = Callable[[str, str], dict[str, dict[str, Any]]]
 
 
-def no_schemas(_group: str, _version: str) -> dict[str, dict[str, Any]]:
-    return {}
+class Schemas(Protocol):
+    """Schemas of custom resources."""
+
+    def __call__(self, group: str, version: str) -> dict[str, dict[str, Any]]:
+        """The definitions of a group version, by name."""
+
+    def fingerprint(self, group: str, version: str) -> str:
+        """Changes whenever they do; must cost little."""
+
+
+class NoSchemas:
+    """Built-in kinds only."""
+
+    def __call__(self, group: str, version: str) -> dict[str, dict[str, Any]]:
+        return {}
+
+    def fingerprint(self, group: str, version: str) -> str:
+        return ""
 
 
 class OpenAPI:
-    """`schemas(group, version)` gives the definitions of custom resources, by name; none for built-in groups."""
+    """`schemas` gives what custom resources add to the built-in definitions."""
 
-    def __init__(self, table: Table, schemas: Schemas = no_schemas) -> None:
+    def __init__(self, table: Table, schemas: Schemas | None = None) -> None:
         self.table = table
-        self.schemas = schemas
+        self.schemas = schemas or NoSchemas()
         self.version = schema.VERSION
         self._documents: dict[str, Document] = {}
         self._generation = -1
@@ -100,6 +114,10 @@ class OpenAPI:
                     extra |= self.schemas(group, version)
             from sampan.apiserver.openapi import v2
 
+            if extra:
+                from sampan.apiserver.crd.openapi import swagger
+
+                extra = swagger(extra)
             return Document(v2.document(rows, extra, self.version), packed=True)
         from sampan.apiserver.openapi import v3
 
@@ -127,7 +145,7 @@ class OpenAPI:
     def _hash(self, group: str, version: str) -> str:
         source = repr((schema.VERSION, FORMAT, self.table.in_version(group, version)))
         digest = hashlib.sha512(source.encode())
-        digest.update(orjson.dumps(self.schemas(group, version), option=orjson.OPT_SORT_KEYS))
+        digest.update(self.schemas.fingerprint(group, version).encode())
         return digest.hexdigest().upper()
 
 

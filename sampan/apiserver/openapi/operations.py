@@ -131,6 +131,11 @@ def definition_of(gvk: GVK) -> str:
     return schema.for_gvk(gvk) or ""
 
 
+def model_name(gvk: GVK) -> str:
+    """The schema's name of a custom kind: `stable.example.com`, `v1`, `CronTab` → `com.example.stable.v1.CronTab`."""
+    return ".".join((*reversed(gvk.group.split(".")), gvk.version, gvk.kind))
+
+
 def path_items(row: Resource) -> Iterator[PathItem]:
     """Every path of one resource, subresources included."""
     return _Writer(row).items()
@@ -140,8 +145,12 @@ class _Writer:
     def __init__(self, row: Resource) -> None:
         self.row = row
         self.gvk = GVK(row.group, row.version, row.kind)
-        self.kind = definition_of(self.gvk)
-        self.listed = definition_of(GVK(row.group, row.version, row.kind + "List"))
+        if row.custom is not None:
+            self.kind = model_name(self.gvk)
+            self.listed = model_name(self.gvk._replace(kind=row.list_kind))
+        else:
+            self.kind = definition_of(self.gvk)
+            self.listed = definition_of(GVK(row.group, row.version, row.kind + "List"))
         self.title = group_title(row.group, row.version)
         self.scope = "Namespaced" if row.namespaced else ""
         self.prefix = f"/apis/{row.group}/{row.version}" if row.group else f"/api/{row.version}"
@@ -260,7 +269,7 @@ class _Writer:
                 operations = self.connects(suffix + "WithPath", sub, gvk)
                 yield PathItem(f"{path}/proxy/{{path}}", parameters, operations)
             return
-        kind = definition_of(gvk)
+        kind = self.kind if gvk == self.gvk else definition_of(gvk)
         operations = list(self.on_object(suffix, sub.verbs, kind, gvk))
         if "create" in sub.verbs:
             operation = Operation(

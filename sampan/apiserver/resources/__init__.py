@@ -7,6 +7,8 @@ documents made from the table know when to be made again.
 
 from __future__ import annotations
 
+import re
+
 from sampan.apiserver.resources import (
     apps,
     autoscaling,
@@ -21,7 +23,7 @@ from sampan.apiserver.resources import (
 )
 from sampan.apiserver.resources.model import Resource, Subresource
 
-__all__ = ["GROUP_ORDER", "Resource", "Subresource", "Table", "builtin"]
+__all__ = ["GROUP_ORDER", "Resource", "Subresource", "Table", "builtin", "version_priority"]
 
 GROUP_ORDER = (
     "",
@@ -83,6 +85,9 @@ class Table:
             known = versions.setdefault(group, [])
             if version not in known:
                 known.append(version)
+        for group, known in versions.items():
+            if group not in GROUP_ORDER:
+                known.sort(key=version_priority, reverse=True)
         ordered = [group for group in GROUP_ORDER if group in versions]
         ordered += sorted(group for group in versions if group not in GROUP_ORDER)
         return [(group, versions[group]) for group in ordered]
@@ -103,6 +108,18 @@ class Table:
             ):
                 found[row.storage] = row
         return found
+
+
+_VERSION = re.compile(r"v([1-9][0-9]*)(?:(alpha|beta)([1-9][0-9]*))?")
+
+
+def version_priority(version: str) -> tuple[int, int, int, tuple[int, ...]]:
+    """Greater is preferred: v2, v1, v1beta2, v1alpha1, then what is no Kubernetes version, by name."""
+    found = _VERSION.fullmatch(version)
+    if found is None:
+        return 0, 0, 0, tuple(-ord(char) for char in version)
+    stability = {None: 3, "beta": 2, "alpha": 1}[found[2]]
+    return stability, int(found[1]), int(found[3] or 0), ()
 
 
 def builtin() -> Table:

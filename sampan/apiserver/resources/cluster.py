@@ -63,6 +63,7 @@ RESOURCES: tuple[Resource, ...] = (
         short_names=("crd", "crds"),
         categories=API_EXTENSIONS,
         subresources=(status("CustomResourceDefinition"),),
+        strategy="customresourcedefinition",
         generation=True,
         unconditional_update=False,
     ),

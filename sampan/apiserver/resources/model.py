@@ -6,7 +6,11 @@ OpenAPI, tables, authorization and the registry are all driven by these rows: se
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sampan.apiserver.crd.version import Version
 
 STANDARD = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 READ_ONLY = ("get", "list")
@@ -55,6 +59,8 @@ class Resource:
     unconditional_update: bool = True
     graceful: bool = False  # DELETE honours gracePeriodSeconds (pods)
     deprecated: str = ""  # the warning that every answer about this version carries
+    # What a CustomResourceDefinition says of the kind; None for built-in kinds.
+    custom: Version | None = field(default=None, compare=False, repr=False)
 
     @property
     def api_version(self) -> str:
@@ -69,6 +75,13 @@ class Resource:
     def prefix(self) -> str:
         """All keys of the kind in the store begin so."""
         return f"/registry/{self.storage}/"
+
+    @property
+    def plain(self) -> bool:
+        """Objects are sent in the version in which they are kept, as they are kept."""
+        if self.custom is not None:
+            return self.custom.plain
+        return self.storage_version == self.api_version
 
     @property
     def has_status(self) -> bool:
@@ -102,6 +115,7 @@ def resource(
     *,
     namespaced: bool = True,
     singular: str = "",
+    list_kind: str = "",
     short_names: tuple[str, ...] = (),
     categories: tuple[str, ...] = (),
     verbs: tuple[str, ...] = STANDARD,
@@ -115,6 +129,7 @@ def resource(
     unconditional_update: bool = True,
     graceful: bool = False,
     deprecated: str = "",
+    custom: Version | None = None,
 ) -> Resource:
     """A row with what follows from the rest filled in."""
     return Resource(
@@ -124,7 +139,7 @@ def resource(
         kind=kind,
         namespaced=namespaced,
         singular=singular or kind.lower(),
-        list_kind=f"{kind}List" if "list" in verbs else "",
+        list_kind=(list_kind or f"{kind}List") if "list" in verbs else "",
         short_names=short_names,
         categories=categories,
         verbs=verbs,
@@ -138,4 +153,5 @@ def resource(
         unconditional_update=unconditional_update,
         graceful=graceful,
         deprecated=deprecated,
+        custom=custom,
     )

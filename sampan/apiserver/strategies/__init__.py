@@ -23,6 +23,9 @@ class Strategies:
     """One instance of each for one server: some hold state (the pools of service addresses)."""
 
     def __init__(self, service_cidr: str, node_ports: tuple[int, int]) -> None:
+        # Imported here: its module is made of this package's parts.
+        from sampan.apiserver.crd.strategy import CustomStrategy, DefinitionStrategy
+
         self.services = ServiceStrategy(service_cidr, node_ports)
         self._generic = Strategy()
         self._named: dict[str, Strategy] = {
@@ -35,6 +38,8 @@ class Strategies:
             "secret": SecretStrategy(),
             "orphaning": OrphaningStrategy(),
             "returning": ReturningStrategy(),
+            "custom": CustomStrategy(),
+            "customresourcedefinition": DefinitionStrategy(),
         }
 
     def of(self, resource: Resource) -> Strategy:

@@ -39,7 +39,10 @@ def to_table(
     version = f"meta.k8s.io/{options.get('version') or 'v1'}"
     include = options.get("includeObject") or "Metadata"
     rows: list[dict[str, Any]] = []
-    printer = printer_for(resource.group, resource.kind)
+    if resource.custom is not None:
+        printer = resource.custom.printer
+    else:
+        printer = printer_for(resource.group, resource.kind)
     for obj in objects:
         row: dict[str, Any] = {"cells": printer.row(obj, now)}
         if include == "Object":

@@ -27,14 +27,16 @@ class Column:
     wide: bool = False
     format: str = ""
     empty: Any = ""  # shown when a path leads nowhere
+    description: str = ""
+    priority: int = 0  # of a custom column; `wide` stands for 1
 
     def definition(self) -> Object:
         return {
             "name": self.name,
             "type": self.type,
             "format": self.format,
-            "description": "",
-            "priority": 1 if self.wide else 0,
+            "description": self.description,
+            "priority": 1 if self.wide else self.priority,
         }
 
     def cell(self, obj: Object, now: datetime) -> Any:

@@ -1,0 +1,228 @@
+"""Definitions: keeps the resource table in step with the CustomResourceDefinitions in the store.
+
+Driven by the watch cache and not by the write, so a definition that came through another server, or was there before this one
+started, is served like any other. Each change is applied as the cache applies it, before the write that made it is answered;
+discovery and OpenAPI are made from the table and follow at their next request.
+
+A definition whose spec or names changed gets new rows, and the cache of its objects is dropped: its watches end, as they do in
+Kubernetes, and what is read next was fitted to the new schema.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from sampan.apiserver.admission.chain import Admission
+from sampan.apiserver.crd import conditions
+from sampan.apiserver.crd.conversion import CallWebhook, Converter, WebhookConverter
+from sampan.apiserver.crd.version import Definition, Version
+from sampan.apiserver.resources import Resource, Table, version_priority
+from sampan.apiserver.resources.model import SCALE, resource, status
+from sampan.apiserver.watchcache import Entry, Event, ResourceCache, WatchCache
+from sampan.kube.structural.definition import condition, is_established
+
+Object = dict[str, Any]
+
+GROUP, PLURAL = "apiextensions.k8s.io", "customresourcedefinitions"
+
+
+class Definitions:
+    """`start` attaches to the cache; `changed` names the definitions that the controller has yet to look at."""
+
+    revision = 0
+
+    def __init__(
+        self, caches: WatchCache, table: Table, admission: Admission, call_webhook: CallWebhook
+    ) -> None:
+        self.caches = caches
+        self.table = table
+        self.admission = admission
+        self.call_webhook = call_webhook
+        self.served: dict[str, Definition] = {}  # by the definition's name
+        self.changed: set[str] = set()
+        self.wake = asyncio.Event()
+        self.cache: ResourceCache | None = None
+        row = table.lookup(GROUP, "v1", PLURAL)
+        assert row is not None
+        self.row = row
+
+    # Following the store
+
+    async def start(self) -> None:
+        """Serve what is in the store. Idempotent; also called again when the cache was reset."""
+        cache = await self.caches.get(self.row)
+        if cache is self.cache:
+            return
+        self.cache = cache
+        for name in self.served.keys() - {entry.name for entry in cache.entries.values()}:
+            self._withdraw(name)
+        for entry in cache.entries.values():
+            self._apply(entry)
+        cache.watchers[self] = None  # type: ignore[index]  # it is offered events as a Watcher is
+
+    async def sync(self) -> None:
+        """Return when the table shows every definition that was acknowledged, by whichever server."""
+        await self.caches.confirm()
+        await self.start()
+
+    def offer(self, event: Event) -> None:
+        if event.entry is not None:
+            self._apply(event.entry)
+        elif event.previous is not None:
+            name = event.previous.name
+            self._withdraw(name)
+            self._note(name)
+
+    def end(self) -> None:
+        """The cache was reset, or the server stops."""
+        self.cache = None
+        self.wake.set()
+
+    def _note(self, name: str) -> None:
+        self.changed.add(name)
+        self.wake.set()
+
+    def _apply(self, entry: Entry) -> None:
+        crd: Object = orjson.loads(entry.data)
+        name = entry.name
+        present = self.served.get(name)
+        uid = crd["metadata"]["uid"]
+        if present is not None and present.uid != uid:
+            self._withdraw(name)
+            present = None
+        if is_established(crd) or condition(crd, "NamesAccepted") == "True":
+            self._serve(present or Definition(name, uid), crd, entry.data)
+        elif present is not None:
+            self._withdraw(name)
+        self._note(name)
+
+    # The table
+
+    def _serve(self, definition: Definition, crd: Object, data: bytes) -> None:
+        spec, found = crd["spec"], crd.get("status") or {}
+        accepted = found.get("acceptedNames") or {}
+        fingerprint = hashlib.sha256(
+            orjson.dumps((crd["metadata"]["uid"], spec, accepted))
+        ).hexdigest()
+        terminating = conditions.is_terminating(crd)
+        stored = found.get("storedVersions") or []
+        if definition.fingerprint == fingerprint:
+            if stored != definition.stored_versions:
+                definition.stored_versions = stored
+                self.caches.drop(definition.storage_row.storage)
+            if terminating != definition.terminating:
+                definition.terminating = terminating
+                self.table.generation += 1
+            return
+        renewed = bool(definition.versions)
+        for row in definition.rows:
+            self.table.remove(row)
+        for version in spec["versions"]:
+            version.pop("schema", None)
+        definition.spec, definition.accepted = spec, accepted
+        definition.fingerprint = fingerprint
+        definition.terminating = terminating
+        definition.stored_versions = stored
+        definition.converter = self._converter(spec)
+        definition.versions = {
+            each["name"]: Version(definition, data, each) for each in spec["versions"]
+        }
+        rows = {
+            version.name: row_of(definition, version) for version in definition.versions.values()
+        }
+        definition.storage_row = rows[definition.storage_version.name]
+        definition.rows = [
+            row
+            for name, row in rows.items()
+            if definition.versions[name].served and self._is_free(row)
+        ]
+        definition.forget()
+        self.served[definition.name] = definition
+        if renewed:
+            self.caches.drop(definition.storage_row.storage)
+        for row in definition.rows:
+            self.table.add(row)
+        self.admission.forget()
+
+    def _is_free(self, row: Resource) -> bool:
+        """A built-in kind is never replaced."""
+        found = self.table.lookup(row.group, row.version, row.name)
+        return found is None or found.custom is not None
+
+    def _converter(self, spec: Object) -> Converter:
+        conversion = spec.get("conversion") or {}
+        if conversion.get("strategy") == "Webhook" and len(spec["versions"]) > 1:
+            return WebhookConverter(conversion, self.call_webhook)
+        return Converter()
+
+    def _withdraw(self, name: str) -> None:
+        definition = self.served.pop(name, None)
+        if definition is None:
+            return
+        for row in definition.rows:
+            self.table.remove(row)
+        self.caches.drop(definition.storage_row.storage)
+        self.admission.forget()
+
+    # For the documents
+
+    def in_version(self, group: str, version: str) -> Iterable[Version]:
+        for definition in self.served.values():
+            if definition.spec["group"] == group and version in definition.versions:
+                found = definition.versions[version]
+                if found.served:
+                    yield found
+
+
+def row_of(definition: Definition, version: Version) -> Resource:
+    spec, names = definition.spec, definition.accepted
+    storage = definition.storage_version
+    kind = names["kind"]
+    subresources = [status(kind)] if version.has_status else []
+    if version.scale is not None:
+        subresources.append(SCALE)
+    return resource(
+        spec["group"],
+        version.name,
+        names["plural"],
+        kind,
+        namespaced=spec["scope"] == "Namespaced",
+        singular=names.get("singular") or "",
+        list_kind=names.get("listKind") or "",
+        short_names=tuple(names.get("shortNames") or ()),
+        categories=tuple(names.get("categories") or ()),
+        subresources=tuple(subresources),
+        storage_version=storage.api_version,
+        strategy="custom",
+        selectable=version.selectable,
+        generation=True,
+        unconditional_update=False,
+        deprecated=deprecation(spec, version.name, kind),
+        custom=version,
+    )
+
+
+def deprecation(spec: Object, name: str, kind: str) -> str:
+    """The warning on every answer of a deprecated version, "" when it is none."""
+    versions = spec["versions"]
+    found = next(each for each in versions if each["name"] == name)
+    if not found.get("deprecated"):
+        return ""
+    if found.get("deprecationWarning") is not None:
+        return str(found["deprecationWarning"])
+    text = f"{spec['group']}/{name} {kind} is deprecated"
+    newer = [
+        each["name"]
+        for each in versions
+        if each.get("served")
+        and not each.get("deprecated")
+        and version_priority(each["name"]) > version_priority(name)
+    ]
+    if newer:
+        text += f"; use {spec['group']}/{max(newer, key=version_priority)} {kind}"
+    return text
