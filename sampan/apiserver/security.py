@@ -6,7 +6,7 @@ One table. The command line offers each row as an option, `sampan up` keeps what
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -131,6 +131,42 @@ def _value(flag: Flag, value: Any) -> Any:
             raise BadFlag(f"--{flag.name} {value}: must be a whole number")
         return number
     return str(value)
+
+
+def check_files(config: SecurityConfig) -> None:
+    """Read every file that is named, as the server will. Raises BadFlag, naming file and place."""
+    from sampan.apiserver.audit.policy import BadPolicy, read_policy
+    from sampan.apiserver.authentication_config import (
+        BadAuthenticationConfig,
+        provider_of_flags,
+        read_config,
+    )
+    from sampan.apiserver.encryption import BadEncryptionConfig
+    from sampan.apiserver.encryption import read_config as read_encryption
+    from sampan.apiserver.static_tokens import BadTokenFile, StaticTokens
+
+    readers: tuple[tuple[str, Path | None, Callable[[Path], object]], ...] = (
+        ("token-auth-file", config.token_auth_file, StaticTokens.read),
+        ("authentication-config", config.authentication_config, read_config),
+        ("audit-policy-file", config.audit_policy_file, read_policy),
+        ("encryption-provider-config", config.encryption_provider_config, read_encryption),
+    )
+    for name, path, read in readers:
+        if path is not None:
+            try:
+                read(path)
+            except (
+                BadAuthenticationConfig,
+                BadEncryptionConfig,
+                BadPolicy,
+                BadTokenFile,
+            ) as error:
+                raise BadFlag(f"--{name}: {error}") from error
+    if config.oidc_issuer_url:
+        try:
+            provider_of_flags(config)
+        except BadAuthenticationConfig as error:
+            raise BadFlag(str(error)) from error
 
 
 UNITS = {"h": 3600, "m": 60, "s": 1}

@@ -57,7 +57,11 @@ class APIServer:
         self.strategies = Strategies(config.service_cidr, config.node_ports)
         self.pki = PKIPaths.under(config.pki)
         signer = TokenSigner(
-            self.pki.service_account_key, time.time, config.issuer, config.audiences
+            self.pki.service_account_key,
+            time.time,
+            config.issuer,
+            config.audiences,
+            config.security.longest_token,
         )
         self.access = Access(
             self.caches, self.table, signer, config.security, enforce=config.authorization

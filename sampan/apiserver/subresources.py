@@ -319,7 +319,13 @@ async def _token(server: APIServer, call: Call) -> Response:
     sent = decode_object(call, TOKEN_REQUEST)
     access = server.access
     answer = await create_token(
-        sent, call.user, call.info.namespace, call.info.name, access.signer, access.lookup
+        sent,
+        call.user,
+        call.info.namespace,
+        call.info.name,
+        access.signer,
+        access.lookup,
+        call.warnings,
     )
     return respond_object(call, answer, 201)
 

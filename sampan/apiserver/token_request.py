@@ -5,6 +5,7 @@ KEP-1205. A node may ask only for pods that run on it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +26,7 @@ async def create_token(
     name: str,
     signer: TokenSigner,
     lookup: Lookup,
+    warnings: list[str] | None = None,
 ) -> dict[str, Any]:
     """The TokenRequest with its status filled. Raises ApiError."""
     metadata = objects.metadata(body)
@@ -43,10 +45,17 @@ async def create_token(
     seconds = spec.get("expirationSeconds")
     seconds = DEFAULT_SECONDS if seconds is None else seconds
     _check_lifetime(name, seconds)
+    if signer.longest and seconds > signer.longest:
+        if warnings is not None:
+            warnings.append(
+                f"requested expiration of {seconds} seconds shortened to {signer.longest} seconds"
+            )
+        seconds = signer.longest
     reference = spec.get("boundObjectRef")
     bound = await _bound(reference, name, namespace, lookup) if reference else {}
     if node := node_name(user):
         _check_node(node, name, bound)
+        await _check_audiences(user, name, spec.get("audiences") or (), bound["pod"], lookup)
     audiences = spec.get("audiences") or list(signer.audiences[:1])
     token, _ = signer.make(entry.object(), audiences=audiences, seconds=seconds, **bound)
     expires = datetime.fromtimestamp(int(signer.clock()) + seconds, UTC)
@@ -131,3 +140,26 @@ def _check_node(node: str, account: str, bound: dict[str, dict[str, Any]]) -> No
     else:
         return
     raise errors.forbidden("serviceaccounts", account, text)
+
+
+async def _check_audiences(
+    user: User, account: str, audiences: Sequence[str], pod: dict[str, Any], lookup: Lookup
+) -> None:
+    """A node asks only for audiences that the pod's volumes name (ServiceAccountNodeAudienceRestriction, KEP-4412)."""
+    named: set[str] = set()
+    for volume in (pod.get("spec") or {}).get("volumes") or ():
+        for source in (volume.get("projected") or {}).get("sources") or ():
+            if "serviceAccountToken" in source:
+                named.add(source["serviceAccountToken"].get("audience") or "")
+        driver = (volume.get("csi") or {}).get("driver")
+        if driver:
+            entry = await lookup.entry("storage.k8s.io", "v1", "csidrivers", "", driver)
+            spec = (entry.object().get("spec") or {}) if entry else {}
+            named |= {each.get("audience") or "" for each in spec.get("tokenRequests") or ()}
+    for audience in audiences:
+        if audience not in named:
+            text = (
+                f'audience "{audience}" not found in pod spec volume, {user.name} is not authorized '
+                "to request tokens for this audience"
+            )
+            raise errors.forbidden("serviceaccounts", account, text)

@@ -112,6 +112,7 @@ class TokenSigner:
     clock: Callable[[], float]
     issuer: str = ISSUER
     audiences: tuple[str, ...] = ()  # of the API server; empty: the issuer
+    longest: int = 0  # seconds that a token may live; 0: what the API allows
     _key: ec.EllipticCurvePrivateKey | None = field(default=None, init=False)
     _key_id: str = field(default="", init=False)
 
@@ -159,7 +160,7 @@ class TokenSigner:
         extended = pod is not None and seconds == WARN_AFTER_SECONDS
         wanted = list(audiences) or list(self.audiences[:1])
         if extended and set(wanted) <= set(self.audiences):
-            lifetime = EXTENDED_SECONDS
+            lifetime = min(EXTENDED_SECONDS, self.longest or EXTENDED_SECONDS)
         metadata = service_account["metadata"]
         private: dict[str, Any] = {
             "namespace": metadata["namespace"],

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sampan import KUBERNETES_VERSION, __version__
+from sampan.cli.apiserver_flags import with_flags
 from sampan.cli.config import Config, ConfigError
 
 app = typer.Typer(
@@ -81,6 +82,7 @@ def load(data_dir: Path | None) -> Config:
 
 
 @app.command(epilog="Example: sampan up && sampan kubectl get nodes")
+@with_flags
 def up(
     data_dir: DataDir = None,
     rootless: Annotated[
@@ -132,6 +134,8 @@ def up(
     merge_kubeconfig: Annotated[
         bool, typer.Option(help="Add the cluster to ~/.kube/config as context `sampan`.")
     ] = False,
+    *,
+    flags: dict[str, Any],
 ) -> None:
     """Start a cluster, wait until its node is Ready, and leave it running."""
     from sampan.cli.up import start
@@ -146,6 +150,7 @@ def up(
         "max_pods": max_pods,
         "tls_san": tuple(tls_san) if tls_san else None,
         "insecure_registries": tuple(insecure_registry) if insecure_registry else None,
+        "apiserver_flags": flags or None,
         **datastore(datastore_endpoint, datastore_cafile, datastore_certfile, datastore_keyfile),
     }
     try:
@@ -224,6 +229,7 @@ def run_part(name: str, data_dir: Path | None, **settings: Any) -> None:
 
 
 @app.command(epilog="Example: sampan server --data-dir ./boat")
+@with_flags
 def server(
     data_dir: DataDir = None,
     port: Annotated[
@@ -237,11 +243,14 @@ def server(
     datastore_cafile: CAFile = None,
     datastore_certfile: CertFile = None,
     datastore_keyfile: KeyFile = None,
+    *,
+    flags: dict[str, Any],
 ) -> None:
     """Run the API server, controllers and scheduler alone, in the foreground."""
     settings = datastore(
         datastore_endpoint, datastore_cafile, datastore_certfile, datastore_keyfile
     )
+    settings["apiserver_flags"] = flags or None
     run_part("server", data_dir, port=port, bind_address=bind_address, **settings)
 
 

@@ -93,6 +93,8 @@ class Config:
     max_pods: int = 250
     tls_san: tuple[str, ...] = ()  # further names and addresses in the API server's certificate
     insecure_registries: tuple[str, ...] = ()  # host[:port] that may be spoken to over plain HTTP
+    # kube-apiserver's flags about identity, audit and encryption, by name (apiserver/security.py)
+    apiserver_flags: dict[str, Any] = field(default_factory=dict)
     datastore_endpoint: tuple[str, ...] = ()  # URLs of an etcd cluster; none: the SQLite file
     datastore_cafile: str = ""  # PEM files for etcd
     datastore_certfile: str = ""
@@ -158,6 +160,8 @@ class Config:
         except NoCluster:
             known = None
         if known is not None:
+            flags = {**known.apiserver_flags, **given.get("apiserver_flags", {})}
+            given["apiserver_flags"] = {k: v for k, v in flags.items() if v != ""}
             given |= {"rootless": True} if rootless else {}
             for name in FIXED & set(given):
                 if given[name] != getattr(known, name):
@@ -189,6 +193,13 @@ class Config:
             raise ConfigError(f"--node-port {self.node_port}: the API server has this port")
         if wrong := dns1123_subdomain(self.node_name):
             raise ConfigError(f"--node-name {self.node_name}: {wrong[0]}")
+        if self.apiserver_flags:
+            from sampan.apiserver.security import BadFlag, SecurityConfig, check_files
+
+            try:
+                check_files(SecurityConfig.of(self.apiserver_flags))
+            except BadFlag as error:
+                raise ConfigError(str(error)) from None
         if self.max_pods < 1:
             raise ConfigError(f"--max-pods {self.max_pods}: must be at least 1")
         try:

@@ -21,6 +21,7 @@ async def run_server(config: Config, notify: Callable[..., None]) -> None:
     """Serve until cancelled."""
     from sampan import controllers
     from sampan.apiserver.config import ServerConfig
+    from sampan.apiserver.security import SecurityConfig
     from sampan.apiserver.server import APIServer
     from sampan.apiserver.signing import sign
     from sampan.client.client import Client
@@ -41,6 +42,7 @@ async def run_server(config: Config, notify: Callable[..., None]) -> None:
             service_cidr=config.service_cidr,
             node_ports=(int(first), int(last)),
             cluster_domain=config.cluster_domain,
+            security=SecurityConfig.of(config.apiserver_flags),
         ),
     )
 

@@ -1,0 +1,420 @@
+"""Bearer tokens that are not service accounts': OpenID Connect against a provider that the test runs, bootstrap Secrets, a file."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import http.server
+import json
+import ssl
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+import yaml
+from apiserver_harness import Harness, open_server
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+
+from sampan.apiserver.authentication_config import (
+    BadAuthenticationConfig,
+    parse_config,
+    provider_of_flags,
+)
+from sampan.apiserver.oidc import FETCH_PAUSE, OIDC, Provider, user_of_claims
+from sampan.apiserver.pki import Leaf, Pair, ensure_pki, issue
+from sampan.apiserver.security import BadFlag, SecurityConfig
+from sampan.apiserver.static_tokens import BadTokenFile, StaticTokens
+from sampan.apiserver.tokens import InvalidToken
+from sampan.client.transport import Request, Response
+
+RSA = rsa.generate_private_key(65537, 2048)
+OTHER_RSA = rsa.generate_private_key(65537, 2048)
+EC = ec.generate_private_key(ec.SECP256R1())
+REVIEW = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+TOKEN_REVIEW = "/apis/authentication.k8s.io/v1/tokenreviews"
+
+
+def public(name: str, key: Any) -> dict[str, Any]:
+    algorithm = RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else ECAlgorithm
+    return {"kid": name, "use": "sig", **algorithm.to_jwk(key.public_key(), as_dict=True)}
+
+
+class Issuer:
+    """An OpenID provider over TLS: two documents, and a count of how often they were asked for."""
+
+    def __init__(self, directory: Path) -> None:
+        from datetime import UTC, datetime
+
+        self.pki = ensure_pki(directory)
+        pair = Pair(directory / "issuer.crt", directory / "issuer.key")
+        issue(Leaf(pair, "issuer", names=frozenset({"127.0.0.1"})), self.pki.ca, datetime.now(UTC))
+        self.keys: dict[str, Any] = {"one": RSA}
+        self.asked: list[str] = []
+        self.stated = ""
+        issuer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                issuer.asked.append(self.path)
+                documents = {
+                    "/.well-known/openid-configuration": {
+                        "issuer": issuer.stated,
+                        "jwks_uri": f"{issuer.url}/keys",
+                    },
+                    "/keys": {"keys": [public(name, key) for name, key in issuer.keys.items()]},
+                }
+                found = documents.get(self.path)
+                body = json.dumps(found).encode()
+                self.send_response(200 if found else 404)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                """Quiet."""
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pair.crt, pair.key)
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.url = self.stated = f"https://127.0.0.1:{self.server.server_port}"
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+
+    def token(
+        self, key: Any = RSA, kid: str = "one", algorithm: str = "RS256", **claims: Any
+    ) -> str:
+        now = int(time.time())
+        filled = {"iss": self.url, "aud": "boats", "sub": "alice", "exp": now + 600, **claims}
+        filled = {name: value for name, value in filled.items() if value is not None}
+        return jwt.encode(filled, key, algorithm, {"kid": kid} if kid else None)
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def issuer(tmp_path: Path) -> Iterator[Issuer]:
+    found = Issuer(tmp_path / "issuer")
+    yield found
+    found.close()
+
+
+async def serving(directory: Path, **security: Any) -> Harness:
+    api = await open_server(directory, security=SecurityConfig(**security), authorization=True)
+    await api.server.start(serve=False)
+    return api
+
+
+async def closed(api: Harness) -> None:
+    await api.server.close()
+    await api.store.close()
+
+
+async def bearer(api: Harness, token: str, path: str = "/api", method: str = "GET") -> Response:
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+    body = b"{}" if method == "POST" else b""
+    return await api.server.handle(Request(method, path, headers=headers, body=body))
+
+
+async def who(api: Harness, token: str) -> dict[str, Any]:
+    answer = await bearer(api, token, REVIEW, "POST")
+    assert answer.status == 201, answer.body
+    found: dict[str, Any] = answer.json()["status"]["userInfo"]
+    return found
+
+
+# --- OpenID Connect --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def api(tmp_path: Path, issuer: Issuer) -> AsyncIterator[Harness]:
+    harness = await serving(
+        tmp_path,
+        oidc_issuer_url=issuer.url,
+        oidc_client_id="boats",
+        oidc_groups_claim="groups",
+        oidc_groups_prefix="oidc:",
+        oidc_required_claim=("hd=example.com",),
+        oidc_ca_file=issuer.pki.ca.crt,
+    )
+    yield harness
+    await closed(harness)
+
+
+async def test_a_user_of_the_provider(api: Harness, issuer: Issuer) -> None:
+    token = issuer.token(groups=["crew", "deck"], hd="example.com", jti="7")
+    assert await who(api, token) == {
+        "username": f"{issuer.url}#alice",
+        "groups": ["oidc:crew", "oidc:deck", "system:authenticated"],
+        "extra": {"authentication.kubernetes.io/credential-id": ["JTI=7"]},
+    }
+    assert await who(api, token)
+    assert len(issuer.asked) == 2  # both documents, once
+    spec = {"kind": "TokenReview", "spec": {"token": token}}
+    review = await api.call(
+        "POST", TOKEN_REVIEW, {**spec, "apiVersion": "authentication.k8s.io/v1"}
+    )
+    assert review["status"]["authenticated"]
+    assert review["status"]["user"]["username"].endswith("#alice")
+
+
+async def test_what_is_no_token_of_the_provider(api: Harness, issuer: Issuer) -> None:
+    good = {"hd": "example.com"}
+    now = int(time.time())
+    header, claims, _ = issuer.token(**good).split(".")
+    for name, token in {
+        "expired": issuer.token(exp=now - 60, **good),
+        "not yet valid": issuer.token(nbf=now + 600, **good),
+        "without an end": issuer.token(exp=None, **good),
+        "of another audience": issuer.token(aud="planes", **good),
+        "of another issuer": issuer.token(iss="https://127.0.0.1:1", **good),
+        "signed by another": issuer.token(OTHER_RSA, **good),
+        "of an unknown key": issuer.token(OTHER_RSA, "two", **good),
+        "lacking a claim": issuer.token(),
+        "of no one": issuer.token(sub="", **good),
+        "with groups of no kind": issuer.token(groups={"a": 1}, **good),
+        "unsigned": f"{jwt.encode({'iss': issuer.url}, '', 'none')}",
+        "signed by nothing": f"{header}.{claims}.",
+        "with its public key as secret": issuer.token("x" * 64, algorithm="HS256", **good),
+        "by an algorithm that is off": issuer.token(EC, "one", "ES256", **good),
+    }.items():
+        answer = await bearer(api, token)
+        assert answer.status == 401, name
+        assert answer.json()["message"] == "Unauthorized"
+
+
+async def test_rotated_keys_are_found_and_made_up_ones_cost_nothing(issuer: Issuer) -> None:
+    moment = time.time()
+    provider = provider_of_flags(
+        SecurityConfig(
+            oidc_issuer_url=issuer.url,
+            oidc_client_id="boats",
+            oidc_ca_file=issuer.pki.ca.crt,
+            oidc_signing_algs="RS256,ES256",
+        )
+    )
+    source = OIDC(provider, lambda: moment)
+    users = await asyncio.gather(*(source.user_of(issuer.token(jti=str(n))) for n in range(5)))
+    assert all(users) and len(issuer.asked) == 2  # those that came meanwhile waited for the same
+    issuer.keys = {"two": EC}
+    token = issuer.token(EC, "two", "ES256")
+    for number in range(20):
+        with pytest.raises(InvalidToken):
+            await source.user_of(issuer.token(EC, f"made-up-{number}", "ES256"))
+    assert len(issuer.asked) == 2
+    moment += FETCH_PAUSE
+    user = await source.user_of(token)
+    assert user is not None and user.name == f"{issuer.url}#alice"
+    with pytest.raises(InvalidToken):  # its key was taken away
+        await source.user_of(issuer.token(jti="new"))
+    await source.close()
+
+
+async def test_a_provider_that_is_not_there_or_is_another(issuer: Issuer) -> None:
+    authority = issuer.pki.ca.crt.read_text()
+    from sampan.apiserver.oidc import Mapped
+
+    moment = time.time()
+
+    def source(url: str, authority: str) -> OIDC:
+        return OIDC(Provider(url, ("boats",), Mapped("sub"), authority=authority), lambda: moment)
+
+    issuer.stated = "https://elsewhere.example"
+    for found in (source(issuer.url, authority), source("https://127.0.0.1:1", authority)):
+        with pytest.raises(InvalidToken):
+            await found.user_of(issuer.token(iss=found.provider.issuer))
+    issuer.stated = issuer.url
+    untrusted = source(issuer.url, "")
+    with pytest.raises(InvalidToken):
+        await untrusted.user_of(issuer.token())
+
+
+def test_email_addresses_are_taken_as_they_are_when_they_are_verified() -> None:
+    flags = {"oidc_issuer_url": "https://i.example", "oidc_client_id": "boats"}
+    provider = provider_of_flags(SecurityConfig(**flags, oidc_username_claim="email"))
+    assert user_of_claims(provider, {"email": "a@b.c", "email_verified": True}).name == "a@b.c"
+    with pytest.raises(InvalidToken):
+        user_of_claims(provider, {"email": "a@b.c", "email_verified": False})
+    plain = provider_of_flags(SecurityConfig(**flags, oidc_username_prefix="-"))
+    assert user_of_claims(plain, {"sub": "alice"}).name == "alice"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"oidc_issuer_url": "http://i.example"}, "--oidc-issuer-url"),
+        ({"oidc_issuer_url": "https://i.example/?x"}, "--oidc-issuer-url"),
+        ({"oidc_signing_algs": "HS256"}, "HS256: not one of"),
+        ({"oidc_required_claim": ("x",)}, "must be key=value"),
+    ],
+)
+def test_wrong_flags_are_named(flags: dict[str, Any], said: str) -> None:
+    given = {"oidc_issuer_url": "https://i.example", "oidc_client_id": "boats", **flags}
+    with pytest.raises(BadAuthenticationConfig) as caught:
+        provider_of_flags(SecurityConfig(**given))
+    assert said in str(caught.value)
+
+
+async def test_authentication_configuration(tmp_path: Path, issuer: Issuer) -> None:
+    path = tmp_path / "authentication.yaml"
+    document: dict[str, Any] = {
+        "apiVersion": "apiserver.config.k8s.io/v1",
+        "kind": "AuthenticationConfiguration",
+        "anonymous": {"enabled": True, "conditions": [{"path": "/readyz"}]},
+        "jwt": [
+            {
+                "issuer": {
+                    "url": issuer.url,
+                    "audiences": ["boats", "ships"],
+                    "audienceMatchPolicy": "MatchAny",
+                    "certificateAuthority": issuer.pki.ca.crt.read_text(),
+                },
+                "claimValidationRules": [{"claim": "hd", "requiredValue": "example.com"}],
+                "claimMappings": {
+                    "username": {"claim": "name", "prefix": "o:"},
+                    "groups": {"claim": "roles", "prefix": ""},
+                    "uid": {"claim": "sub"},
+                },
+            }
+        ],
+    }
+    path.write_text(yaml.safe_dump(document))
+    api = await serving(tmp_path, authentication_config=path)
+    token = issuer.token(aud=["ships"], name="alice", roles="captain", sub="u1", hd="example.com")
+    assert await who(api, token) == {
+        "username": "o:alice",
+        "uid": "u1",
+        "groups": ["captain", "system:authenticated"],
+    }
+    for where, status in (("/readyz", 200), ("/version", 401), ("/api", 401)):
+        assert (await api.server.handle(Request("GET", where))).status == status
+    await closed(api)
+    document["jwt"][0]["claimMappings"]["username"] = {"expression": "claims.name"}
+    with pytest.raises(BadAuthenticationConfig, match=r"username\.expression"):
+        parse_config(document)
+
+
+# --- bootstrap tokens --------------------------------------------------------------------------------------
+
+
+def bootstrap_secret(**data: str) -> dict[str, Any]:
+    filled = {
+        "token-id": "abcdef",
+        "token-secret": "0123456789abcdef",
+        "usage-bootstrap-authentication": "true",
+        **data,
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "bootstrap-token-abcdef"},
+        "type": "bootstrap.kubernetes.io/token",
+        "data": {k: base64.b64encode(v.encode()).decode() for k, v in filled.items()},
+    }
+
+
+async def test_bootstrap_tokens(tmp_path: Path) -> None:
+    api = await serving(tmp_path)
+    path, token = "/api/v1/namespaces/kube-system/secrets", "abcdef.0123456789abcdef"
+    assert (await bearer(api, token)).status == 401
+    groups = "system:bootstrappers:deck,system:bootstrappers:kubeadm:default-node-token"
+    await api.call("POST", path, bootstrap_secret(**{"auth-extra-groups": groups}))
+    assert await who(api, token) == {
+        "username": "system:bootstrap:abcdef",
+        "groups": ["system:bootstrappers", *groups.split(","), "system:authenticated"],
+    }
+    assert (await bearer(api, "abcdef.0123456789abcdee")).status == 401
+    assert (await bearer(api, "abcdeg.0123456789abcdef")).status == 401
+    for data in (
+        {"expiration": "2020-01-01T00:00:00Z"},
+        {"expiration": "soon"},
+        {"usage-bootstrap-authentication": "false"},
+        {"auth-extra-groups": "system:masters"},
+        {"token-id": "fedcba"},
+    ):
+        await api.call("PUT", f"{path}/bootstrap-token-abcdef", bootstrap_secret(**data))
+        assert (await bearer(api, token)).status == 401, data
+    later = {"expiration": "2999-01-01T00:00:00Z"}
+    await api.call("PUT", f"{path}/bootstrap-token-abcdef", bootstrap_secret(**later))
+    assert (await bearer(api, token)).status == 200
+    await api.call("DELETE", f"{path}/bootstrap-token-abcdef")
+    assert (await bearer(api, token)).status == 401
+    await closed(api)
+    off = await serving(tmp_path / "off", enable_bootstrap_token_auth=False)
+    await off.call("POST", path, bootstrap_secret())
+    assert (await bearer(off, token)).status == 401
+    await closed(off)
+
+
+# --- static tokens -----------------------------------------------------------------------------------------
+
+
+async def test_static_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.csv"
+    path.write_text(
+        'sesame,alice,u1,"crew,deck"\n# a comment\n\nmaster,root,0,system:masters\nshort,bob,u2\n'
+    )
+    api = await serving(tmp_path, token_auth_file=path)
+    assert await who(api, "sesame") == {
+        "username": "alice",
+        "uid": "u1",
+        "groups": ["crew", "deck", "system:authenticated"],
+    }
+    assert (await who(api, "short"))["groups"] == ["system:authenticated"]
+    assert (await bearer(api, "master", "/api/v1/secrets")).status == 200
+    assert (await bearer(api, "sesame", "/api/v1/secrets")).status == 403
+    for wrong in ("sesam", "sesame,alice", "SESAME"):
+        assert (await bearer(api, wrong)).status == 401
+    await closed(api)
+
+
+def test_a_wrong_token_file_names_the_line_and_no_token(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.csv"
+    path.write_text("sesame,alice,u1\nonly,two\n")
+    with pytest.raises(BadTokenFile) as caught:
+        StaticTokens.read(path)
+    assert "line 2" in str(caught.value) and "only" not in str(caught.value).replace("tokens", "")
+    with pytest.raises(BadTokenFile):
+        StaticTokens.read(tmp_path / "absent")
+
+
+# --- flags -------------------------------------------------------------------------------------------------
+
+
+def test_flags_become_values(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.touch()
+    found = SecurityConfig.of(
+        {
+            "anonymous-auth": "false",
+            "audit-policy-file": str(path),
+            "audit-log-path": "-",
+            "audit-log-maxage": "7",
+            "oidc-required-claim": ["a=b"],
+            "service-account-max-token-expiration": "1h30m",
+        }
+    )
+    assert (found.anonymous_auth, found.audit_policy_file, found.audit_log_maxage) == (
+        False,
+        path,
+        7,
+    )
+    assert (found.oidc_required_claim, found.longest_token) == (("a=b",), 5400)
+    for wrong in (
+        {"anonymous-auth": "maybe"},
+        {"token-auth-file": str(tmp_path / "absent")},
+        {"audit-log-maxage": "-1"},
+        {"audit-log-path": "-"},
+        {"oidc-issuer-url": "https://i.example"},
+        {"authorization-mode": "AlwaysAllow"},
+    ):
+        with pytest.raises(BadFlag):
+            SecurityConfig.of(wrong)
