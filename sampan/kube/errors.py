@@ -236,16 +236,16 @@ def not_supported(field: str, value: Any, allowed: Iterable[str]) -> Cause:
     )
 
 
-def duplicate(field: str, value: Any) -> Cause:
-    return Cause(field, "FieldValueDuplicate", f"Duplicate value: {render(value)}")
+def duplicate(field: str, value: Any, detail: str = "") -> Cause:
+    return Cause(field, "FieldValueDuplicate", _body(f"Duplicate value: {render(value)}", detail))
 
 
 def forbidden_field(field: str, detail: str) -> Cause:
     return Cause(field, "FieldValueForbidden", _body("Forbidden", detail))
 
 
-def not_found_value(field: str, value: Any) -> Cause:
-    return Cause(field, "FieldValueNotFound", f"Not found: {render(value)}")
+def not_found_value(field: str, value: Any, detail: str = "") -> Cause:
+    return Cause(field, "FieldValueNotFound", _body(f"Not found: {render(value)}", detail))
 
 
 def too_long(field: str, value: Any, maximum: int) -> Cause:

@@ -19,6 +19,8 @@ SUBDOMAIN_MAX: Final = 253
 
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+_UNDERSCORED = "[a-z0-9_]([-_a-z0-9]*[a-z0-9])?"
+_SEARCH = rf"{_UNDERSCORED}(\.{_UNDERSCORED})*"
 _WILDCARD = rf"\*\.{_SUBDOMAIN}"
 _DNS1035 = "[a-z]([-a-z0-9]*[a-z0-9])?"
 _QUALIFIED = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
@@ -31,6 +33,7 @@ _SYSCTL = "([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?
 
 _label_match = re.compile(_LABEL).fullmatch
 _subdomain_match = re.compile(_SUBDOMAIN).fullmatch
+_search_match = re.compile(_SEARCH).fullmatch
 _wildcard_match = re.compile(_WILDCARD).fullmatch
 _dns1035_match = re.compile(_DNS1035).fullmatch
 _qualified_match = re.compile(_QUALIFIED).fullmatch
@@ -69,6 +72,12 @@ _SUBDOMAIN_TEXT = pattern_error(
     "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', "
     "and must start and end with an alphanumeric character",
     _SUBDOMAIN,
+    "example.com",
+)
+_SEARCH_TEXT = pattern_error(
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-', '_' or '.', "
+    "and must start and end with an alphanumeric character",
+    _SEARCH,
     "example.com",
 )
 _WILDCARD_TEXT = pattern_error(
@@ -151,6 +160,12 @@ def dns1123_subdomain(value: str) -> list[str]:
     if not _subdomain_match(value):
         reasons.append(_SUBDOMAIN_TEXT)
     return reasons
+
+
+def search_domain(value: str) -> list[str]:
+    """A subdomain as resolvers search it: underscores may be in it."""
+    reasons = [max_length(SUBDOMAIN_MAX)] if _too_long(value, SUBDOMAIN_MAX) else []
+    return reasons if _search_match(value) else [*reasons, _SEARCH_TEXT]
 
 
 def wildcard_subdomain(value: str) -> list[str]:
@@ -255,12 +270,29 @@ def port_number(value: int) -> list[str]:
     return [] if 1 <= value <= 65535 else [in_range(1, 65535)]
 
 
+_NOT_IP = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+
+
 def ip(value: str) -> list[str]:
     try:
-        ipaddress.ip_address(value)
+        address = ipaddress.ip_address(value)
     except ValueError:
-        return ["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"]
-    return ["must not have a zone"] if "%" in value else []
+        if _padded_ip(value):
+            return ["must not have leading 0s"]
+        return [_NOT_IP]
+    if "%" in value:
+        return [_NOT_IP]
+    if address.version == 6 and address.ipv4_mapped is not None:
+        return ["must not be an IPv4-mapped IPv6 address"]
+    return []
+
+
+def _padded_ip(value: str) -> bool:
+    """An IPv4 address but for zeros in front of its numbers, which some take for octal (CVE-2021-29923)."""
+    parts = value.split(".")
+    return len(parts) == 4 and all(
+        part.isascii() and part.isdigit() and len(part) < 9 and int(part) < 256 for part in parts
+    )
 
 
 def cidr(value: str) -> list[str]:

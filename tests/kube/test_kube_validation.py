@@ -91,7 +91,7 @@ PODS = [
     ),
     (
         container(env=[{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.foo"}}}]),
-        'fieldRef.fieldPath: Unsupported value: "spec.foo": supported values: "metadata.name"',
+        'fieldRef.fieldPath: Invalid value: "spec.foo": error converting fieldPath: field label not supported: spec.foo',
     ),
     (
         container(env=[{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "m"}}}]),
@@ -189,11 +189,11 @@ PODS = [
     ),
     (
         pod(restartPolicy="Sometimes"),
-        'spec.restartPolicy: Unsupported value: "Sometimes": supported values: "Always", "Never", "OnFailure"',
+        'spec.restartPolicy: Unsupported value: "Sometimes": supported values: "Always", "OnFailure", "Never"',
     ),
     (
         pod(dnsPolicy="None"),
-        "spec.dnsConfig.nameservers: Required value: must provide at least one DNS",
+        "spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None",
     ),
     (
         pod(tolerations=[{"operator": "Equal"}]),
@@ -201,7 +201,7 @@ PODS = [
     ),
     (
         pod(tolerations=[{"key": "a", "effect": "Sometimes"}]),
-        'effect: Unsupported value: "Sometimes": supported values: "NoExecute", "NoSchedule", "PreferNoSchedule"',
+        'effect: Unsupported value: "Sometimes": supported values: "NoSchedule", "PreferNoSchedule", "NoExecute"',
     ),
     (
         pod(tolerations=[{"key": "a", "tolerationSeconds": 1}]),
@@ -243,7 +243,6 @@ PODS = [
         pod(runtimeClassName="A"),
         'spec.runtimeClassName: Invalid value: "A": a lowercase RFC 1123 subdomain',
     ),
-    (pod(imagePullSecrets=[{}]), "spec.imagePullSecrets[0].name: Required value"),
     (
         pod(ephemeralContainers=[{"name": "d", "image": "x"}]),
         "spec.ephemeralContainers: Forbidden: cannot be set on create",
@@ -262,6 +261,9 @@ def test_pods(obj, text):
 
 def test_a_full_pod_is_valid():
     spec = {
+        "serviceAccountName": "default",
+        "imagePullSecrets": [{}],  # only worth a warning
+        "terminationGracePeriodSeconds": -1,
         "initContainers": [
             {"name": "i", "image": "x"},
             {
@@ -292,7 +294,7 @@ def test_a_full_pod_is_valid():
                 "livenessProbe": {
                     "httpGet": {"port": "dns", "httpHeaders": [{"name": "X-A", "value": "b"}]}
                 },
-                "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
+                "lifecycle": {"preStop": {"exec": {"command": ["x"]}}},
                 "volumeMounts": [{"name": "v", "mountPath": "/v", "subPath": "a/b"}],
                 "securityContext": {"runAsUser": 1000, "capabilities": {"drop": ["ALL"]}},
             }

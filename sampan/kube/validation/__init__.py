@@ -17,6 +17,7 @@ from sampan.kube.validation import (
     core,
     networking,
     others,
+    pod_updates,
     pods,
     policy,
     rbac,
@@ -84,7 +85,7 @@ def validate_update(
             rules.status(new, old, causes)
         return causes
     if subresource in ("ephemeralcontainers", "resize"):
-        pods.validate_subresource(subresource, new, old, causes)
+        pod_updates.validate_subresource(subresource, new, old, causes)
         return causes
     if rules.create is not None:
         rules.create(new, causes)

@@ -19,7 +19,7 @@ from sampan.kube.errors import (
     too_long,
 )
 from sampan.kube.objects import metadata
-from sampan.kube.validation import placement, pods, resources, rules, services, storage
+from sampan.kube.validation import placement, pod_updates, pods, resources, rules, services, storage
 from sampan.kube.validation.containers import PROTOCOLS
 from sampan.kube.validation.rules import Causes, Object, Rules
 
@@ -311,7 +311,9 @@ def _pod_template(template: Object, causes: Causes) -> None:
 
 
 RULES = {
-    ("", "Pod"): Rules(pods.validate_pod, pods.validate_pod_update),
+    ("", "Pod"): Rules(
+        pods.validate_pod, pod_updates.validate_pod_update, status=pod_updates.validate_status
+    ),
     ("", "PodTemplate"): Rules(_pod_template),
     ("", "ReplicationController"): Rules(_replication_controller),
     ("", "Service"): Rules(services.validate, services.validate_update, names.dns1035_label),

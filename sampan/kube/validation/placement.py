@@ -15,9 +15,11 @@ from sampan.kube.errors import (
 from sampan.kube.validation import rules
 from sampan.kube.validation.rules import Causes, Object
 
-EFFECTS: Final = frozenset(("NoSchedule", "PreferNoSchedule", "NoExecute"))
+EFFECTS: Final = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _UNSATISFIABLE: Final = frozenset(("DoNotSchedule", "ScheduleAnyway"))
 _HONOR: Final = frozenset(("Honor", "Ignore"))
+_REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
+_PREFERRED: Final = "preferredDuringSchedulingIgnoredDuringExecution"
 
 
 def affinity(found: Object, causes: Causes, path: str) -> None:
@@ -35,14 +37,13 @@ def _weight(item: Object, causes: Causes, path: str) -> None:
 
 
 def _node_affinity(found: Object, causes: Causes, path: str) -> None:
-    needed = "requiredDuringSchedulingIgnoredDuringExecution"
-    if (selector := found.get(needed)) is not None:
-        node_selector(selector, causes, f"{path}.{needed}")
-    preferred = "preferredDuringSchedulingIgnoredDuringExecution"
-    for index, item in enumerate(found.get(preferred) or ()):
-        where = f"{path}.{preferred}[{index}]"
+    if (selector := found.get(_REQUIRED)) is not None:
+        node_selector(selector, causes, f"{path}.{_REQUIRED}")
+    for index, item in enumerate(found.get(_PREFERRED) or ()):
+        where = f"{path}.{_PREFERRED}[{index}]"
         _weight(item, causes, where)
-        _node_term(item.get("preference") or {}, causes, f"{where}.preference")
+        # A value that no label can have is let through: it prefers nothing, and harms nothing.
+        _node_term(item.get("preference") or {}, causes, f"{where}.preference", values=False)
 
 
 def node_selector(selector: Object, causes: Causes, path: str) -> None:
@@ -51,23 +52,23 @@ def node_selector(selector: Object, causes: Causes, path: str) -> None:
         text = "must have at least one node selector term"
         causes.append(required(f"{path}.nodeSelectorTerms", text))
     for index, term in enumerate(terms):
-        _node_term(term, causes, f"{path}.nodeSelectorTerms[{index}]")
+        _node_term(term, causes, f"{path}.nodeSelectorTerms[{index}]", values=True)
 
 
-def _node_term(term: Object, causes: Causes, path: str) -> None:
+def _node_term(term: Object, causes: Causes, path: str, *, values: bool) -> None:
     for index, item in enumerate(term.get("matchExpressions") or ()):
         where = f"{path}.matchExpressions[{index}]"
         _node_requirement(item, causes, where)
         rules.name(causes, f"{where}.key", item.get("key") or "", names.label_key)
-        for at, value in enumerate(item.get("values") or ()):
+        for at, value in enumerate(item.get("values") or ()) if values else ():
             rules.name(causes, f"{where}.values[{at}]", value, names.label_value)
     for index, item in enumerate(term.get("matchFields") or ()):
         where = f"{path}.matchFields[{index}]"
-        values = item.get("values") or []
+        chosen = item.get("values") or []
         if item.get("operator") not in ("In", "NotIn"):
             text = "not a valid selector operator"
             causes.append(invalid_value(f"{where}.operator", item.get("operator") or "", text))
-        elif len(values) != 1:
+        elif len(chosen) != 1:
             text = (
                 "must be only one value when `operator` is 'In' or 'NotIn' for node field selector"
             )
@@ -75,6 +76,9 @@ def _node_term(term: Object, causes: Causes, path: str) -> None:
         if item.get("key") != "metadata.name":
             text = "not a valid field selector key"
             causes.append(invalid_value(f"{where}.key", item.get("key") or "", text))
+        else:
+            for at, value in enumerate(chosen):
+                rules.name(causes, f"{where}.values[{at}]", value, names.dns1123_subdomain)
 
 
 def _node_requirement(item: Object, causes: Causes, path: str) -> None:
@@ -98,24 +102,50 @@ def _node_requirement(item: Object, causes: Causes, path: str) -> None:
 
 
 def _pod_affinity(found: Object, causes: Causes, path: str) -> None:
-    needed = "requiredDuringSchedulingIgnoredDuringExecution"
-    for index, term in enumerate(found.get(needed) or ()):
-        _pod_term(term, causes, f"{path}.{needed}[{index}]")
-    preferred = "preferredDuringSchedulingIgnoredDuringExecution"
-    for index, item in enumerate(found.get(preferred) or ()):
-        where = f"{path}.{preferred}[{index}]"
+    for index, term in enumerate(found.get(_REQUIRED) or ()):
+        _pod_term(term, causes, f"{path}.{_REQUIRED}[{index}]")
+    for index, item in enumerate(found.get(_PREFERRED) or ()):
+        where = f"{path}.{_PREFERRED}[{index}]"
         _weight(item, causes, where)
         _pod_term(item.get("podAffinityTerm") or {}, causes, f"{where}.podAffinityTerm")
 
 
 def _pod_term(term: Object, causes: Causes, path: str) -> None:
-    rules.label_selector(causes, f"{path}.labelSelector", term.get("labelSelector"))
+    selector = term.get("labelSelector")
+    rules.label_selector(causes, f"{path}.labelSelector", selector)
     rules.label_selector(causes, f"{path}.namespaceSelector", term.get("namespaceSelector"))
     for namespace in term.get("namespaces") or ():
         rules.name(causes, f"{path}.namespace", namespace, names.dns1123_label)
-    rules.required_name(
-        causes, f"{path}.topologyKey", term.get("topologyKey"), names.label_key, "can not be empty"
-    )
+    if term.get("matchLabelKeys") or term.get("mismatchLabelKeys"):
+        _label_keys(term, selector, causes, path)
+    topology = term.get("topologyKey") or ""
+    if not topology:
+        causes.append(required(f"{path}.topologyKey", "can not be empty"))
+    rules.name(causes, f"{path}.topologyKey", topology, names.label_key)
+
+
+def _label_keys(term: Object, selector: Object | None, causes: Causes, path: str) -> None:
+    """KEP-3633: keys whose value is the new pod's own, which the selector must not name as well."""
+    same, other = term.get("matchLabelKeys") or [], term.get("mismatchLabelKeys") or []
+    for field, keys in (("matchLabelKeys", same), ("mismatchLabelKeys", other)):
+        if keys and selector is None:
+            text = "must not be specified when labelSelector is not set"
+            causes.append(forbidden_field(f"{path}.{field}", text))
+        elif keys:
+            for index, key in enumerate(keys):
+                rules.name(causes, f"{path}.{field}[{index}]", key, names.label_key)
+    # What the keys stand for has been merged into the selector: a key found twice was in it before.
+    seen = set((selector or {}).get("matchLabels") or ())
+    for item in (selector or {}).get("matchExpressions") or ():
+        key = item.get("key")
+        if key in same and key in seen:
+            text = "exists in both matchLabelKeys and labelSelector"
+            causes.append(invalid_value(f"{path}[{same.index(key)}]", key, text))
+        seen.add(key)
+    for index, key in enumerate(same):
+        if key in other:
+            text = "exists in both matchLabelKeys and mismatchLabelKeys"
+            causes.append(invalid_value(f"{path}.matchLabelKeys[{index}]", key, text))
 
 
 def tolerations(found: list[Object], causes: Causes, path: str) -> None:
@@ -133,15 +163,16 @@ def tolerations(found: list[Object], causes: Causes, path: str) -> None:
             causes.append(invalid_value(f"{where}.effect", effect, text))
         match operator:
             case "Equal" | "":
-                rules.name(causes, f"{where}.operator", value, names.label_value)
+                if reasons := names.label_value(value):
+                    causes.append(invalid_value(f"{where}.operator", value, ";".join(reasons)))
             case "Exists":
                 if value:
                     text = "value must be empty when `operator` is 'Exists'"
-                    causes.append(invalid_value(f"{where}.operator", item, text))
+                    causes.append(invalid_value(f"{where}.operator", value, text))
             case _:
                 causes.append(not_supported(f"{where}.operator", operator, ["Equal", "Exists"]))
         if effect and effect not in EFFECTS:
-            causes.append(not_supported(f"{where}.effect", effect, sorted(EFFECTS)))
+            causes.append(not_supported(f"{where}.effect", effect, EFFECTS))
 
 
 def taints(found: list[Object], causes: Causes, path: str) -> None:
@@ -150,30 +181,30 @@ def taints(found: list[Object], causes: Causes, path: str) -> None:
         where = f"{path}[{index}]"
         key, effect = taint.get("key") or "", taint.get("effect") or ""
         rules.name(causes, f"{where}.key", key, names.label_key)
-        rules.name(causes, f"{where}.value", taint.get("value") or "", names.label_value)
-        if effect not in EFFECTS:
-            causes.append(not_supported(f"{where}.effect", effect, sorted(EFFECTS)))
+        if reasons := names.label_value(taint.get("value") or ""):
+            causes.append(invalid_value(f"{where}.value", taint["value"], ";".join(reasons)))
+        rules.listed(causes, f"{where}.effect", effect, EFFECTS)
         if (key, effect) in seen:
-            text = {"key": key, "effect": effect}
-            causes.append(duplicate(where, text))
+            text = "taints must be unique by key and effect pair"
+            causes.append(duplicate(where, taint, text))
         seen.add((key, effect))
 
 
 def topology_spread(found: list[Object], causes: Causes, path: str) -> None:
-    seen = set()
+    pairs = [(item.get("topologyKey") or "", item.get("whenUnsatisfiable") or "") for item in found]
     for index, item in enumerate(found):
         where = f"{path}[{index}]"
+        topology, action = pairs[index]
+        selector, keys = item.get("labelSelector"), item.get("matchLabelKeys") or []
         rules.positive(causes, f"{where}.maxSkew", item.get("maxSkew") or 0)
-        topology, action = item.get("topologyKey") or "", item.get("whenUnsatisfiable") or ""
         if not topology:
             causes.append(required(f"{where}.topologyKey", "can not be empty"))
         if action not in _UNSATISFIABLE:
             allowed = sorted(_UNSATISFIABLE)
             causes.append(not_supported(f"{where}.whenUnsatisfiable", action, allowed))
-        if (topology, action) in seen:
+        if pairs[index] in pairs[index + 1 :]:
             path_of_pair = f"{where}.{{topologyKey, whenUnsatisfiable}}"
             causes.append(duplicate(path_of_pair, f"{{{topology}, {action}}}"))
-        seen.add((topology, action))
         if (domains := item.get("minDomains")) is not None:
             rules.positive(causes, f"{where}.minDomains", domains)
             if action != "DoNotSchedule":
@@ -181,4 +212,18 @@ def topology_spread(found: list[Object], causes: Causes, path: str) -> None:
                 causes.append(invalid_value(f"{where}.minDomains", domains, text))
         for field in ("nodeAffinityPolicy", "nodeTaintsPolicy"):
             rules.optional_choice(causes, f"{where}.{field}", item.get(field), _HONOR)
-        rules.label_selector(causes, f"{where}.labelSelector", item.get("labelSelector"))
+        if keys and selector is None:
+            text = "must not be specified when labelSelector is not set"
+            causes.append(forbidden_field(f"{where}.matchLabelKeys", text))
+        for at, key in enumerate(keys):
+            rules.name(causes, f"{where}.matchLabelKeys[{at}]", key, names.label_key)
+            if key in _selected_keys(selector):
+                text = "exists in both matchLabelKeys and labelSelector"
+                causes.append(invalid_value(f"{where}.matchLabelKeys[{at}]", key, text))
+        rules.label_selector(causes, f"{where}.labelSelector", selector)
+
+
+def _selected_keys(selector: Object | None) -> set[str]:
+    selector = selector or {}
+    listed = {item.get("key") or "" for item in selector.get("matchExpressions") or ()}
+    return listed | set(selector.get("matchLabels") or ())

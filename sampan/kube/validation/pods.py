@@ -1,40 +1,48 @@
-"""Pods and pod templates: the spec as a whole, and what may change in a pod that exists.
-
-A running pod is nearly frozen: images, deadlines and added tolerations may change, scheduling gates may go, and what a
-gate holds back may still be narrowed (KEP-3838). Ephemeral containers and resources change by subresources of their own.
-"""
+"""Pods and pod templates: the spec as a whole. What may change in a pod that exists: `pod_updates`."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from sampan.kube import names
-from sampan.kube.errors import duplicate, forbidden_field, invalid_value, required
-from sampan.kube.objects import clone
-from sampan.kube.validation import containers, placement, resources, rules, volumes
-from sampan.kube.validation.containers import SORTS
+from sampan.kube.errors import (
+    duplicate,
+    forbidden_field,
+    invalid_value,
+    required,
+    too_long,
+)
+from sampan.kube.quantity import Quantity
+from sampan.kube.validation import containers, placement, resources, rules, security, volumes
+from sampan.kube.validation.containers import SORTS, Context
 from sampan.kube.validation.rules import Causes, Object
 
-_RESTART: Final = frozenset(("Always", "OnFailure", "Never"))
-_DNS: Final = frozenset(("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"))
-_PREEMPTION: Final = frozenset(("PreemptLowerPriority", "Never"))
-_OS: Final = frozenset(("linux", "windows"))
-_GROUP_POLICY: Final = frozenset(("OnRootMismatch", "Always"))
+_RESTART: Final = ("Always", "OnFailure", "Never")
+_DNS: Final = ("ClusterFirstWithHostNet", "ClusterFirst", "Default", "None")
+_PREEMPTION: Final = ("PreemptLowerPriority", "Never")
 _MAX_NAMESERVERS: Final = 3
 _MAX_SEARCHES: Final = 32
 _MAX_SEARCH_CHARS: Final = 2048
 _ID_MAX: Final = 2**31 - 1
+_HOSTNAME_MAX: Final = 64  # the kernel's
 
-_UPDATE_TEXT: Final = (
-    "pod updates may not change fields other than `spec.containers[*].image`,"
-    "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` "
-    "(only additions to existing tolerations),`spec.terminationGracePeriodSeconds` "
-    "(allow it to be set to 1 if it was previously negative)"
-)
+MIRROR: Final = "kubernetes.io/config.mirror"
+_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
+APP_ARMOR: Final = "container.apparmor.security.beta.kubernetes.io/"
 
 
 def validate_pod(pod: Object, causes: Causes) -> None:
-    pod_spec(pod.get("spec") or {}, causes, "spec")
+    metadata, spec = pod.get("metadata") or {}, pod.get("spec") or {}
+    if marks := metadata.get("annotations"):
+        _annotations(marks, spec, causes, "metadata.annotations")
+    pod_spec(spec, causes, "spec", pod=metadata.get("name") or "", is_pod=True)
+    if not spec.get("serviceAccountName"):
+        for index, volume in enumerate(spec.get("volumes") or ()):
+            for at, source in enumerate((volume.get("projected") or {}).get("sources") or ()):
+                if source.get("serviceAccountToken") is not None:
+                    where = f"spec.volumes[{index}].projected.sources[{at}].serviceAccountToken"
+                    text = "must not be specified when serviceAccountName is not set"
+                    causes.append(forbidden_field(where, text))
 
 
 def validate_new_pod(pod: Object, causes: Causes) -> None:
@@ -49,23 +57,65 @@ def validate_new_pod(pod: Object, causes: Causes) -> None:
 
 def pod_template(template: Object | None, causes: Causes, path: str) -> None:
     template = template or {}
-    metadata = template.get("metadata") or {}
+    metadata, spec = template.get("metadata") or {}, template.get("spec") or {}
     rules.labels(causes, f"{path}.labels", metadata.get("labels"))
-    rules.annotations(causes, f"{path}.annotations", metadata.get("annotations"))
-    spec = template.get("spec") or {}
+    if marks := metadata.get("annotations"):
+        rules.annotations(causes, f"{path}.annotations", marks)
+        _annotations(marks, spec, causes, f"{path}.annotations")
     pod_spec(spec, causes, f"{path}.spec")
     if spec.get("ephemeralContainers"):
         text = "ephemeral containers not allowed in pod template"
         causes.append(forbidden_field(f"{path}.spec.ephemeralContainers", text))
 
 
-def pod_spec(spec: Object, causes: Causes, path: str) -> None:
+def _annotations(marks: Object, spec: Object, causes: Causes, path: str) -> None:
+    """Annotations that mean something to the API itself."""
+    if MIRROR in marks and not spec.get("nodeName"):
+        text = "must set spec.nodeName if mirror pod annotation is set"
+        causes.append(invalid_value(f"{path}[{MIRROR}]", marks[MIRROR], text))
+    if (cost := marks.get(_DELETION_COST)) is not None and not _is_int32(cost):
+        text = "must be a 32bit integer"
+        causes.append(invalid_value(f"{path}[{_DELETION_COST}]", cost, text))
+    for key, profile in marks.items():
+        if not key.startswith(APP_ARMOR):
+            continue
+        name = key.removeprefix(APP_ARMOR)
+        present = (each for sort in SORTS for each in spec.get(sort.field) or ())
+        if all(each.get("name") != name for each in present):
+            causes.append(invalid_value(f"{path}[{key}]", name, "container not found"))
+        if profile not in ("", "runtime/default", "unconfined") and (
+            not profile.startswith("localhost/")
+        ):
+            text = f'invalid AppArmor profile name: "{profile}"'
+            causes.append(invalid_value(f"{path}[{key}]", profile, text))
+
+
+def _is_int32(text: str) -> bool:
+    digits = text[1:] if text[:1] == "-" else text
+    if not (digits.isascii() and digits.isdigit()) or (len(digits) > 1 and digits[0] == "0"):
+        return False
+    return len(digits) < 11 and -(2**31) <= int(text) < 2**31
+
+
+def pod_spec(
+    spec: Object, causes: Causes, path: str, *, pod: str = "", is_pod: bool = False
+) -> None:
+    """`pod` is the name of the pod, when the spec is that of one (`is_pod`) and not of a template."""
     get = spec.get
-    by_name = volumes.validate_volumes(get("volumes") or [], causes, f"{path}.volumes")
-    context = containers.Context(
-        volumes=by_name,
-        claims=frozenset(claim.get("name") or "" for claim in get("resourceClaims") or ()),
+    claims: frozenset[str] = frozenset()
+    if listed := get("resourceClaims"):
+        claims = frozenset(each["name"] for each in listed if each.get("name"))
+        _resource_claims(listed, causes, f"{path}.resourceClaims")
+    restart = get("restartPolicy") or ""
+    context = Context(
+        volumes=volumes.validate_volumes(get("volumes") or [], causes, f"{path}.volumes", pod),
+        claims=claims,
         host_network=bool(get("hostNetwork")),
+        host_users=security.is_host_users(spec),
+        is_pod=is_pod,
+        restart_policy=restart,
+        grace=get("terminationGracePeriodSeconds"),
+        system=(get("os") or {}).get("name") or None,
         seen=set(),
         host_ports=set(),
     )
@@ -74,40 +124,44 @@ def pod_spec(spec: Object, causes: Causes, path: str) -> None:
     for sort in SORTS:
         if found := get(sort.field):
             containers.validate_containers(found, causes, f"{path}.{sort.field}", sort, context)
-    rules.choice(causes, f"{path}.restartPolicy", get("restartPolicy"), _RESTART)
-    rules.choice(causes, f"{path}.dnsPolicy", get("dnsPolicy"), _DNS)
-    _dns(spec, causes, path)
+    if (found := get("resources")) is not None:
+        _resources(found, spec, causes, f"{path}.resources")
+    if restart not in _RESTART:
+        rules.listed(causes, f"{path}.restartPolicy", restart, _RESTART)
+    policy = get("dnsPolicy") or ""
+    if policy not in _DNS:
+        rules.listed(causes, f"{path}.dnsPolicy", policy, _DNS)
+    if get("dnsConfig") is not None or policy == "None":
+        _dns(get("dnsConfig"), policy, causes, f"{path}.dnsConfig")
     if found := get("nodeSelector"):
         rules.labels(causes, f"{path}.nodeSelector", found)
     if found := get("securityContext"):
-        _security(found, causes, f"{path}.securityContext")
+        security.of_pod(found, spec, causes, f"{path}.securityContext")
+        security.host_process(spec, causes, path)
     if get("shareProcessNamespace") and get("hostPID"):
         text = "ShareProcessNamespace and HostPID cannot both be enabled"
-        causes.append(invalid_value(f"{path}.shareProcessNamespace", True, text))
-    for index, secret in enumerate(get("imagePullSecrets") or ()):
-        if not secret.get("name"):
-            causes.append(required(f"{path}.imagePullSecrets[{index}].name"))
+        causes.append(invalid_value(f"{path}.securityContext.shareProcessNamespace", True, text))
     if found := get("affinity"):
         placement.affinity(found, causes, f"{path}.affinity")
     if found := get("tolerations"):
         placement.tolerations(found, causes, f"{path}.tolerations")
     if found := get("topologySpreadConstraints"):
         placement.topology_spread(found, causes, f"{path}.topologySpreadConstraints")
-    if found := get("resources"):
-        resources.requirements(found, causes, f"{path}.resources")
+    if get("hostUsers") is False:
+        security.host_users(spec, causes, path)
     _names(spec, causes, path)
-    _host_aliases(get("hostAliases") or (), causes, f"{path}.hostAliases")
-    _gates(spec, causes, path)
+    if found := get("hostAliases"):
+        _host_aliases(found, causes, f"{path}.hostAliases")
+    if get("readinessGates") or get("schedulingGates"):
+        _gates(spec, causes, path)
     if (deadline := get("activeDeadlineSeconds")) is not None:
         rules.between(causes, f"{path}.activeDeadlineSeconds", deadline, 1, _ID_MAX)
-    rules.not_negative(
-        causes, f"{path}.terminationGracePeriodSeconds", get("terminationGracePeriodSeconds")
-    )
-    rules.optional_choice(causes, f"{path}.preemptionPolicy", get("preemptionPolicy"), _PREEMPTION)
-    if (system := get("os")) is not None:
-        rules.choice(causes, f"{path}.os.name", system.get("name"), _OS)
-    for name, value in (get("overhead") or {}).items():
-        resources.amount(causes, f"{path}.overhead[{name}]", name, value)
+    if (preemption := get("preemptionPolicy")) is not None:
+        rules.listed(causes, f"{path}.preemptionPolicy", preemption, _PREEMPTION)
+    if overhead := get("overhead"):
+        resources.requirements({"limits": overhead}, causes, f"{path}.overhead")
+    if get("os") is not None:
+        security.operating_system(spec, causes, path)
 
 
 _NAMES: Final = (
@@ -116,8 +170,6 @@ _NAMES: Final = (
     ("hostname", names.dns1123_label),
     ("subdomain", names.dns1123_label),
     ("priorityClassName", names.dns1123_subdomain),
-    ("runtimeClassName", names.dns1123_subdomain),
-    ("schedulerName", names.dns1123_subdomain),
 )
 
 
@@ -126,64 +178,126 @@ def _names(spec: Object, causes: Causes, path: str) -> None:
         value = spec.get(field)
         if value and (reasons := rule(value)):
             causes.extend(invalid_value(f"{path}.{field}", value, reason) for reason in reasons)
+    if (name := spec.get("runtimeClassName")) is not None:
+        rules.name(causes, f"{path}.runtimeClassName", name, names.dns1123_subdomain)
+    if (name := spec.get("hostnameOverride")) is not None:
+        where = f"{path}.hostnameOverride"
+        if len(name) > _HOSTNAME_MAX:
+            causes.append(too_long(where, name, _HOSTNAME_MAX))
+        rules.name(causes, where, name, names.dns1123_subdomain)
+        for other in ("setHostnameAsFQDN", "hostNetwork"):
+            if spec.get(other):
+                text = "may not be specified when hostnameOverride is set"
+                causes.append(forbidden_field(f"{path}.{other}", text))
 
 
-def _dns(spec: Object, causes: Causes, path: str) -> None:
-    config = spec.get("dnsConfig") or {}
-    where = f"{path}.dnsConfig"
+def _resource_claims(claims: list[Object], causes: Causes, path: str) -> None:
+    """Devices that the pod is given (KEP-4381): by name, or made from a template."""
+    seen: set[str] = set()
+    for index, claim in enumerate(claims):
+        where, name = f"{path}[{index}]", claim.get("name") or ""
+        if not name:
+            causes.append(required(f"{where}.name"))
+        elif name in seen:
+            causes.append(duplicate(f"{where}.name", name))
+        else:
+            rules.name(causes, f"{where}.name", name, names.dns1123_label)
+        seen.add(name)
+        fields = ("resourceClaimName", "resourceClaimTemplateName")
+        given = [field for field in fields if claim.get(field) is not None]
+        if len(given) == 2:
+            text = (
+                "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"
+            )
+            causes.append(invalid_value(where, claim, text))
+        if not given:
+            text = "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"
+            causes.append(invalid_value(where, claim, text))
+        for field in given:
+            rules.name(causes, f"{where}.{field}", claim[field], names.dns1123_subdomain)
+
+
+def _resources(found: Object, spec: Object, causes: Causes, path: str) -> None:
+    """Of the pod as a whole (KEP-2837): at least what its containers ask, and no container above it."""
+    if found.get("claims") is not None:
+        text = "claims cannot be set for Resources at pod-level"
+        causes.append(forbidden_field(f"{path}.claims", text))
+    resources.requirements(found, causes, path, check=resources.pod_resource)
+    requests, limits = found.get("requests") or {}, found.get("limits") or {}
+    for name, total in sorted(_asked(spec).items()):
+        given = rules.parsed(requests.get(name, 0))
+        if total > given and (name in ("cpu", "memory") or name.startswith(resources.HUGE_PAGES)):
+            text = f"must be greater than or equal to aggregate container requests of {total}"
+            causes.append(invalid_value(f"{path}.requests[{name}]", str(given), text))
+    for index, container in enumerate(spec.get("containers") or ()):
+        for name, amount in ((container.get("resources") or {}).get("limits") or {}).items():
+            if name in limits and rules.parsed(amount) > rules.parsed(limits[name]):
+                where = f"{path}.containers[{index}][{name}].limits"
+                text = f"must be less than or equal to pod limits of {rules.parsed(limits[name])}"
+                causes.append(invalid_value(where, str(rules.parsed(amount)), text))
+
+
+def _asked(spec: Object) -> dict[str, Quantity]:
+    """What the containers ask for together: init containers one after another, sidecars all along."""
+    zero = Quantity()
+
+    def of(container: Object) -> dict[str, Quantity]:
+        amounts = (container.get("resources") or {}).get("requests") or {}
+        return {name: rules.parsed(amount) for name, amount in amounts.items()}
+
+    total: dict[str, Quantity] = {}
+    sidecars: dict[str, Quantity] = {}
+    most: dict[str, Quantity] = {}
+    for container in spec.get("containers") or ():
+        for name, amount in of(container).items():
+            total[name] = total.get(name, zero) + amount
+    for container in spec.get("initContainers") or ():
+        for name, amount in of(container).items():
+            now = sidecars.get(name, zero) + amount
+            if containers.is_sidecar(container):
+                sidecars[name] = now
+            most[name] = max(most.get(name, zero), now)
+    for name in {*total, *sidecars, *most}:
+        together = total.get(name, zero) + sidecars.get(name, zero)
+        total[name] = max(together, most.get(name, zero))
+    return total
+
+
+def _dns(config: Object | None, policy: str, causes: Causes, path: str) -> None:
+    if config is None:
+        causes.append(required(path, "must provide `dnsConfig` when `dnsPolicy` is None"))
+        return
     servers, searches = config.get("nameservers") or [], config.get("searches") or []
-    if spec.get("dnsPolicy") == "None" and not servers:
+    if policy == "None" and not servers:
         text = "must provide at least one DNS nameserver when `dnsPolicy` is None"
-        causes.append(required(f"{where}.nameservers", text))
+        causes.append(required(f"{path}.nameservers", text))
+        return
     if len(servers) > _MAX_NAMESERVERS:
         text = f"must not have more than {_MAX_NAMESERVERS} nameservers"
-        causes.append(invalid_value(f"{where}.nameservers", servers, text))
+        causes.append(invalid_value(f"{path}.nameservers", servers, text))
     for index, server in enumerate(servers):
-        rules.name(causes, f"{where}.nameservers[{index}]", server, names.ip)
+        rules.name(causes, f"{path}.nameservers[{index}]", server, names.ip)
     if len(searches) > _MAX_SEARCHES:
         text = f"must not have more than {_MAX_SEARCHES} search paths"
-        causes.append(invalid_value(f"{where}.searches", searches, text))
+        causes.append(invalid_value(f"{path}.searches", searches, text))
     if len(" ".join(searches)) > _MAX_SEARCH_CHARS:
         text = f"must not have more than {_MAX_SEARCH_CHARS} characters (including spaces) in the search list"
-        causes.append(invalid_value(f"{where}.searches", searches, text))
+        causes.append(invalid_value(f"{path}.searches", searches, text))
     for index, search in enumerate(searches):
-        plain = search.removesuffix(".").replace("_", "-") if search != "." else ""
-        if plain:
-            rules.name(causes, f"{where}.searches[{index}]", plain, names.dns1123_subdomain)
+        if search != ".":
+            where = f"{path}.searches[{index}]"
+            rules.name(causes, where, search.removesuffix("."), names.search_domain)
     for index, option in enumerate(config.get("options") or ()):
         if not option.get("name"):
-            causes.append(required(f"{where}.options[{index}]", "must not be empty"))
-
-
-def _security(context: Object, causes: Causes, path: str) -> None:
-    containers.identity(context, causes, path)
-    rules.between(causes, f"{path}.fsGroup", context.get("fsGroup"), 0, _ID_MAX)
-    for index, group in enumerate(context.get("supplementalGroups") or ()):
-        rules.between(causes, f"{path}.supplementalGroups[{index}]", group, 0, _ID_MAX)
-    if (found := context.get("seccompProfile")) is not None:
-        containers.confinement(found, causes, f"{path}.seccompProfile", "seccomp")
-    if (found := context.get("appArmorProfile")) is not None:
-        containers.confinement(found, causes, f"{path}.appArmorProfile", "AppArmor")
-    policy = context.get("fsGroupChangePolicy")
-    rules.optional_choice(causes, f"{path}.fsGroupChangePolicy", policy, _GROUP_POLICY)
-    seen: set[str] = set()
-    for index, sysctl in enumerate(context.get("sysctls") or ()):
-        where = f"{path}.sysctls[{index}].name"
-        name = sysctl.get("name") or ""
-        if not name:
-            causes.append(required(where))
-        elif not names.is_sysctl(name):
-            causes.append(invalid_value(where, name, "must be a sysctl name"))
-        elif name in seen:
-            causes.append(duplicate(where, name))
-        seen.add(name)
+            causes.append(required(f"{path}.options[{index}]", "must not be empty"))
 
 
 def _host_aliases(aliases: Any, causes: Causes, path: str) -> None:
     for index, alias in enumerate(aliases):
         rules.name(causes, f"{path}[{index}].ip", alias.get("ip") or "", names.ip)
-        for hostname in alias.get("hostnames") or ():
-            rules.name(causes, f"{path}[{index}].hostnames", hostname, names.dns1123_subdomain)
+        for at, hostname in enumerate(alias.get("hostnames") or ()):
+            where = f"{path}[{index}].hostnames[{at}]"
+            rules.name(causes, where, hostname, names.dns1123_subdomain)
 
 
 def _gates(spec: Object, causes: Causes, path: str) -> None:
@@ -198,140 +312,6 @@ def _gates(spec: Object, causes: Causes, path: str) -> None:
         if name in seen:
             causes.append(duplicate(where, name))
         seen.add(name)
-
-
-# --- updates ----------------------------------------------------------------------------------------
-
-
-def validate_pod_update(new: Object, old: Object, causes: Causes) -> None:
-    new_spec, old_spec = new.get("spec") or {}, old.get("spec") or {}
-    if new_spec == old_spec:
-        return
-    for field in ("containers", "initContainers"):
-        if len(new_spec.get(field) or ()) != len(old_spec.get(field) or ()):
-            text = "pod updates may not add or remove containers"
-            causes.append(forbidden_field(f"spec.{field}", text))
-            return
-    _deadline(new_spec.get("activeDeadlineSeconds"), old_spec.get("activeDeadlineSeconds"), causes)
-    _kept_tolerations(new_spec.get("tolerations") or [], old_spec.get("tolerations") or [], causes)
-    _kept_gates(
-        new_spec.get("schedulingGates") or [], old_spec.get("schedulingGates") or [], causes
-    )
-    gated = bool(old_spec.get("schedulingGates"))
-    changed = _frozen_changes(new_spec, old_spec, gated=gated)
-    if changed:
-        shown = "\n".join(f"  {path}" for path in changed)
-        causes.append(forbidden_field("spec", f"{_UPDATE_TEXT}\n{shown}"))
-
-
-def _deadline(new: int | None, old: int | None, causes: Causes) -> None:
-    if old is None or new == old:
-        return
-    if new is None:
-        text = "must not update from a positive integer to nil value"
-        causes.append(invalid_value("spec.activeDeadlineSeconds", new, text))
-    elif new > old:
-        text = "must be less than or equal to previous value"
-        causes.append(invalid_value("spec.activeDeadlineSeconds", new, text))
-
-
-def _kept_tolerations(new: list[Object], old: list[Object], causes: Causes) -> None:
-    def plain(item: Object) -> Object:
-        return {key: value for key, value in item.items() if key != "tolerationSeconds"}
-
-    present = [plain(item) for item in new]
-    if any(plain(item) not in present for item in old):
-        text = "existing toleration can not be modified except its tolerationSeconds"
-        causes.append(forbidden_field("spec.tolerations", text))
-
-
-def _kept_gates(new: list[Object], old: list[Object], causes: Causes) -> None:
-    before = [gate.get("name") for gate in old]
-    added = [gate.get("name") or "" for gate in new if gate.get("name") not in before]
-    if added:
-        shown = ", ".join(added)
-        text = f"only deletion is allowed, but found new scheduling gates '{shown}'"
-        causes.append(forbidden_field("spec.schedulingGates", text))
-
-
-_MUTABLE: Final = ("activeDeadlineSeconds", "tolerations", "schedulingGates")
-
-
-def _frozen_changes(new: Object, old: Object, *, gated: bool) -> list[str]:
-    """Paths of what changed and must not have."""
-    ignored = {*_MUTABLE, "ephemeralContainers"}
-    if new.get("terminationGracePeriodSeconds") == 1 and (
-        (old.get("terminationGracePeriodSeconds") or 0) < 0
-    ):
-        ignored.add("terminationGracePeriodSeconds")
-    if gated and _only_added(new.get("nodeSelector") or {}, old.get("nodeSelector") or {}):
-        # A gated pod may be narrowed to fewer nodes, never widened.
-        ignored |= {"nodeSelector", "affinity"}
-    changed = []
-    for field in sorted({*new, *old} - ignored):
-        before, after = old.get(field), new.get(field)
-        if before == after or (not before and not after):
-            continue
-        if field in ("containers", "initContainers"):
-            for index, (one, other) in enumerate(zip(before or [], after or [], strict=True)):
-                changed += [
-                    f"spec.{field}[{index}].{key}"
-                    for key in sorted({*one, *other})
-                    if key != "image" and one.get(key) != other.get(key)
-                ]
-        else:
-            changed.append(f"spec.{field}")
-    return changed
-
-
-def _only_added(new: Object, old: Object) -> bool:
-    return all(new.get(key) == value for key, value in old.items())
-
-
-def validate_subresource(subresource: str, new: Object, old: Object, causes: Causes) -> None:
-    if subresource == "resize":
-        _resize(new, old, causes)
-    else:
-        _ephemeral(new, old, causes)
-
-
-def _ephemeral(new: Object, old: Object, causes: Causes) -> None:
-    """Ephemeral containers are only ever added."""
-    spec = clone(new.get("spec") or {})
-    pod_spec(spec, causes, "spec")
-    present = {item.get("name"): item for item in spec.get("ephemeralContainers") or ()}
-    known = {item.get("name") for item in spec.get("containers") or ()}
-    for item in (old.get("spec") or {}).get("ephemeralContainers") or ():
-        name = item.get("name")
-        if name not in present:
-            text = f'existing ephemeral containers "{name}" may not be removed\n'
-            causes.append(forbidden_field("spec.ephemeralContainers", text))
-        elif present[name] != item:
-            text = f'existing ephemeral containers "{name}" may not be changed\n'
-            causes.append(forbidden_field("spec.ephemeralContainers", text))
-    for index, item in enumerate(spec.get("ephemeralContainers") or ()):
-        target = item.get("targetContainerName")
-        if target and target not in known:
-            where = f"spec.ephemeralContainers[{index}].targetContainerName"
-            causes.append(invalid_value(where, target, "must name a container of the pod"))
-
-
-def _resize(new: Object, old: Object, causes: Causes) -> None:
-    """KEP-1287: only cpu and memory of containers, and never so that the QoS class is another."""
-    new_spec, old_spec = clone(new.get("spec") or {}), clone(old.get("spec") or {})
-    pod_spec(new_spec, causes, "spec")
-    for spec in (new_spec, old_spec):
-        spec.pop("resources", None)
-        for sort in SORTS[:2]:
-            for container in spec.get(sort.field) or ():
-                container.pop("resources", None)
-                container.pop("resizePolicy", None)
-    if new_spec != old_spec:
-        text = "only cpu and memory resources for containers are mutable"
-        causes.append(forbidden_field("spec", text))
-    if qos_class(new) != qos_class(old):
-        text = "Pod QOS Class may not change as a result of resizing"
-        causes.append(invalid_value("spec", qos_class(new), text))
 
 
 def qos_class(pod: Object) -> str:

@@ -63,6 +63,14 @@ def choice(causes: Causes, path: str, value: Any, allowed: Collection[str]) -> N
         causes.append(not_supported(path, value, sorted(allowed)))
 
 
+def listed(causes: Causes, path: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """As `choice`, with the values named in their own order."""
+    if not value:
+        causes.append(required(path))
+    elif value not in allowed:
+        causes.append(not_supported(path, value, allowed))
+
+
 def optional_choice(causes: Causes, path: str, value: Any, allowed: Collection[str]) -> None:
     if value and value not in allowed:
         causes.append(not_supported(path, value, sorted(allowed)))

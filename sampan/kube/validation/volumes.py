@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final
 
 from sampan.kube import names
-from sampan.kube.errors import duplicate, forbidden_field, invalid_value, required
-from sampan.kube.validation import rules
-from sampan.kube.validation.containers import (
-    field_ref,
-    local_path,
-    no_parent,
-    resource_field_ref,
+from sampan.kube.errors import (
+    duplicate,
+    forbidden_field,
+    invalid_value,
+    not_supported,
+    required,
+    too_long,
 )
+from sampan.kube.validation import rules
+from sampan.kube.validation.downward import FILE_FIELDS, field_ref, resource_field_ref
+from sampan.kube.validation.mounts import file_path, local_path, mode, no_parent
 from sampan.kube.validation.rules import Causes, Object
 
 _HOST_TYPES: Final = frozenset(
@@ -29,25 +33,41 @@ _HOST_TYPES: Final = frozenset(
     )
 )
 _PULL_POLICIES: Final = frozenset(("Always", "IfNotPresent", "Never"))
-_FILE_FIELDS: Final = frozenset(("metadata.name", "metadata.namespace", "metadata.uid"))
-_FILE_MAPS: Final = _FILE_FIELDS | {"metadata.annotations", "metadata.labels"}
-_MODE_TEXT: Final = "must be a number between 0 and 0777 (octal), both inclusive"
+_ISCSI_NAMES: Final = {
+    "iqn": re.compile(r"iqn\.\d{4}-\d{2}\.([A-Za-z0-9-.]+)(:[^,;*&$|\s]+)"),
+    "eui": re.compile(r"eui.[A-Za-z0-9]{16}"),
+    "naa": re.compile(r"naa.[A-Za-z0-9]{32}"),
+}
+_MANY: Final = "may not specify more than 1 volume type"
 
 
-def validate_volumes(volumes: list[Object], causes: Causes, path: str) -> dict[str, Object]:
-    """Check them, and return them by name for whatever refers to them."""
+def validate_volumes(
+    volumes: list[Object], causes: Causes, path: str, pod: str = ""
+) -> dict[str, Object]:
+    """Check them, and return the good ones by name for whatever refers to them. `pod` is the pod's name, if it has one."""
     by_name: dict[str, Object] = {}
+    own = {f"{pod}-{each.get('name')}" for each in volumes if "ephemeral" in each} if pod else ()
     for index, volume in enumerate(volumes):
-        where = f"{path}[{index}]"
-        _sources(volume, causes, where)
+        where, before = f"{path}[{index}]", len(causes)
         name = volume.get("name") or ""
+        _sources(volume, causes, where)
         if not name:
             causes.append(required(f"{where}.name"))
         elif reasons := names.dns1123_label(name):
             causes.extend(invalid_value(f"{where}.name", name, reason) for reason in reasons)
-        elif name in by_name:
+        if name in by_name:
             causes.append(duplicate(f"{where}.name", name))
-        by_name[name] = volume
+        if pod and name and volume.get("ephemeral") is not None:
+            claim = f"{pod}-{name}"
+            for reason in names.dns1123_subdomain(claim):
+                text = f'PVC name "{claim}": {reason}'
+                causes.append(invalid_value(f"{where}.name", name, text))
+        if len(causes) == before:
+            by_name[name] = volume
+        claimed = (volume.get("persistentVolumeClaim") or {}).get("claimName")
+        if own and claimed in own:
+            text = "must not reference a PVC that gets created for an ephemeral volume"
+            causes.append(invalid_value(f"{where}.persistentVolumeClaim.claimName", claimed, text))
     return by_name
 
 
@@ -58,8 +78,7 @@ def _sources(volume: Object, causes: Causes, path: str) -> None:
             continue
         found += 1
         if found > 1:
-            text = "may not specify more than 1 volume type"
-            causes.append(forbidden_field(f"{path}.{field}", text))
+            causes.append(forbidden_field(f"{path}.{field}", _MANY))
         elif (check := _SOURCES.get(field)) is not None:
             check(source, causes, f"{path}.{field}")
     if not found:
@@ -88,79 +107,70 @@ def _empty_dir(source: Object, causes: Causes, path: str) -> None:
         causes.append(forbidden_field(f"{path}.sizeLimit", text))
 
 
-def _mode(causes: Causes, path: str, mode: int | None) -> None:
-    if mode is not None and not 0 <= mode <= 0o777:
-        causes.append(invalid_value(path, mode, _MODE_TEXT))
-
-
-def _file_path(causes: Causes, path: str, value: str) -> None:
-    """Where a projected file goes. `..data` and the like belong to the atomic writer."""
-    if not value:
-        causes.append(required(path))
-        return
-    local_path(causes, path, value)
-    if value.startswith("..") and not value.startswith("../"):
-        causes.append(invalid_value(path, value, "must not start with '..'"))
-
-
 def _items(source: Object, causes: Causes, path: str) -> None:
     for index, item in enumerate(source.get("items") or ()):
         where = f"{path}.items[{index}]"
         if not item.get("key"):
             causes.append(required(f"{where}.key"))
-        _file_path(causes, f"{where}.path", item.get("path") or "")
-        _mode(causes, f"{where}.mode", item.get("mode"))
+        file_path(causes, f"{where}.path", item.get("path") or "")
+        mode(causes, f"{where}.mode", item.get("mode"))
 
 
 def _secret(source: Object, causes: Causes, path: str) -> None:
     if not source.get("secretName"):
         causes.append(required(f"{path}.secretName"))
-    _mode(causes, f"{path}.defaultMode", source.get("defaultMode"))
+    mode(causes, f"{path}.defaultMode", source.get("defaultMode"))
     _items(source, causes, path)
 
 
 def _config_map(source: Object, causes: Causes, path: str) -> None:
     if not source.get("name"):
         causes.append(required(f"{path}.name"))
-    _mode(causes, f"{path}.defaultMode", source.get("defaultMode"))
+    mode(causes, f"{path}.defaultMode", source.get("defaultMode"))
     _items(source, causes, path)
 
 
 def _downward(source: Object, causes: Causes, path: str) -> None:
-    _mode(causes, f"{path}.defaultMode", source.get("defaultMode"))
+    mode(causes, f"{path}.defaultMode", source.get("defaultMode"))
     for index, item in enumerate(source.get("items") or ()):
         where = f"{path}.items[{index}]"
-        _file_path(causes, f"{where}.path", item.get("path") or "")
-        _mode(causes, f"{where}.mode", item.get("mode"))
+        file_path(causes, f"{where}.path", item.get("path") or "")
+        mode(causes, f"{where}.mode", item.get("mode"))
         field, resource = item.get("fieldRef"), item.get("resourceFieldRef")
         if field is not None:
-            field_ref(field, causes, f"{where}.fieldRef", _FILE_MAPS)
+            field_ref(field, causes, f"{where}.fieldRef", FILE_FIELDS)
             if resource is not None:
                 text = "fieldRef and resourceFieldRef can not be specified simultaneously"
                 causes.append(invalid_value(where, "resource", text))
         elif resource is not None:
             resource_field_ref(resource, causes, f"{where}.resourceFieldRef", container_needed=True)
         else:
-            causes.append(
-                required(f"{where}.fieldRef", "one of fieldRef and resourceFieldRef is required")
-            )
+            causes.append(required(where, "one of fieldRef and resourceFieldRef is required"))
 
 
 def _projected(source: Object, causes: Causes, path: str) -> None:
-    _mode(causes, f"{path}.defaultMode", source.get("defaultMode"))
+    mode(causes, f"{path}.defaultMode", source.get("defaultMode"))
+    taken: set[str] = set()
     for index, projection in enumerate(source.get("sources") or ()):
         where = f"{path}.sources[{index}]"
         given = [field for field, value in projection.items() if value is not None]
-        if len(given) != 1:
-            if given:
-                text = "may not specify more than 1 volume type"
-                causes.append(forbidden_field(f"{where}.{given[1]}", text))
-            else:
-                causes.append(required(where, "must specify a volume type"))
-            continue
-        (field,) = given
-        if (check := _PROJECTIONS.get(field)) is not None:
-            check(projection[field], causes, f"{where}.{field}")
+        for field in given:
+            if (check := _PROJECTIONS.get(field)) is not None:
+                check(projection[field], causes, f"{where}.{field}")
+            for place in _paths(field, projection[field]):
+                if place in taken:
+                    shown = projection[field].get("name") or place
+                    causes.append(invalid_value(path, shown, "conflicting duplicate paths"))
+                taken.add(place)
+        if len(given) > 1:
+            text = "may not specify more than 1 volume type per source"
+            causes.append(forbidden_field(where, text))
+
+
+def _paths(field: str, source: Object) -> list[str]:
+    if field == "clusterTrustBundle":
+        return [source.get("path") or ""]
+    return [item["path"] for item in source.get("items") or () if item.get("path")]
 
 
 def _named_projection(source: Object, causes: Causes, path: str) -> None:
@@ -170,41 +180,202 @@ def _named_projection(source: Object, causes: Causes, path: str) -> None:
 
 
 def _token(source: Object, causes: Causes, path: str) -> None:
-    seconds = source.get("expirationSeconds")
-    if seconds is not None and seconds < 600:
+    seconds = source.get("expirationSeconds") or 0
+    if seconds < 600:
         text = "may not specify a duration less than 10 minutes"
         causes.append(invalid_value(f"{path}.expirationSeconds", seconds, text))
-    if seconds is not None and seconds > 2**32:
+    if seconds > 2**32:
         text = "may not specify a duration larger than 2^32 seconds"
         causes.append(invalid_value(f"{path}.expirationSeconds", seconds, text))
-    _file_path(causes, f"{path}.path", source.get("path") or "")
+    file_path(causes, f"{path}.path", source.get("path") or "")
+
+
+def _trust_bundle(source: Object, causes: Causes, path: str) -> None:
+    name, signer = source.get("name"), source.get("signerName")
+    if name is not None and signer is not None:
+        text = "only one of name and signerName may be used"
+        causes.append(invalid_value(path, source, text))
+    elif name is not None:
+        if not name:
+            causes.append(required(f"{path}.name", "must be a valid object name"))
+        if source.get("labelSelector") is not None:
+            text = "labelSelector must be unset if name is specified"
+            where = f"{path}.labelSelector"
+            causes.append(invalid_value(where, source["labelSelector"], text))
+    elif signer is not None:
+        if not signer:
+            causes.append(required(f"{path}.signerName", "must be a valid signer name"))
+        rules.label_selector(causes, f"{path}.labelSelector", source.get("labelSelector"))
+    else:
+        causes.append(required(path, "either name or signerName must be specified"))
+    file_path(causes, f"{path}.path", source.get("path") or "")
+
+
+_KEY_TYPES: Final = ("ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519", "RSA3072", "RSA4096")
+
+
+def _certificate(source: Object, causes: Causes, path: str) -> None:
+    """A certificate that the node asks for in the pod's name (KEP-4317)."""
+    if not source.get("signerName"):
+        causes.append(required(f"{path}.signerName"))
+    rules.choice(causes, f"{path}.keyType", source.get("keyType"), _KEY_TYPES)
+    seconds = source.get("maxExpirationSeconds")
+    if seconds is not None and not 3600 <= seconds <= 91 * 86_400:
+        text = (
+            "must be between 1 hour and 91 days" if seconds >= 3600 else "must be at least 1 hour"
+        )
+        causes.append(invalid_value(f"{path}.maxExpirationSeconds", seconds, text))
+    given = [each for each in _CERTIFICATE_PATHS if source.get(each)]
+    if not given:
+        causes.append(required(path, "specify at least one of credentialBundlePath, keyPath"))
+    for field in given:
+        file_path(causes, f"{path}.{field}", source[field])
+
+
+_CERTIFICATE_PATHS: Final = ("credentialBundlePath", "keyPath", "certificateChainPath")
 
 
 def _nfs(source: Object, causes: Causes, path: str) -> None:
     _need("server", "path")(source, causes, path)
-    if source.get("path") and not source["path"].startswith("/"):
+    if not (source.get("path") or "").startswith("/"):
         text = "must be an absolute path"
-        causes.append(invalid_value(f"{path}.path", source["path"], text))
+        causes.append(invalid_value(f"{path}.path", source.get("path") or "", text))
 
 
 def _ephemeral(source: Object, causes: Causes, path: str) -> None:
     template = source.get("volumeClaimTemplate")
-    if not template:
-        causes.append(required(f"{path}.volumeClaimTemplate"))
+    where = f"{path}.volumeClaimTemplate"
+    if template is None:
+        causes.append(required(where))
         return
     from sampan.kube.validation.storage import claim_spec  # a cycle: claims name volume modes
 
-    claim_spec(template.get("spec") or {}, causes, f"{path}.volumeClaimTemplate.spec")
+    metadata = template.get("metadata") or {}
+    rules.annotations(causes, f"{where}.metadata.annotations", metadata.get("annotations"))
+    rules.labels(causes, f"{where}.metadata.labels", metadata.get("labels"))
+    for field, value in metadata.items():
+        if value and field not in ("annotations", "labels"):
+            causes.append(forbidden_field(f"{where}.metadata.{field}", "cannot be set"))
+    claim_spec(template.get("spec") or {}, causes, f"{where}.spec")
 
 
 def _image(source: Object, causes: Causes, path: str) -> None:
-    if not source.get("reference"):
-        causes.append(required(f"{path}.reference"))
-    rules.optional_choice(causes, f"{path}.pullPolicy", source.get("pullPolicy"), _PULL_POLICIES)
+    rules.choice(causes, f"{path}.pullPolicy", source.get("pullPolicy"), _PULL_POLICIES)
+
+
+def driver_name(causes: Causes, path: str, name: str) -> None:
+    """How a CSI driver may be called."""
+    if not name:
+        causes.append(required(path))
+    if len(name) > 63:
+        causes.append(too_long(path, "", 63))
+    rules.name(causes, path, name, lambda value: names.dns1123_subdomain(value.lower()))
 
 
 def _csi(source: Object, causes: Causes, path: str) -> None:
-    rules.required_name(causes, f"{path}.driver", source.get("driver"), names.dns1123_subdomain)
+    driver_name(causes, f"{path}.driver", source.get("driver") or "")
+    if (secret := source.get("nodePublishSecretRef")) is not None:
+        where = f"{path}.nodePublishSecretRef.name"
+        rules.required_name(causes, where, secret.get("name"), names.dns1123_subdomain)
+
+
+def _iscsi(source: Object, causes: Causes, path: str) -> None:
+    if not source.get("targetPortal"):
+        causes.append(required(f"{path}.targetPortal"))
+    if not source.get("iqn"):
+        causes.append(required(f"{path}.iqn"))
+    else:
+        _iscsi_name(causes, f"{path}.iqn", source["iqn"])
+    lun(causes, f"{path}.lun", source.get("lun") or 0)
+    if (source.get("chapAuthDiscovery") or source.get("chapAuthSession")) and (
+        source.get("secretRef") is None
+    ):
+        causes.append(required(f"{path}.secretRef"))
+    if (initiator := source.get("initiatorName")) is not None:
+        _iscsi_name(causes, f"{path}.initiatorname", initiator)
+
+
+def _iscsi_name(causes: Causes, path: str, name: str) -> None:
+    pattern = _ISCSI_NAMES.get(name[:3])
+    if pattern is None:
+        text = "must be valid format starting with iqn, eui, or naa"
+        causes.append(invalid_value(path, name, text))
+    elif not pattern.fullmatch(name):
+        causes.append(invalid_value(path, name, "must be valid format"))
+
+
+def lun(causes: Causes, path: str, value: int) -> None:
+    if not 0 <= value <= 255:
+        causes.append(invalid_value(path, value, names.in_range(0, 255)))
+
+
+def fibre_channel(source: Object, causes: Causes, path: str) -> None:
+    ports, ids = source.get("targetWWNs") or [], source.get("wwids") or []
+    if not ports and not ids:
+        text = "must specify either targetWWNs or wwids, but not both"
+        causes.append(required(f"{path}.targetWWNs", text))
+    if ports and ids:
+        text = "targetWWNs and wwids can not be specified simultaneously"
+        causes.append(invalid_value(f"{path}.targetWWNs", ports, text))
+    if ports and source.get("lun") is None:
+        causes.append(required(f"{path}.lun", "lun is required if targetWWNs is specified"))
+    elif ports:
+        lun(causes, f"{path}.lun", source["lun"])
+
+
+def _disk(field: str) -> Callable[[Object, Causes, str], None]:
+    def check(source: Object, causes: Causes, path: str) -> None:
+        if not source.get(field):
+            causes.append(required(f"{path}.{field}"))
+        if not 0 <= (source.get("partition") or 0) <= 255:
+            text = names.in_range(1, 255)
+            causes.append(invalid_value(f"{path}.partition", source["partition"], text))
+
+    return check
+
+
+def _flex(source: Object, causes: Causes, path: str) -> None:
+    if not source.get("driver"):
+        causes.append(required(f"{path}.driver"))
+    for key in source.get("options") or ():
+        domain = f".{key.partition('/')[0].lower()}"
+        if domain.endswith((".kubernetes.io", ".k8s.io")):
+            text = "kubernetes.io and k8s.io namespaces are reserved"
+            causes.append(invalid_value(f"{path}.options[{key}]", key, text))
+
+
+def _flocker(source: Object, causes: Causes, path: str) -> None:
+    name, uuid = source.get("datasetName") or "", source.get("datasetUUID")
+    if not name and not uuid:
+        causes.append(required(path, "one of datasetName and datasetUUID is required"))
+    if name and uuid:
+        text = "datasetName and datasetUUID can not be specified simultaneously"
+        causes.append(invalid_value(path, "resource", text))
+    if "/" in name:
+        causes.append(invalid_value(f"{path}.datasetName", name, "must not contain '/'"))
+
+
+_CACHING: Final = ("None", "ReadOnly", "ReadWrite")
+_DISK_KINDS: Final = ("Dedicated", "Managed", "Shared")
+_MANAGED: Final = "/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}"
+_BLOB: Final = "https://{account-name}.blob.core.windows.net/{container-name}/{disk-name}.vhd"
+
+
+def _azure_disk(source: Object, causes: Causes, path: str) -> None:
+    _need("diskName", "diskURI")(source, causes, path)
+    uri, kind = source.get("diskURI") or "", source.get("kind")
+    rules.optional_choice(causes, f"{path}.cachingMode", source.get("cachingMode"), _CACHING)
+    rules.optional_choice(causes, f"{path}.kind", kind, _DISK_KINDS)
+    if kind == "Managed" and not uri.startswith("/subscriptions/"):
+        causes.append(not_supported(f"{path}.diskURI", uri, [_MANAGED]))
+    elif kind not in (None, "Managed") and not uri.startswith("https://"):
+        causes.append(not_supported(f"{path}.diskURI", uri, [_BLOB]))
+
+
+def _git_repo(source: Object, causes: Causes, path: str) -> None:
+    if not source.get("repository"):
+        causes.append(required(f"{path}.repository"))
+    local_path(causes, f"{path}.directory", source.get("directory") or "")
 
 
 _SOURCES: dict[str, Callable[[Object, Causes, str], None]] = {
@@ -219,23 +390,24 @@ _SOURCES: dict[str, Callable[[Object, Causes, str], None]] = {
     "ephemeral": _ephemeral,
     "image": _image,
     "csi": _csi,
-    "iscsi": _need("targetPortal", "iqn"),
+    "iscsi": _iscsi,
+    "fc": fibre_channel,
     "glusterfs": _need("endpoints", "path"),
     "rbd": _need("monitors", "image"),
     "cephfs": _need("monitors"),
-    "gcePersistentDisk": _need("pdName"),
-    "awsElasticBlockStore": _need("volumeID"),
+    "gcePersistentDisk": _disk("pdName"),
+    "awsElasticBlockStore": _disk("volumeID"),
     "azureFile": _need("secretName", "shareName"),
-    "azureDisk": _need("diskName", "diskURI"),
+    "azureDisk": _azure_disk,
     "vsphereVolume": _need("volumePath"),
     "cinder": _need("volumeID"),
-    "flexVolume": _need("driver"),
-    "flocker": _need(),
+    "flexVolume": _flex,
+    "flocker": _flocker,
     "quobyte": _need("registry", "volume"),
     "portworxVolume": _need("volumeID"),
     "scaleIO": _need("gateway", "system", "volumeName"),
     "storageos": _need("volumeName"),
-    "gitRepo": _need("repository"),
+    "gitRepo": _git_repo,
 }
 
 _PROJECTIONS: dict[str, Callable[[Object, Causes, str], None]] = {
@@ -243,7 +415,6 @@ _PROJECTIONS: dict[str, Callable[[Object, Causes, str], None]] = {
     "configMap": _named_projection,
     "downwardAPI": _downward,
     "serviceAccountToken": _token,
-    "clusterTrustBundle": lambda source, causes, path: _file_path(
-        causes, f"{path}.path", source.get("path") or ""
-    ),
+    "clusterTrustBundle": _trust_bundle,
+    "podCertificate": _certificate,
 }
