@@ -67,7 +67,7 @@ def _plain(value: Any, raw: Raw, path: str, inside: bool, causes: Causes) -> Non
     found = embedded.validate(value, node, path=path, root=inside)
     found = found or values.validate(value, node, field=path)
     if not found:
-        checker = rules.compiled(node, root=False)
+        checker = rules.compiled(node)
         if checker is not None:
             found = checker.validate(value, value, path) or checker.validate(value, None, path)
     causes += found

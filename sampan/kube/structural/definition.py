@@ -43,7 +43,7 @@ def validate(crd: Object) -> Causes:
     if name != expected:
         text = 'must be spec.names.plural+"."+spec.group'
         causes.append(errors.invalid_value("metadata.name", name, text))
-    _spec(found, causes, known_rules=frozenset())
+    _spec(found, causes)
     _stored_versions(crd, causes)
     approval.validate(crd, None, causes)
     _preserve(found, causes)
@@ -53,7 +53,7 @@ def validate(crd: Object) -> Causes:
 def validate_update(new: Object, old: Object) -> Causes:
     causes: Causes = []
     spec, before = new.get("spec") or {}, old.get("spec") or {}
-    _spec(spec, causes, known_rules=frozenset(rules.expressions(before)))
+    _spec(spec, causes)
     named, named_before = spec.get("names") or {}, before.get("names") or {}
     if is_established(old):
         _immutable("spec.scope", spec.get("scope"), before.get("scope"), causes)
@@ -98,7 +98,7 @@ def _label(path: str, value: str, causes: Causes, prefix: str = "") -> None:
 # --- spec ---------------------------------------------------------------------------------------------
 
 
-def _spec(spec: Object, causes: Causes, *, known_rules: frozenset[str]) -> None:
+def _spec(spec: Object, causes: Causes) -> None:
     group = spec.get("group") or ""
     if not group:
         causes.append(errors.required("spec.group"))
@@ -115,7 +115,7 @@ def _spec(spec: Object, causes: Causes, *, known_rules: frozenset[str]) -> None:
             where = f"spec.versions[{index}].schema.openAPIV3Schema"
             causes.append(errors.required(where))
     for index, version in enumerate(versions):
-        _version(version, f"spec.versions[{index}]", hoisted, causes, known_rules)
+        _version(version, f"spec.versions[{index}]", hoisted, causes)
     _version_names(versions, causes)
     named = spec.get("names") or {}
     for key in ("plural", "singular", "kind", "listKind"):
@@ -123,7 +123,7 @@ def _spec(spec: Object, causes: Causes, *, known_rules: frozenset[str]) -> None:
             causes.append(errors.required(f"spec.names.{key}"))
     _names(named, "spec.names", causes)
     if versions:
-        _shared(versions, hoisted, causes, known_rules)
+        _shared(versions, hoisted, causes)
     _conversion(spec.get("conversion"), causes)
 
 
@@ -138,37 +138,26 @@ def _identical(versions: list[Object], key: str) -> bool:
     return bool(versions) and all(each.get(key) == versions[0].get(key) for each in versions)
 
 
-def _version(
-    version: Object, path: str, hoisted: set[str], causes: Causes, known: frozenset[str]
-) -> None:
+def _version(version: Object, path: str, hoisted: set[str], causes: Causes) -> None:
     _label(f"{path}.name", version.get("name") or "", causes)
     _deprecation(version, f"{path}.deprecationWarning", causes)
     own = {key: version[key] for key in _SHARED if key not in hoisted and version.get(key)}
-    _parts(own, version, f"{path}.", f"{path}.schema", causes, known)
+    _parts(own, version, f"{path}.", f"{path}.schema", causes)
 
 
-def _shared(
-    versions: list[Object], hoisted: set[str], causes: Causes, known: frozenset[str]
-) -> None:
+def _shared(versions: list[Object], hoisted: set[str], causes: Causes) -> None:
     """What all versions have in common stands at the top of the internal form."""
     own = {key: versions[0][key] for key in hoisted if versions[0].get(key)}
     whole = versions[0]
     if any(has_status(each) for each in versions):
         whole = {**whole, "subresources": {"status": {}}}
-    _parts(own, whole, "spec.", "spec.validation", causes, known)
+    _parts(own, whole, "spec.", "spec.validation", causes)
 
 
-def _parts(
-    own: Object,
-    version: Object,
-    prefix: str,
-    schema_path: str,
-    causes: Causes,
-    known: frozenset[str],
-) -> None:
+def _parts(own: Object, version: Object, prefix: str, schema_path: str, causes: Causes) -> None:
     raw = (own.get("schema") or {}).get("openAPIV3Schema")
     if raw:
-        _schema(raw, schema_path, has_status(version), causes, known)
+        _schema(raw, schema_path, has_status(version), causes)
     if "subresources" in own:
         _subresources(own["subresources"], f"{prefix}subresources", causes)
     for index, column in enumerate(own.get("additionalPrinterColumns") or ()):
@@ -228,7 +217,7 @@ def _names(found: Object, path: str, causes: Causes) -> None:
 # --- parts of a version -------------------------------------------------------------------------------
 
 
-def _schema(raw: Raw, path: str, status: bool, causes: Causes, known: frozenset[str]) -> None:
+def _schema(raw: Raw, path: str, status: bool, causes: Causes) -> None:
     path = f"{path}.openAPIV3Schema"
     found: Causes = []
     if status:
@@ -248,7 +237,7 @@ def _schema(raw: Raw, path: str, status: bool, causes: Causes, known: frozenset[
     form = keywords.validate(raw, path)
     found += form
     if not problems and not form:
-        found += rules.check(raw, path, known)
+        found += rules.check(raw, path)
     causes += found
 
 

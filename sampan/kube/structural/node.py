@@ -30,7 +30,6 @@ class Node:
         "int_or_string",
         "list_keys",
         "list_type",
-        "map_type",
         "maps",
         "nullable",
         "preserve",
@@ -50,7 +49,6 @@ class Node:
         self.int_or_string = bool(raw.get("x-kubernetes-int-or-string"))
         self.list_type: str = raw.get("x-kubernetes-list-type") or "atomic"
         self.list_keys: list[str] = raw.get("x-kubernetes-list-map-keys") or []
-        self.map_type: str = raw.get("x-kubernetes-map-type") or "granular"
         self.rules: list[Raw] = raw.get("x-kubernetes-validations") or []
         self.properties_raw: dict[str, Raw] = raw.get("properties") or {}
         additional = raw.get("additionalProperties")

@@ -358,7 +358,7 @@ def _fields(
         causes.append(errors.too_many(_field(path), size, int(most)))
     known = node.properties_raw
     score = 0
-    matched = isinstance(old, dict) and node.map_type != "atomic"
+    matched = isinstance(old, dict)
     for key, entry in value.items():
         if key in known:
             inner = node.declared(key)
