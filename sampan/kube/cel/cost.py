@@ -47,7 +47,7 @@ def _equals(args: list[Any]) -> int:
         return 1
     smaller = math.ceil(min(size(left), size(right)) * TEXT)
     if isinstance(left, list | dict) and type(left) is type(right) and len(left) == len(right):
-        return max(smaller, math.ceil(nodes(left) * TEXT))
+        return max(smaller, nodes(left) // 2)
     return smaller
 
 
@@ -56,7 +56,7 @@ def _in(args: list[Any]) -> int:
     if isinstance(holder, dict):
         return 1
     if isinstance(item, list | dict):
-        return len(holder) + math.ceil(nodes(holder) * TEXT)
+        return len(holder) + nodes(holder) // 2
     return len(holder)
 
 
@@ -143,7 +143,7 @@ def _distinct(args: list[Any]) -> int:
     items = args[0]
     if all(isinstance(each, str) for each in items):
         return 1 + len(items)
-    return 1 + len(items) ** 2 + len(items) * math.ceil(nodes(items) * TEXT)
+    return 1 + len(items) ** 2 + len(items) * nodes(items) // 2
 
 
 def _contains_ip(args: list[Any]) -> int:
@@ -171,7 +171,7 @@ COSTS: dict[str, Cost] = {
     ),
     "matches": _pattern,
     "find": _pattern,
-    "findAll": _pattern,
+    "findAll": lambda args: _pattern(args) + 2 * len(args[0]),
     "contains": _contains,
     **dict.fromkeys(("startsWith", "endsWith", "bytes", "strings.quote"), _text()),
     "check": lambda args: 350_000,

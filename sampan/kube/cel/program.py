@@ -9,8 +9,9 @@ from typing import Any
 from sampan.kube.cel.checker import Checker, ObjectTypes, no_objects
 from sampan.kube.cel.cost import PER_CALL, PER_REQUEST
 from sampan.kube.cel.errors import CompileError, EvaluationError, Issue
+from sampan.kube.cel.frame import Frame
 from sampan.kube.cel.parser import parse
-from sampan.kube.cel.planner import UNBOUND, Frame, Planner
+from sampan.kube.cel.planner import UNBOUND, Planner
 from sampan.kube.cel.schema import typed
 from sampan.kube.cel.types import Type
 

@@ -36,6 +36,10 @@ def _as_integer(quantity: Opaque) -> int:
     return int(quantity.value.nanos() // NANO)
 
 
+def _sign(quantity: Opaque) -> int:
+    return (quantity.value.nanos() > 0) - (quantity.value.nanos() < 0)
+
+
 def _compare(left: Opaque, right: Opaque) -> int:
     return (left.value > right.value) - (left.value < right.value)
 
@@ -52,13 +56,10 @@ def _minus(left: Opaque, right: Opaque | int) -> Opaque:
 FUNCTIONS: Library = {
     "quantity": [function("string_to_quantity", (STRING,), QUANTITY, _parsed)],
     "isQuantity": [function("is_quantity_string", (STRING,), BOOL, _is_quantity)],
+    # Kubernetes declares a function and documents a method.
     "sign": [
-        method(
-            "quantity_sign",
-            (QUANTITY,),
-            INT,
-            lambda a: (a.value.nanos() > 0) - (a.value.nanos() < 0),
-        )
+        function("quantity_sign", (QUANTITY,), INT, _sign),
+        method("quantity_sign_member", (QUANTITY,), INT, _sign),
     ],
     "isInteger": [method("quantity_is_integer", (QUANTITY,), BOOL, _is_integer)],
     "asInteger": [method("quantity_get_int", (QUANTITY,), INT, _as_integer)],

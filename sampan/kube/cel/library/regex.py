@@ -9,8 +9,8 @@ from sampan.kube.cel.errors import EvaluationError
 from sampan.kube.cel.functions import Library, function, method
 from sampan.kube.cel.types import BOOL, INT, STRING, list_of
 
-MAX_MEMORY = 8 << 20  # of one compiled pattern and its automaton
-KEPT = 256
+MAX_MEMORY = 2 << 20  # of one compiled pattern and its automaton
+KEPT = 64
 
 
 @lru_cache(maxsize=KEPT)
@@ -29,21 +29,24 @@ def compiled(pattern: str) -> Any:
         raise EvaluationError(f"error parsing regexp: {text}") from None
 
 
+# Text goes in as bytes: for a str the binding reckons each match's place from the start again.
+
+
 def matches(text: str, pattern: str) -> bool:
-    return compiled(pattern).search(text) is not None
+    return compiled(pattern).search(text.encode()) is not None
 
 
 def _find(text: str, pattern: str) -> str:
-    found = compiled(pattern).search(text)
-    return "" if found is None else str(found.group(0))
+    found = compiled(pattern).search(text.encode())
+    return "" if found is None else str(found.group(0).decode("utf-8", "replace"))
 
 
 def _find_all(text: str, pattern: str, limit: int = -1) -> list[str]:
     found: list[str] = []
-    for match in compiled(pattern).finditer(text):
+    for match in compiled(pattern).finditer(text.encode()):
         if 0 <= limit <= len(found):
             break
-        found.append(match.group(0))
+        found.append(match.group(0).decode("utf-8", "replace"))
     return found
 
 

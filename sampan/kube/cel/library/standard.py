@@ -75,6 +75,8 @@ def _int_divide(left: int, right: int) -> int:
 def _int_modulo(left: int, right: int) -> int:
     if right == 0:
         raise EvaluationError("modulus by zero")
+    if left == _LOW and right == -1:
+        raise EvaluationError("integer overflow")
     found = abs(left) % abs(right)
     return found if left >= 0 else -found
 
