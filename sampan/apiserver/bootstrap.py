@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from sampan.apiserver.ensure_rbac import ensure_rbac
+from sampan.apiserver.fairness import lay_down
 from sampan.apiserver.strategies.repair import repair
 from sampan.client.transport import Request, User
 from sampan.kube.errors import ApiError
@@ -65,6 +66,7 @@ async def bootstrap(server: APIServer) -> None:
     await _service_range(server)
     await repair(server.registry)
     await _kubernetes_service(server)
+    await lay_down(server)
     if server.config.authorization:
         await ensure_rbac(server.handle)
 

@@ -24,6 +24,7 @@ class ServerConfig:
     event_ttl: float = 3600.0  # seconds that Events live
     authorization: bool = True  # False: whoever is authenticated may do anything
     body_limit: int = 3 * 1024 * 1024
+    max_requests_in_flight: int = 600  # seats that the priority levels share
     request_timeout: float = 60.0  # seconds; watches and upgrades are not bound by it
     watch_timeout: tuple[float, float] = (
         1800.0,

@@ -78,6 +78,8 @@ class Pipeline:
         """The answer to a plain GET of objects that the cache can give now, else None. Never raises, never waits."""
         if request.method != "GET" or self.server.audit is not None or self.caches.store.shared:
             return None
+        if self.server.fairness.waiting:  # everyone takes their turn
+            return None
         query = request.query
         if query and any(key not in _IMMEDIATE_QUERY for key, _ in request.pairs()):
             return None
@@ -193,9 +195,12 @@ class Pipeline:
         return response
 
     async def _run(self, request: Request, info: RequestInfo) -> Response:
-        access = self.server.access
-        user = await access.user(request)
-        await access.check(user, info)
+        user = await self.server.access.user(request)
+        return await self.server.fairness.run(request, user, info, self._admitted)
+
+    async def _admitted(self, request: Request, user: User, info: RequestInfo) -> Response:
+        """Behind authentication, and in its turn."""
+        await self.server.access.check(user, info)
         if not info.is_resource:
             return await self.server.pages.respond(request, info, user)
         row = self.server.table.lookup(info.group, info.version, info.resource)

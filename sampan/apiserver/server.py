@@ -24,6 +24,8 @@ from sampan.apiserver.bootstrap import bootstrap
 from sampan.apiserver.config import ServerConfig
 from sampan.apiserver.discovery import Discovery
 from sampan.apiserver.expiry import EventExpiry
+from sampan.apiserver.fairness import Fairness
+from sampan.apiserver.fairness import follow as follow_flow_control
 from sampan.apiserver.http import HTTPServer
 from sampan.apiserver.metrics import Metrics
 from sampan.apiserver.openapi import OpenAPI
@@ -72,6 +74,7 @@ class APIServer:
         self.expiry = EventExpiry(store, config.event_ttl)
         self.registry.on_event_written = self.expiry.written
         self.metrics = Metrics()
+        self.fairness = Fairness(config.max_requests_in_flight, config.request_timeout)
         self.discovery = Discovery(self.table, config.advertise or config.address)
         self.openapi = OpenAPI(self.table)
         self.pages = Pages(self)
@@ -111,6 +114,7 @@ class APIServer:
         if serve:
             await self.http.accept(self.pki)
         self.ready = True
+        self._own("priority and fairness", follow_flow_control(self, self.fairness))
 
     @property
     def address(self) -> str:

@@ -1,0 +1,371 @@
+"""Fairness under overload: so many requests of a priority level at once, and then each flow in its turn.
+
+Behind authentication, each request is put under a FlowSchema and so into a priority level (`flowschemas`; the objects are read
+from the store and followed). A level has seats by its share of all. When they are taken a request waits in the queue of its
+flow; queues are served in turn, so a flow with a thousand requests waiting delays another's by one. A queue that is full or a
+wait that is too long is 429 with Retry-After. Watches and streams take no seat, and neither do `system:masters` and probes.
+
+Kubernetes deals flows onto a fixed number of queues by shuffle sharding, to bound their number; here a flow has a queue of its
+own while something of it waits, and their sum is bounded by what the level's queues could hold. Levels keep their nominal
+share: none is lent.
+
+Idle, this costs a dictionary look-up and two additions; nothing is awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from sampan.apiserver import flowschemas
+from sampan.apiserver.flowschemas import CATCH_ALL, EXEMPT, Schema
+from sampan.apiserver.present import respond_error
+from sampan.apiserver.routes import RequestInfo
+from sampan.client.transport import Request, Response, User
+from sampan.kube import objects
+from sampan.kube.errors import ApiError
+from sampan.kube.types import GVR
+
+if TYPE_CHECKING:
+    from sampan.apiserver.server import APIServer
+
+log = logging.getLogger(__name__)
+
+SCHEMAS = GVR("flowcontrol.apiserver.k8s.io", "v1", "flowschemas")
+LEVELS = GVR("flowcontrol.apiserver.k8s.io", "v1", "prioritylevelconfigurations")
+WAIT = 0.25  # of the request's own time limit may be spent in a queue
+WAITING_BYTES = 64 << 20  # of bodies in all queues together
+REMEMBERED = 4096  # classifications
+RETRY_AFTER = "1"  # seconds
+SCHEMA_HEADER = "X-Kubernetes-PF-FlowSchema-UID"
+LEVEL_HEADER = "X-Kubernetes-PF-PriorityLevel-UID"
+STREAMS = frozenset({"attach", "exec", "log", "portforward", "proxy"})
+
+Object = dict[str, Any]
+
+
+class TooMany(Exception):
+    """The request is refused: `reason` is queue-full, concurrency-limit, or time-out."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Level:
+    """One priority level: its seats, and the queues of its flows."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.uid = ""
+        self.exempt = name == EXEMPT
+        self.seats = 1
+        self.queue_length = 0  # of one flow; 0: what is too much is refused at once
+        self.capacity = 0  # of all flows together
+        self.executing = 0
+        self.waiting = 0
+        self.rejected: dict[str, int] = {}
+        self._queues: dict[str, deque[asyncio.Future[None]]] = {}
+        self._turns: deque[str] = deque()  # flows of which something waits
+
+    def configure(self, obj: Object, seats: int) -> None:
+        spec = obj["spec"]
+        self.uid = obj["metadata"].get("uid", "")
+        self.exempt = spec.get("type") == "Exempt"
+        self.seats = max(1, seats)
+        response = (spec.get("limited") or {}).get("limitResponse") or {}
+        queuing = response.get("queuing") or {}
+        queues = response.get("type") == "Queue"
+        self.queue_length = queuing.get("queueLengthLimit", 50) if queues else 0
+        # What one flow could use of the level's queues, and what all could.
+        self.capacity = self.queue_length * queuing.get("queues", 64) if queues else 0
+        self.queue_length *= queuing.get("handSize", 8) if queues else 1
+        self._dispatch()
+
+    def take(self) -> bool:
+        """A seat, if one is free and nobody waits for it."""
+        if self.executing < self.seats and not self.waiting:
+            self.executing += 1
+            return True
+        return False
+
+    async def wait(self, flow: str, patience: float) -> None:
+        """Return with a seat. Raises TooMany."""
+        queue = self._queues.get(flow)
+        if not self.queue_length:
+            raise self.refuse("concurrency-limit")
+        if self.waiting >= self.capacity or len(queue or ()) >= self.queue_length:
+            raise self.refuse("queue-full")
+        if queue is None:
+            queue = self._queues[flow] = deque()
+            self._turns.append(flow)
+        seat: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        queue.append(seat)
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(patience):
+                await seat
+        except BaseException as error:
+            if seat.done() and not seat.cancelled():
+                self.release()  # it was given and cannot be used
+            else:
+                self._leave(flow, queue, seat)
+            if isinstance(error, TimeoutError):
+                raise self.refuse("time-out") from None
+            raise
+
+    def refuse(self, reason: str) -> TooMany:
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+        return TooMany(reason)
+
+    def _leave(
+        self, flow: str, queue: deque[asyncio.Future[None]], seat: asyncio.Future[None]
+    ) -> None:
+        if seat not in queue:
+            return  # `_dispatch` came upon it first
+        queue.remove(seat)
+        self.waiting -= 1
+        if not queue:
+            del self._queues[flow]
+            self._turns.remove(flow)
+
+    def release(self) -> None:
+        self.executing -= 1
+        if self.waiting:
+            self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Give free seats away, one to each flow in turn."""
+        while self._turns and self.executing < self.seats:
+            flow = self._turns.popleft()
+            queue = self._queues[flow]
+            seat = queue.popleft()
+            self.waiting -= 1
+            if queue:
+                self._turns.append(flow)
+            else:
+                del self._queues[flow]
+            if not seat.done():  # else its request was cancelled in this very step
+                self.executing += 1
+                seat.set_result(None)
+
+
+class Fairness:
+    """The levels and schemas that hold now. Until the objects have been read, those are the defaults."""
+
+    def __init__(self, seats: int, request_timeout: float) -> None:
+        self.total = seats
+        self.patience = request_timeout * WAIT
+        self.levels: dict[str, Level] = {}
+        self.schemas: list[Schema] = []
+        self.waiting = 0  # requests in all queues
+        self.waiting_bytes = 0
+        self._known: dict[tuple[Any, ...], tuple[Schema, Level]] = {}
+        self._headers: dict[tuple[str, str], dict[str, str]] = {}
+        self.configure(flowschemas.default_levels(), flowschemas.default_schemas())
+
+    def configure(self, levels: list[Object], schemas: list[Object]) -> None:
+        shares = {each["metadata"]["name"]: shares_of(each) for each in levels}
+        total = sum(shares.values()) or 1
+        kept: dict[str, Level] = {}
+        for obj in levels:
+            name = obj["metadata"]["name"]
+            # A level that stays keeps its seats and queues.
+            level = kept[name] = self.levels.get(name) or Level(name)
+            level.configure(obj, math.ceil(self.total * shares[name] / total))
+        for name in (EXEMPT, CATCH_ALL):  # they hold even while somebody has deleted them
+            kept.setdefault(name, self.levels.get(name) or Level(name))
+        self.levels = kept
+        self.schemas = flowschemas.ordered(
+            schema for schema in map(Schema.of, schemas) if schema.level in kept
+        )
+        self._known.clear()
+        self._headers.clear()
+
+    def classify(self, user: User, info: RequestInfo) -> tuple[Schema, Level]:
+        path = "" if info.is_resource else info.path
+        key = (user, info.verb, info.group, info.resource, info.subresource, info.namespace, path)
+        found = self._known.get(key)
+        if found is None:
+            schema = flowschemas.match(self.schemas, user, info)
+            if schema is None:
+                schema = Schema(CATCH_ALL, "", CATCH_ALL, 10000, flowschemas.USER, [])
+            found = schema, self.levels[schema.level]
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[key] = found
+        return found
+
+    async def run(
+        self,
+        request: Request,
+        user: User,
+        info: RequestInfo,
+        work: Callable[[Request, User, RequestInfo], Awaitable[Response]],
+    ) -> Response:
+        """The answer of `work`, when its turn has come; 429 when it does not come."""
+        if request.user is not None:
+            return await work(request, user, info)  # a part of this process
+        schema, level = self.classify(user, info)
+        if level.exempt or info.verb == "watch" or info.subresource in STREAMS:
+            response = await answered(work(request, user, info))
+        else:
+            if not level.take():
+                try:
+                    await self._wait(level, schema.flow(user, info), len(request.body))
+                except TooMany:
+                    return self._marked(refusal(), schema, level)
+            try:
+                response = await answered(work(request, user, info))
+            finally:
+                level.release()
+        return self._marked(response, schema, level)
+
+    async def _wait(self, level: Level, flow: str, size: int) -> None:
+        if self.waiting_bytes + size > WAITING_BYTES:
+            raise level.refuse("queue-full")
+        self.waiting += 1
+        self.waiting_bytes += size
+        try:
+            await level.wait(flow, self.patience)
+        finally:
+            self.waiting -= 1
+            self.waiting_bytes -= size
+
+    @staticmethod
+    def _marked(response: Response, schema: Schema, level: Level) -> Response:
+        response.headers = {
+            **response.headers,
+            SCHEMA_HEADER: schema.uid,
+            LEVEL_HEADER: level.uid,
+        }
+        return response
+
+
+async def answered(work: Awaitable[Response]) -> Response:
+    """An error's answer carries the headers too."""
+    try:
+        return await work
+    except ApiError as error:
+        return respond_error(error)
+
+
+def shares_of(level: Object) -> int:
+    spec = level["spec"]
+    part = spec.get("exempt" if spec.get("type") == "Exempt" else "limited") or {}
+    default = 0 if spec.get("type") == "Exempt" else 30
+    shares = part.get("nominalConcurrencyShares")
+    return int(default if shares is None else shares)
+
+
+def refusal() -> Response:
+    """As Kubernetes words it: plain text, which clients know by status and header."""
+    headers = {
+        "Content-Type": "text/plain; charset=utf-8",
+        "Retry-After": RETRY_AFTER,
+        "X-Content-Type-Options": "nosniff",
+    }
+    return Response(429, headers, b"Too many requests, please try again later.\n")
+
+
+async def lay_down(server: APIServer) -> None:
+    """The default objects exist on return. Written as they are: a new cluster should not start slower for them."""
+    work = []
+    for gvr, wanted in (
+        (LEVELS, flowschemas.default_levels()),
+        (SCHEMAS, flowschemas.default_schemas()),
+    ):
+        row = server.table.lookup(*gvr)
+        assert row is not None
+        cache = await server.caches.get(row)
+        for obj in wanted:
+            if row.key("", obj["metadata"]["name"]) not in cache.entries:
+                obj["metadata"]["generation"] = 1
+                obj["status"] = {}
+                if gvr is SCHEMAS:
+                    level = obj["spec"]["priorityLevelConfiguration"]["name"]
+                    obj["status"] = {"conditions": [dangling_condition(level, exists=True)]}
+                work.append(server.registry.place(row, obj))
+    await asyncio.gather(*work)
+
+
+async def follow(server: APIServer, fairness: Fairness) -> None:
+    """Keep `fairness` as the stored objects say. One task of the server's group."""
+    from sampan.client.client import Client
+    from sampan.client.informer import Informer
+    from sampan.client.inprocess import InProcess
+
+    client = Client(InProcess(server, User("system:apiserver", ("system:masters",))))
+    levels, schemas = Informer(client, LEVELS), Informer(client, SCHEMAS)
+    changed = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        for informer in (levels, schemas):
+            informer.start(group)
+            await informer.synced()
+            informer.add_handler(lambda *_: changed.set())
+        await ensure(client, LEVELS, levels, flowschemas.default_levels())
+        await ensure(client, SCHEMAS, schemas, flowschemas.default_schemas())
+        while True:
+            changed.clear()
+            fairness.configure(levels.list(), schemas.list())
+            await tell_dangling(client, levels, schemas)
+            await changed.wait()
+
+
+async def ensure(client: Any, gvr: GVR, known: Any, wanted: list[Object]) -> None:
+    """Make what is missing, and keep what is ours as it should be (the annotation tells)."""
+
+    async def one(obj: Object) -> None:
+        present = known.get("", obj["metadata"]["name"])
+        try:
+            if present is None:
+                await client.create(gvr, obj)
+            elif (
+                present["spec"] != obj["spec"]
+                and (present["metadata"].get("annotations") or {}).get(flowschemas.AUTO_UPDATE)
+                == "true"
+            ):
+                await client.update(gvr, {**present, "spec": obj["spec"]})
+        except ApiError as error:
+            if error.code != 409:  # else another server does the same
+                log.warning("%s %s: %s", gvr.resource, obj["metadata"]["name"], error)
+
+    await asyncio.gather(*(one(obj) for obj in wanted))
+
+
+async def tell_dangling(client: Any, levels: Any, schemas: Any) -> None:
+    """The condition that says whether a schema's level exists."""
+    for schema in schemas.list():
+        level = schema["spec"]["priorityLevelConfiguration"]["name"]
+        wanted = dangling_condition(level, exists=levels.get("", level) is not None)
+        found = objects.condition(schema, "Dangling")
+        if found is not None and found.get("status") == wanted["status"]:
+            continue
+        others = [
+            each
+            for each in (schema.get("status") or {}).get("conditions") or ()
+            if each["type"] != "Dangling"
+        ]
+        try:
+            await client.update(
+                SCHEMAS, {**schema, "status": {"conditions": [*others, wanted]}}, "status"
+            )
+        except ApiError as error:
+            if error.code not in (404, 409):
+                log.warning("flowschemas %s: %s", schema["metadata"]["name"], error)
+
+
+def dangling_condition(level: str, *, exists: bool) -> Object:
+    what = "and it exists" if exists else "but there is no such object"
+    return {
+        "type": "Dangling",
+        "status": "False" if exists else "True",
+        "lastTransitionTime": objects.now(),
+        "reason": "Found" if exists else "NotFound",
+        "message": "This FlowSchema references the PriorityLevelConfiguration object named "
+        f'"{level}" {what}',
+    }

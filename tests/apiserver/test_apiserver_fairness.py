@@ -1,0 +1,288 @@
+"""Fairness: who falls under which FlowSchema, who waits for whom, and that a flood of one user starves nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apiserver_harness import MAPS, Harness, config_map, open_server
+
+from sampan.apiserver import flowschemas
+from sampan.apiserver.fairness import LEVEL_HEADER, SCHEMA_HEADER, Fairness, Level, TooMany
+from sampan.apiserver.flowschemas import Schema, default_schemas, match, ordered
+from sampan.apiserver.routes import parse
+from sampan.client.transport import Request, Response, User
+
+FLOW = "/apis/flowcontrol.apiserver.k8s.io/v1"
+EVERYONE = ("system:authenticated",)
+ALICE, BOB = User("alice", EVERYONE), User("bob", EVERYONE)
+NODE = User("system:node:n", ("system:nodes", *EVERYONE))
+ACCOUNTS = ("system:serviceaccounts", *EVERYONE)
+DEADLINE = 20
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Harness]:
+    harness = await open_server(tmp_path)
+    await harness.server.start(serve=False)
+    async with asyncio.timeout(DEADLINE):  # the stored objects steer
+        while not harness.server.fairness.schemas[0].uid:
+            await asyncio.sleep(0)
+    yield harness
+    await harness.server.close()
+    await harness.store.close()
+
+
+def schema_of(user: User, method: str, path: str) -> str:
+    found = match(ordered(map(Schema.of, default_schemas())), user, parse(method, path, []))
+    return found.name if found else ""
+
+
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/x"
+
+
+@pytest.mark.parametrize(
+    ("user", "method", "path", "schema"),
+    [
+        (User("root", ("system:masters", *EVERYONE)), "POST", MAPS, "exempt"),
+        (User("system:anonymous", ("system:unauthenticated",)), "GET", "/readyz", "probes"),
+        (User("system:anonymous", ("system:unauthenticated",)), "GET", MAPS, "global-default"),
+        (ALICE, "GET", "/healthz", "probes"),
+        (ALICE, "GET", "/version", "global-default"),
+        (ALICE, "GET", MAPS, "global-default"),
+        (NODE, "PUT", "/api/v1/nodes/n/status", "system-node-high"),
+        (NODE, "PUT", LEASE, "system-node-high"),
+        (NODE, "GET", "/api/v1/pods", "system-nodes"),
+        (User("system:kube-scheduler", EVERYONE), "PUT", LEASE, "system-leader-election"),
+        (User("system:kube-scheduler", EVERYONE), "GET", "/api/v1/pods", "kube-scheduler"),
+        (
+            User("system:serviceaccount:kube-system:x", ACCOUNTS),
+            "GET",
+            MAPS,
+            "kube-system-service-accounts",
+        ),
+        (User("system:serviceaccount:default:x", ACCOUNTS), "GET", MAPS, "service-accounts"),
+        (User("nobody"), "GET", MAPS, ""),
+    ],
+)
+def test_the_default_schemas_match_as_in_kubernetes(
+    user: User, method: str, path: str, schema: str
+) -> None:
+    assert schema_of(user, method, path) == schema
+
+
+def rule(subjects: list[Any], **rules: Any) -> list[Schema]:
+    return [Schema("x", "u", "exempt", 1, "", [{"subjects": subjects, **rules}])]
+
+
+def test_rules_by_subresource_scope_and_path() -> None:
+    def covers(found: list[Schema], method: str, path: str) -> bool:
+        return match(found, ALICE, parse(method, path, [])) is not None
+
+    one = {"verbs": ["get"], "apiGroups": [""], "resources": ["pods/log"], "namespaces": ["a"]}
+    logs = rule(flowschemas.users("alice"), resourceRules=[one])
+    assert covers(logs, "GET", "/api/v1/namespaces/a/pods/p/log")
+    assert not covers(logs, "GET", "/api/v1/namespaces/b/pods/p/log")
+    assert not covers(logs, "GET", "/api/v1/namespaces/a/pods/p")
+    everywhere = {**one, "resources": ["*"], "verbs": ["*"], "namespaces": ["*"]}
+    namespaced = rule(flowschemas.groups("*"), resourceRules=[everywhere])
+    assert covers(namespaced, "GET", "/api/v1/namespaces/b/pods")
+    assert not covers(namespaced, "GET", "/api/v1/pods")  # not in a namespace: clusterScope
+    paths = rule(
+        flowschemas.users("*"), nonResourceRules=[{"verbs": ["get"], "nonResourceURLs": ["/x/*"]}]
+    )
+    assert covers(paths, "GET", "/x/y") and not covers(paths, "POST", "/x/y")
+
+
+def limited(seats: int, length: int = 10, queues: int = 8) -> Level:
+    level = Level("l")
+    queuing = {"queues": queues, "handSize": 1, "queueLengthLimit": length}
+    response = {"type": "Queue", "queuing": queuing} if length else {"type": "Reject"}
+    spec = {"type": "Limited", "limited": {"limitResponse": response}}
+    level.configure({"metadata": {"name": "l"}, "spec": spec}, seats)
+    return level
+
+
+async def test_flows_are_served_in_turn() -> None:
+    level = limited(seats=1, length=100)
+    assert level.take() and not level.take()
+    served: list[str] = []
+
+    async def one(flow: str) -> None:
+        await level.wait(flow, DEADLINE)
+        served.append(flow)
+        level.release()
+
+    async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as group:
+        for flow in ["flood"] * 50 + ["small"] * 3 + ["other"]:
+            group.create_task(one(flow))
+        await asyncio.sleep(0)
+        assert level.waiting == 54
+        level.release()
+    assert served[:6] == ["flood", "small", "other", "flood", "small", "flood"]
+    assert Counter(served) == {"flood": 50, "small": 3, "other": 1}
+    assert (level.executing, level.waiting) == (0, 0)
+
+
+async def test_what_is_too_much_is_refused_and_nothing_leaks() -> None:
+    level = limited(seats=1, length=2, queues=2)
+    assert level.take()
+    waiting = [asyncio.ensure_future(level.wait(flow, DEADLINE)) for flow in ("a", "a", "b")]
+    await asyncio.sleep(0)
+    with pytest.raises(TooMany, match="queue-full"):
+        await level.wait("a", DEADLINE)
+    with pytest.raises(TooMany, match="time-out"):
+        await level.wait("b", 0)
+    waiting[0].cancel()
+    await asyncio.gather(waiting[0], return_exceptions=True)
+    assert level.waiting == 2
+    level.release()
+    waiting[1].cancel()  # in the step in which it gets the seat
+    await asyncio.gather(waiting[1], return_exceptions=True)
+    async with asyncio.timeout(DEADLINE):
+        await waiting[2]
+    assert (level.executing, level.waiting) == (1, 0)
+    level.release()
+    assert level.executing == 0
+    assert level.rejected == {"queue-full": 1, "time-out": 1}
+    refuses = limited(seats=1, length=0)
+    assert refuses.take()
+    with pytest.raises(TooMany, match="concurrency-limit"):
+        await refuses.wait("a", DEADLINE)
+
+
+async def test_shares_become_seats_and_streams_take_none() -> None:
+    fairness = Fairness(600, 60.0)
+    seats = {name: level.seats for name, level in fairness.levels.items() if not level.exempt}
+    assert seats == {
+        "catch-all": 13,
+        "system": 74,
+        "node-high": 98,
+        "leader-election": 25,
+        "workload-high": 98,
+        "workload-low": 245,
+        "global-default": 49,
+    }
+
+    async def work(request: Request, user: User, info: Any) -> Response:
+        return Response(200, {}, str(fairness.levels["global-default"].executing).encode())
+
+    async def executing(path: str, query: list[tuple[str, str]]) -> bytes:
+        request = Request("GET", path, query)
+        response = await fairness.run(request, ALICE, parse("GET", path, query), work)
+        return await response.read()
+
+    assert await executing(MAPS, []) == b"1"
+    assert await executing(MAPS, [("watch", "1")]) == b"0"
+    assert await executing("/api/v1/namespaces/a/pods/p/log", []) == b"0"
+    assert fairness.levels["global-default"].executing == 0
+
+
+async def over_the_wire(api: Harness, user: User, method: str, path: str, body: Any = None) -> Any:
+    """Through classification as `user`, to the whole pipeline behind it."""
+    import orjson
+
+    data = b"" if body is None else orjson.dumps(body)
+    request = Request(method, path, [], {"content-type": "application/json"}, data)
+    pipeline, info = api.server.pipeline, parse(method, path, [])
+    return await api.server.fairness.run(request, user, info, pipeline._admitted)
+
+
+async def test_a_flood_of_one_user_does_not_starve_another(api: Harness) -> None:
+    fairness = api.server.fairness
+    level = fairness.levels["global-default"]
+    level.seats = 4
+    order: list[str] = []
+
+    async def write(user: User, number: int) -> int:
+        body = config_map(f"{user.name}-{number}")
+        response = await over_the_wire(api, user, "POST", MAPS, body)
+        if response.status == 201:
+            order.append(user.name)
+        return int(response.status)
+
+    async with asyncio.timeout(60):
+        flood = [asyncio.ensure_future(write(ALICE, number)) for number in range(400)]
+        while not level.waiting:
+            await asyncio.sleep(0)
+        small = [await write(BOB, number) for number in range(5)]
+        during = len(order)
+        answers = await asyncio.gather(*flood)
+    assert small == [201] * 5
+    # Bob's five, one after the other, took no longer than a few rounds; most of the flood was still to come.
+    assert during <= 60
+    refused = Counter(answers)
+    assert refused[201] + refused[429] == 400 and refused[429] > 0
+    assert (level.executing, level.waiting, fairness.waiting) == (0, 0, 0)
+
+
+async def test_a_refusal_says_when_to_come_again(api: Harness) -> None:
+    level = api.server.fairness.levels["global-default"]
+    level.seats, level.queue_length = 1, 0
+    assert level.take()
+    refused = await over_the_wire(api, ALICE, "GET", MAPS)
+    assert (refused.status, refused.headers["Retry-After"]) == (429, "1")
+    assert refused.body == b"Too many requests, please try again later.\n"
+    # Whoever keeps the cluster alive, and those who ask whether it lives, are not held up by that.
+    assert (await over_the_wire(api, NODE, "GET", MAPS)).status == 200
+    assert (await over_the_wire(api, ALICE, "GET", "/readyz")).status == 200
+    level.release()
+    assert (await over_the_wire(api, ALICE, "GET", MAPS)).status == 200
+
+
+async def test_objects_steer_and_headers_tell(api: Harness) -> None:
+    levels = (await api.call("GET", f"{FLOW}/prioritylevelconfigurations"))["items"]
+    assert len(levels) == 8
+    found = (await api.call("GET", f"{FLOW}/flowschemas"))["items"]
+    assert len(found) == 13
+    assert all(each["status"]["conditions"][0]["status"] == "False" for each in found)
+    level = {
+        "metadata": {"name": "mine"},
+        "spec": {
+            "type": "Limited",
+            "limited": {"nominalConcurrencyShares": 245, "limitResponse": {"type": "Reject"}},
+        },
+    }
+    made = await api.call("POST", f"{FLOW}/prioritylevelconfigurations", level)
+    schema = {
+        "metadata": {"name": "mine"},
+        "spec": {
+            "priorityLevelConfiguration": {"name": "mine"},
+            "matchingPrecedence": 50,
+            "rules": [
+                {
+                    "subjects": [{"kind": "User", "user": {"name": "alice"}}],
+                    "nonResourceRules": [{"verbs": ["get"], "nonResourceURLs": ["/version"]}],
+                }
+            ],
+        },
+    }
+    mine = await api.call("POST", f"{FLOW}/flowschemas", schema)
+    fairness = api.server.fairness
+    async with asyncio.timeout(DEADLINE):
+        while "mine" not in {each.name for each in fairness.schemas}:
+            await asyncio.sleep(0)
+    assert fairness.levels["mine"].seats == 300
+    assert fairness.levels["workload-low"].seats == 123
+    answer = await over_the_wire(api, ALICE, "GET", "/version")
+    assert answer.headers[SCHEMA_HEADER] == mine["metadata"]["uid"]
+    assert answer.headers[LEVEL_HEADER] == made["metadata"]["uid"]
+    other = await over_the_wire(api, ALICE, "GET", f"{MAPS}/none")
+    assert other.status == 404
+    uids = {each["metadata"]["name"]: each["metadata"]["uid"] for each in found}
+    assert other.headers[SCHEMA_HEADER] == uids["global-default"]
+    await api.call("DELETE", f"{FLOW}/prioritylevelconfigurations/mine")
+    async with asyncio.timeout(DEADLINE):
+        async for event in api.watch(
+            f"{FLOW}/flowschemas?watch=1&fieldSelector=metadata.name=mine"
+        ):
+            conditions = event["object"].get("status", {}).get("conditions")
+            if conditions and conditions[0]["status"] == "True":
+                assert conditions[0]["reason"] == "NotFound"
+                break
+    answer = await over_the_wire(api, ALICE, "GET", "/version")
+    assert answer.headers[SCHEMA_HEADER] == uids["global-default"]
