@@ -11,6 +11,7 @@ from sampan.apiserver.call import Call, boolean, integer
 from sampan.apiserver.negotiate import JSON, PROTOBUF, media_type, readable
 from sampan.apiserver.registry import DeleteOptions, Object
 from sampan.kube import decode, defaulting, errors, schema
+from sampan.kube.errors import ApiError
 from sampan.kube.types import GVK
 
 JSON_PATCH = "application/json-patch+json"
@@ -57,7 +58,7 @@ def patched(call: Call, gvk: GVK) -> Callable[[Object], Object]:
     if kind not in (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH) or (
         kind == STRATEGIC_PATCH and not name
     ):
-        accepted = (JSON_PATCH, MERGE_PATCH, *((STRATEGIC_PATCH,) if name else ()))
+        accepted = (JSON_PATCH, MERGE_PATCH, *((STRATEGIC_PATCH,) if name else ()), APPLY_PATCH)
         raise errors.unsupported_media_type(
             "the body of the request was in an unknown format - accepted media types include: "
             + ", ".join(accepted)
@@ -78,6 +79,30 @@ def patched(call: Call, gvk: GVK) -> Callable[[Object], Object]:
         return conforming(call, gvk, new)
 
     return apply
+
+
+def applies(call: Call) -> bool:
+    """Is the request a server-side apply?"""
+    return media_type(call.request.headers.get("content-type", "")) == APPLY_PATCH
+
+
+def applied_configuration(call: Call) -> Object:
+    """The object that an apply sends, YAML or JSON, as it was written. Raises ApiError 400.
+
+    It is partial on purpose: nothing is defaulted. Its fields are checked against the kind's type when it is merged, so
+    `fieldValidation` decides only over keys that are there twice.
+    """
+    try:
+        config, found = decode.parse(call.request.body)
+    except ApiError as error:
+        raise errors.bad_request(f"error decoding patch: {error.message}") from None
+    if not isinstance(config, dict):
+        raise errors.bad_request("error decoding patch: the applied configuration is no object")
+    if found and call.field_validation == "Strict":
+        raise errors.bad_request(f"error strict decoding patch: {', '.join(found)}")
+    if found and call.field_validation == "Warn":
+        call.warnings += found
+    return config
 
 
 def conforming(call: Call, gvk: GVK, new: Any) -> Object:

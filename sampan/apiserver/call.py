@@ -18,6 +18,7 @@ from sampan.kube.errors import ApiError
 from sampan.kube.types import GVK
 
 VALIDATION_MODES = ("Ignore", "Warn", "Strict")
+MAX_MANAGER = 128  # bytes of a field manager's name
 
 
 @dataclass(slots=True)
@@ -29,6 +30,7 @@ class Call:
     form: Form = PLAIN
     subresource: Subresource | None = None
     dry_run: bool = False
+    tracked: bool = False  # the object that is written has its managedFields already (apply, scale)
     field_validation: str = "Warn"
     warnings: list[str] = field(default_factory=list)
 
@@ -61,12 +63,20 @@ class Call:
         row = self.resource
         return errors.forbidden(row.name, name or self.info.name, message, row.group)
 
-    def read_write_options(self, kind: str) -> None:
-        """dryRun, fieldValidation. `kind` is the options' name in error messages."""
+    def read_write_options(self, kind: str, *, apply: bool | None = None) -> None:
+        """dryRun, fieldValidation, fieldManager. `kind` is the options' name in error messages.
+
+        `apply` tells of a patch whether it is an apply, which must say who applies and alone may say `force`.
+        """
         query = self.request
-        if not query.query:
+        if not query.query and not apply:
             return
         causes = []
+        if apply and not query.param("fieldManager"):
+            causes.append(errors.required("fieldManager", "is required for apply patch"))
+        if apply is False and query.params("force"):
+            problem = "may not be specified for non-apply patch"
+            causes.append(errors.forbidden_field("force", problem))
         dry_run = [value for value in query.params("dryRun") if value]
         if dry_run:
             if any(value != "All" for value in dry_run):
@@ -80,10 +90,23 @@ class Call:
                 )
             self.field_validation = mode
         manager = query.param("fieldManager")
-        if len(manager) > 128:
-            causes.append(errors.too_long("fieldManager", manager, 128))
+        if manager:
+            causes += manager_causes(manager, "fieldManager")
         if causes:
             raise errors.invalid(kind, "", causes, "meta.k8s.io")
+
+
+def manager_causes(name: str, path: str) -> list[errors.Cause]:
+    """What is wrong with a field manager's name."""
+    causes = []
+    if len(name.encode()) > MAX_MANAGER:
+        causes.append(errors.too_long(path, "", MAX_MANAGER))
+    if not name.isprintable():
+        for position, character in enumerate(name):
+            if not character.isprintable():
+                problem = f"invalid character U+{ord(character):04X} (at position {position})"
+                causes.append(errors.invalid_value(path, name, problem))
+    return causes
 
 
 def boolean(request: Request, name: str) -> bool | None:

@@ -10,12 +10,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import orjson
 
 from sampan.apiserver import conversion, lists, routes
 from sampan.apiserver.authz import MASTERS
-from sampan.apiserver.body import decode_object, delete_options, patched
-from sampan.apiserver.call import Call
+from sampan.apiserver.body import (
+    applied_configuration,
+    applies,
+    conforming,
+    decode_object,
+    delete_options,
+    patched,
+)
+from sampan.apiserver.call import Call, boolean
 from sampan.apiserver.negotiate import PLAIN, accepted
 from sampan.apiserver.present import (
     JSON_HEADERS,
@@ -31,7 +41,7 @@ from sampan.apiserver.present import (
     wants_pretty,
     with_warnings,
 )
-from sampan.apiserver.registry import Object
+from sampan.apiserver.registry import RETRIES, STALE, Object
 from sampan.apiserver.routes import RequestInfo
 from sampan.apiserver.selection import select
 from sampan.apiserver.subresources import SUBRESOURCES
@@ -358,7 +368,10 @@ class Pipeline:
         prepare: Callable[[Call, Object, Object], None] | None = None,
     ) -> Response:
         """PATCH of the object or of a subresource that shares its kind."""
-        call.read_write_options("PatchOptions")
+        applying = applies(call)
+        call.read_write_options("PatchOptions", apply=applying)
+        if applying:
+            return await self._apply(call, status=status, prepare=prepare)
         row = call.resource
         apply = patched(call, call.gvk)
 
@@ -371,6 +384,66 @@ class Pipeline:
 
         entry, _ = await self.registry.update(call, change, status=status, prepare=prepare)
         return respond_entry(call, entry)
+
+    async def _apply(
+        self,
+        call: Call,
+        *,
+        status: bool,
+        prepare: Callable[[Call, Object, Object], None] | None,
+    ) -> Response:
+        """Server-side apply (KEP-555): merge the configuration into the object, or make the object of it."""
+        row, info = call.resource, call.info
+        config = applied_configuration(call)
+        force = bool(boolean(call.request, "force"))
+        call.tracked = True
+
+        def merged(live: Object | None) -> Object:
+            new = self.server.fields.applied(call, live, config, force)
+            conforming(call, call.gvk, new)
+            name_namespace(call, new)
+            check_name(call, new)
+            return conversion.to_storage(row, new)
+
+        def change(stored: Object) -> Object:
+            return merged(conversion.from_storage(row, stored))
+
+        def made() -> Object:
+            obj = merged(None)
+            metadata = obj["metadata"]
+            if metadata.get("uid"):
+                problem = (
+                    f"uid mismatch: the provided object specified uid {metadata['uid']}, "
+                    "and no existing object was found"
+                )
+                raise call.conflict(problem)
+            metadata.pop("resourceVersion", None)
+            return obj
+
+        for _ in range(RETRIES):
+            create = None
+            if not info.subresource:
+                create = made if await self._may_create(call) else None
+            try:
+                entry, created = await self.registry.update(
+                    call, change, status=status, create=create, prepare=prepare
+                )
+                return respond_entry(call, entry, 201 if created else 200)
+            except ApiError as error:
+                # Somebody else has made or deleted the object in between: look again.
+                appeared = create is not None and error.reason == "AlreadyExists"
+                vanished = create is None and error.reason == "NotFound" and not info.subresource
+                if not (appeared or vanished):
+                    raise
+        raise call.conflict(STALE)
+
+    async def _may_create(self, call: Call) -> bool:
+        """An apply to what does not exist creates it, and asks for the right to. Raises ApiError 403."""
+        info = call.info
+        if await self.registry.find(call.resource, info.namespace, info.name) is not None:
+            return False
+        await self.server.access.check(call.user, replace(info, verb="create"))
+        return True
 
     async def _delete(self, call: Call) -> Response:
         options = delete_options(call)
@@ -437,7 +510,5 @@ def check_name(call: Call, obj: Object) -> None:
 
 
 def copied(obj: Object) -> Object:
-    """A copy deep enough for the write path, which changes metadata and first-level fields in place."""
-    from copy import deepcopy
-
-    return deepcopy(obj)
+    """A copy for the write path, which changes it in place. Through JSON: a tenth of deepcopy's time."""
+    return orjson.loads(orjson.dumps(obj))  # type: ignore[no-any-return]

@@ -21,6 +21,7 @@ import orjson
 
 from sampan.apiserver.admission.chain import Admission
 from sampan.apiserver.call import Call
+from sampan.apiserver.fieldmanager import FieldManager, times_only
 from sampan.apiserver.resources import Resource
 from sampan.apiserver.strategies import Strategies, Strategy
 from sampan.apiserver.watchcache import Entry, ResourceCache, WatchCache, encode, respliced
@@ -35,7 +36,9 @@ SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 SUFFIX_LENGTH = 5
 NAME_LIMIT = 63
 NAME_TRIES = 8
-RETRIES = 5  # of a patch or an unconditional update that lost a race
+# Of a patch or an unconditional update that lost a race. Somebody else has won each time, so it is not in vain;
+# Kubernetes goes on until the request's time is over.
+RETRIES = 100
 STALE = (
     "the object has been modified; please apply your changes to the latest version and try again"
 )
@@ -59,12 +62,18 @@ class Deleted:
 
 class Registry:
     def __init__(
-        self, store: Store, caches: WatchCache, strategies: Strategies, admission: Admission
+        self,
+        store: Store,
+        caches: WatchCache,
+        strategies: Strategies,
+        admission: Admission,
+        fields: FieldManager,
     ) -> None:
         self.store = store
         self.caches = caches
         self.strategies = strategies
         self.admission = admission
+        self.fields = fields
         # Keys that shall be written again though nothing changes: an older key encrypted them.
         self.stale: Container[str] = getattr(store, "stale", ())
         # Called after a durable write of a kind that expires, with its key.
@@ -108,10 +117,12 @@ class Registry:
         metadata = obj["metadata"]
         name = metadata.get("name") or ""
         strategy = self.strategies.of(resource)
-        for key in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields"):
+        for key in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"):
             metadata.pop(key, None)
+        if not call.tracked and (managed := self.fields.created(call, obj)):
+            metadata["managedFields"] = managed
         metadata["uid"] = new_uid()
-        metadata["creationTimestamp"] = _Clock.now()
+        metadata["creationTimestamp"] = Clock.now()
         if resource.generation:
             metadata["generation"] = 1
         else:
@@ -159,6 +170,9 @@ class Registry:
         metadata = obj["metadata"]
         metadata.setdefault("uid", new_uid())
         metadata.setdefault("creationTimestamp", objects.now())
+        if not expect and "managedFields" not in metadata:
+            if managed := self.fields.placed(resource, obj):
+                metadata["managedFields"] = managed
         key = resource.key(metadata.get("namespace", ""), metadata["name"])
         try:
             await self.store.put(key, encode(obj), expect=expect)
@@ -229,8 +243,8 @@ class Registry:
         for name in ("deletionTimestamp", "deletionGracePeriodSeconds"):
             if name not in after and name in before:
                 after[name] = before[name]
-        for name in ("selfLink", "managedFields"):
-            after.pop(name, None)
+        after.pop("selfLink", None)
+        managed = self._managers(call, old, new, validate)
         new["apiVersion"], new["kind"] = old["apiVersion"], old["kind"]
         if prepare is not None:
             prepare(call, new, old)
@@ -239,6 +253,10 @@ class Registry:
         else:
             strategy.prepare_update(call, new, old)
         after = new["metadata"]  # a subresource may have put back the old one
+        if managed:
+            after["managedFields"] = managed
+        else:
+            after.pop("managedFields", None)
         await self.admission.update(call, new, old)
         if not status and resource.generation and wants_differ(resource, new, old):
             after["generation"] = before.get("generation", 0) + 1
@@ -252,6 +270,11 @@ class Registry:
                 if not status:
                     call.warnings += strategy.warn(call, new, old)
             await self.admission.validate_update(call, new, old)
+            if times_only(managed, before.get("managedFields")):
+                # Who writes again what is there already has not written (KEP-555).
+                after["managedFields"] = before["managedFields"]
+                if new != old:
+                    after["managedFields"] = managed
             if same(new, old) and entry.key not in self.stale:
                 return entry
             if "deletionTimestamp" in before and self._may_go(strategy, new, before):
@@ -271,6 +294,14 @@ class Registry:
         if resource.storage == "core/events" and self.on_event_written:
             self.on_event_written(entry.key)
         return Entry(entry.key, cache.splice(value, revision), revision)
+
+    def _managers(self, call: Call, old: Object, new: Object, track: bool) -> Any:
+        """metadata.managedFields of what is to be written; a write of the server's own leaves it alone."""
+        if call.tracked:
+            return new["metadata"].pop("managedFields", None)
+        if not track:
+            return old["metadata"].get("managedFields")
+        return self.fields.updated(call, old, new)
 
     def _check_identity(self, call: Call, before: Object, after: Object) -> None:
         revision = after.get("resourceVersion") or ""
@@ -302,7 +333,7 @@ class Registry:
         await self.caches.confirm()
         cache = await self.caches.get(call.resource)
         entry = cache.entries.get(call.key)
-        for _ in range(RETRIES * 4):
+        for _ in range(RETRIES):
             if entry is None:
                 raise call.not_found()
             old = entry.object()
@@ -408,7 +439,7 @@ class Registry:
         return [entry for entry in results if entry is not None]
 
 
-class _Clock:
+class Clock:
     """The present second as the API writes it, formatted once."""
 
     second = 0

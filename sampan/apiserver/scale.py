@@ -43,3 +43,13 @@ def apply(obj: Object, scale: Object) -> Object:
     if scale["metadata"].get("uid"):
         metadata["uid"] = scale["metadata"]["uid"]
     return {**obj, "metadata": metadata, "spec": {**(obj.get("spec") or {}), "replicas": replicas}}
+
+
+def managed(obj: Object, entries: list[Object] | None) -> Object:
+    """The workload with these managers (`metadata.managedFields`)."""
+    metadata = {**obj["metadata"]}
+    if entries:
+        metadata["managedFields"] = entries
+    else:
+        metadata.pop("managedFields", None)
+    return {**obj, "metadata": metadata}

@@ -26,6 +26,7 @@ from sampan.apiserver.discovery import Discovery
 from sampan.apiserver.expiry import EventExpiry
 from sampan.apiserver.fairness import Fairness
 from sampan.apiserver.fairness import follow as follow_flow_control
+from sampan.apiserver.fieldmanager import FieldManager
 from sampan.apiserver.http import HTTPServer
 from sampan.apiserver.metrics import Metrics
 from sampan.apiserver.openapi import OpenAPI
@@ -33,7 +34,7 @@ from sampan.apiserver.pages import Pages
 from sampan.apiserver.peers import Peers
 from sampan.apiserver.pipeline import Pipeline
 from sampan.apiserver.pki import PKIPaths, ensure_pki, write_admin_kubeconfig
-from sampan.apiserver.registry import Registry
+from sampan.apiserver.registry import Clock, Registry
 from sampan.apiserver.security import SecurityConfig
 from sampan.apiserver.strategies import Strategies
 from sampan.apiserver.tokens import TokenSigner
@@ -70,7 +71,9 @@ class APIServer:
         )
         self.access.lookup.check_grant = self.access.check_grant
         self.access.lookup.may_use_signer = self.access.may_use_signer
-        self.registry = Registry(store, self.caches, self.strategies, Admission(self.access.lookup))
+        self.fields = FieldManager(self.table, Clock.now)
+        admission = Admission(self.access.lookup)
+        self.registry = Registry(store, self.caches, self.strategies, admission, self.fields)
         self.expiry = EventExpiry(store, config.event_ttl)
         self.registry.on_event_written = self.expiry.written
         self.metrics = Metrics()

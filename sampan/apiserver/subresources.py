@@ -10,8 +10,14 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from sampan.apiserver import scale
-from sampan.apiserver.body import conforming, decode_object, patched
-from sampan.apiserver.call import Call
+from sampan.apiserver.body import (
+    applied_configuration,
+    applies,
+    conforming,
+    decode_object,
+    patched,
+)
+from sampan.apiserver.call import Call, boolean
 from sampan.apiserver.negotiate import accepted
 from sampan.apiserver.present import respond_entry, respond_object
 from sampan.apiserver.registry import DeleteOptions
@@ -124,22 +130,38 @@ async def _scale(server: APIServer, call: Call) -> Response:
     call.form = accepted(call.request.headers.get("accept", ""))
     if call.info.verb == "get":
         return respond_object(call, scale.of((await server.registry.get(call)).object()))
-    call.read_write_options("UpdateOptions")
+    fields = server.fields
+    call.tracked = True
+    pinned = False
     if call.info.verb == "update":
+        call.read_write_options("UpdateOptions")
         sent = decode_object(call, SCALE)
         _check_scale(call, sent)
         pinned = bool(sent["metadata"].get("resourceVersion"))
 
         def change(old: Object) -> Object:
-            return scale.apply(old, sent)
+            managed = fields.scaled(call, old, scale.of(old), sent)
+            return scale.managed(scale.apply(old, sent), managed)
+    elif applies(call):
+        call.read_write_options("PatchOptions", apply=True)
+        config = applied_configuration(call)
+        force = bool(boolean(call.request, "force"))
+
+        def change(old: Object) -> Object:
+            wanted, managed = fields.scale_applied(call, old, scale.of(old), config, force)
+            wanted = conforming(call, SCALE, wanted)
+            _check_scale(call, wanted)
+            return scale.managed(scale.apply(old, wanted), managed)
     else:
-        pinned = False
+        call.read_write_options("PatchOptions", apply=False)
         apply = patched(call, SCALE)
 
         def change(old: Object) -> Object:
+            shown = scale.of(old)
             wanted = conforming(call, SCALE, apply(scale.of(old)))
             _check_scale(call, wanted)
-            return scale.apply(old, wanted)
+            managed = fields.scaled(call, old, shown, wanted)
+            return scale.managed(scale.apply(old, wanted), managed)
 
     entry, _ = await server.registry.update(call, change, retry=not pinned, prepare=_keep_status)
     return respond_object(call, scale.of(entry.object()))

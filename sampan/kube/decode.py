@@ -60,6 +60,16 @@ def decode(
     raise errors.bad_request(cannot_be_handled(gvk, strict_message(found)))
 
 
+def parse(body: bytes) -> tuple[Any, list[str]]:
+    """A JSON or YAML document as it is, and the keys that it gives twice. Raises ApiError 400."""
+    if body[:1] == b"{":
+        try:
+            return _parse_json(body, True)
+        except errors.ApiError:
+            pass  # flow style YAML begins so too
+    return _parse_yaml(body)
+
+
 def check_types(obj: dict[str, Any], name: str) -> list[str]:
     """Fit an already parsed object to the definition, in place; returns its strict errors.
 

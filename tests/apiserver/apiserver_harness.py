@@ -22,6 +22,7 @@ CONTENT = {
     "json": "application/json-patch+json",
     "merge": "application/merge-patch+json",
     "strategic": "application/strategic-merge-patch+json",
+    "apply": "application/apply-patch+yaml",
 }
 
 
@@ -62,6 +63,21 @@ class Harness:
         self, kind: str, path: str, patch: Any, status: int = 0, user: User = ADMIN
     ) -> Any:
         return await self.call("PATCH", path, patch, status, content=CONTENT[kind], user=user)
+
+    async def apply(
+        self,
+        path: str,
+        config: Any,
+        manager: str = "me",
+        status: int = 0,
+        *,
+        force: bool = False,
+        user: User = ADMIN,
+    ) -> Any:
+        """Server-side apply; `path` may have a query."""
+        more = f"fieldManager={manager}" + ("&force=true" if force else "")
+        path += ("&" if "?" in path else "?") + more
+        return await self.call("PATCH", path, config, status, content=CONTENT["apply"], user=user)
 
     async def watch(self, path: str) -> AsyncIterator[dict[str, Any]]:
         response = await self.send("GET", path)

@@ -105,7 +105,8 @@ async def test_patches(api: Harness) -> None:
         "c",
     ]
     assert (made["spec"]["replicas"], made["metadata"]["labels"]) == (3, {"a": "b"})
-    await api.call("PATCH", path, {}, 415, content="application/apply-patch+yaml")
+    refused = await api.call("PATCH", path, {}, 415, content="application/apply-patch+cbor")
+    assert refused["message"].endswith("application/apply-patch+yaml")
     await api.call("PATCH", path, b"{", 400, content="application/merge-patch+json")
     await api.patch("json", path, [{"op": "remove", "path": "/spec/nothing"}], 422)
 
