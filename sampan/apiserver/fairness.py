@@ -208,7 +208,7 @@ class Fairness:
         work: Callable[[Request, User, RequestInfo], Awaitable[Response]],
     ) -> Response:
         """The answer of `work`, when its turn has come; 429 when it does not come."""
-        if request.user is not None:
+        if not request.remote:
             return await work(request, user, info)  # a part of this process
         schema, level = self.classify(user, info)
         if level.exempt or info.verb == "watch" or info.subresource in STREAMS:

@@ -172,7 +172,7 @@ async def test_shares_become_seats_and_streams_take_none() -> None:
         return Response(200, {}, str(fairness.levels["global-default"].executing).encode())
 
     async def executing(path: str, query: list[tuple[str, str]]) -> bytes:
-        request = Request("GET", path, query)
+        request = Request("GET", path, query, remote="192.0.2.1")
         response = await fairness.run(request, ALICE, parse("GET", path, query), work)
         return await response.read()
 
@@ -187,7 +187,8 @@ async def over_the_wire(api: Harness, user: User, method: str, path: str, body: 
     import orjson
 
     data = b"" if body is None else orjson.dumps(body)
-    request = Request(method, path, [], {"content-type": "application/json"}, data)
+    headers = {"content-type": "application/json"}
+    request = Request(method, path, [], headers, data, remote="192.0.2.1")
     pipeline, info = api.server.pipeline, parse(method, path, [])
     return await api.server.fairness.run(request, user, info, pipeline._admitted)
 
@@ -286,3 +287,35 @@ async def test_objects_steer_and_headers_tell(api: Harness) -> None:
                 break
     answer = await over_the_wire(api, ALICE, "GET", "/version")
     assert answer.headers[SCHEMA_HEADER] == uids["global-default"]
+
+
+async def test_over_tls_a_certificate_does_not_exempt(tmp_path: Path) -> None:
+    import ssl
+
+    import aiohttp
+
+    harness = await open_server(tmp_path, authorization=True)
+    await harness.server.start()
+    pki = harness.server.pki
+    context = ssl.create_default_context(cafile=str(pki.ca.crt))
+    context.load_cert_chain(pki.admin.crt, pki.admin.key)
+    connector = aiohttp.TCPConnector(ssl=context)
+    async with aiohttp.ClientSession(harness.server.address, connector=connector) as session:
+        as_alice = {"Impersonate-User": "alice", "Impersonate-Group": "system:authenticated"}
+        fairness = harness.server.fairness
+        async with asyncio.timeout(DEADLINE):
+            while not fairness.schemas[0].uid:
+                await asyncio.sleep(0)
+        uids = {schema.name: schema.uid for schema in fairness.schemas}
+        async with session.get("/version") as answer:
+            assert answer.headers[SCHEMA_HEADER] == uids["exempt"]
+        async with session.get("/version", headers=as_alice) as answer:
+            assert answer.headers[SCHEMA_HEADER] == uids["global-default"]
+            assert answer.headers[LEVEL_HEADER] == fairness.levels["global-default"].uid
+        level = fairness.levels["global-default"]
+        level.seats, level.queue_length, level.executing = 1, 0, 1
+        async with session.get("/version", headers=as_alice) as answer:
+            assert (answer.status, answer.headers["Retry-After"]) == (429, "1")
+            assert await answer.text() == "Too many requests, please try again later.\n"
+    await harness.server.close()
+    await harness.store.close()

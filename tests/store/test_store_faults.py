@@ -63,17 +63,26 @@ class Server:
     def client(self):
         return Client(HTTPTransport(kubeconfig.load(self.data / "kubeconfig.yaml")))
 
+    async def answers(self):
+        try:
+            client = self.client()
+        except (OSError, ValueError):
+            return False  # it has not written its kubeconfig yet
+        try:
+            await client.raw("GET", "/readyz")
+        except FAILED:
+            return False
+        finally:
+            await client.close()
+        return True
+
     async def ready(self):
         async with asyncio.timeout(READY):
             while True:
                 assert self.process.poll() is None, self.log.read_text()[-3000:]
-                try:
-                    client = self.client()
-                    await client.raw("GET", "/readyz")
-                    await client.close()
+                if await self.answers():
                     return
-                except (*FAILED, OSError, ValueError):
-                    await asyncio.sleep(0.05)  # of our patience: what is not up cannot tell
+                await asyncio.sleep(0.05)  # of our patience: what is not up cannot tell
 
 
 @pytest.fixture
