@@ -241,6 +241,7 @@ async def pour(
     another store, whose revisions mean nothing here.
     """
     revision, total = examine(snapshot)
+    await bump(store, revision, progress)  # first, so that no object seems older than it did
     present: dict[str, tuple[int, int]] = {}  # key → revision, hash of the value
     after, more = "", True
     while more:
@@ -271,7 +272,6 @@ async def pour(
     extra.sort(key=_is_first)  # namespaces last
     for start in range(0, len(extra), PAGE):
         await _gather([_delete(store, key) for key in extra[start : start + PAGE]])
-    await bump(store, revision, progress)
     if forget:
         await store.compact(await store.current())
     return await store.current()
