@@ -207,6 +207,23 @@ def row_of(definition: Definition, version: Version) -> Resource:
     )
 
 
+def schema_of(row: Resource) -> Object | None:
+    """openAPIV3Schema of a custom kind, for those who must know its lists and maps."""
+    return row.custom.raw if row.custom is not None else None
+
+
+def replica_paths(row: Resource) -> dict[str, tuple[str, ...] | None]:
+    """Where each version of a custom kind keeps its replicas; None where it has no scale subresource."""
+    if row.custom is None:
+        return {}
+    found: dict[str, tuple[str, ...] | None] = {}
+    for version in row.custom.definition.versions.values():
+        path = (version.scale or {}).get("specReplicasPath")
+        keys = path.removeprefix(".").split(".") if path else ()
+        found[version.api_version] = tuple(f"f:{key}" for key in keys) or None
+    return found
+
+
 def deprecation(spec: Object, name: str, kind: str) -> str:
     """The warning on every answer of a deprecated version, "" when it is none."""
     versions = spec["versions"]

@@ -34,8 +34,8 @@ _ROOT_KEYS: Final = {
 _SHARED: Final = ("schema", "subresources", "additionalPrinterColumns", "selectableFields")
 
 
-def validate(crd: Object) -> Causes:
-    """Everything wrong with a new definition, beyond its metadata."""
+def validate(crd: Object, old: Object | None = None) -> Causes:
+    """Everything wrong with a definition, beyond its metadata. `old` is the one that it replaces."""
     causes: Causes = []
     found = crd.get("spec") or {}
     expected = f"{(found.get('names') or {}).get('plural') or ''}.{found.get('group') or ''}"
@@ -45,24 +45,25 @@ def validate(crd: Object) -> Causes:
         causes.append(errors.invalid_value("metadata.name", name, text))
     _spec(found, causes)
     _stored_versions(crd, causes)
-    approval.validate(crd, None, causes)
+    approval.validate(crd, old, causes)
     _preserve(found, causes)
     return causes
 
 
 def validate_update(new: Object, old: Object) -> Causes:
+    return validate(new, old) + validate_changes(new, old)
+
+
+def validate_changes(new: Object, old: Object) -> Causes:
+    """What may not change, once objects depend on it."""
     causes: Causes = []
     spec, before = new.get("spec") or {}, old.get("spec") or {}
-    _spec(spec, causes)
     named, named_before = spec.get("names") or {}, before.get("names") or {}
     if is_established(old):
         _immutable("spec.scope", spec.get("scope"), before.get("scope"), causes)
         _immutable("spec.names.kind", named.get("kind"), named_before.get("kind"), causes)
     _immutable("spec.group", spec.get("group"), before.get("group"), causes)
     _immutable("spec.names.plural", named.get("plural"), named_before.get("plural"), causes)
-    _stored_versions(new, causes)
-    approval.validate(new, old, causes)
-    _preserve(spec, causes)
     return causes
 
 

@@ -139,88 +139,18 @@ def _binding(binding: Object, causes: Causes) -> None:
 # --- CustomResourceDefinition and APIService --------------------------------------------------------
 
 
-def _crd(crd: Object, causes: Causes) -> None:
-    spec = crd.get("spec") or {}
-    found = spec.get("names") or {}
-    plural, group = found.get("plural") or "", spec.get("group") or ""
-    expected = f"{plural}.{group}"
-    if name_of(crd) != expected:
-        text = 'must be spec.names.plural+"."+spec.group'
-        causes.append(invalid_value("metadata.name", name_of(crd), text))
-    if not group:
-        causes.append(required("spec.group"))
-    else:
-        rules.name(causes, "spec.group", group, names.dns1123_subdomain)
-        if "." not in group:
-            text = "should be a domain with at least one dot"
-            causes.append(invalid_value("spec.group", group, text))
-    if spec.get("scope") not in ("Cluster", "Namespaced"):
-        causes.append(
-            not_supported("spec.scope", spec.get("scope") or "", ["Cluster", "Namespaced"])
-        )
-    for field in ("plural", "singular", "kind", "listKind"):
-        value = found.get(field) or ""
-        path = f"spec.names.{field}"
-        rules.required_name(causes, path, value.lower(), names.dns1035_label)
-    if found.get("kind") and found.get("kind") == found.get("listKind"):
-        text = "kind and listKind may not be the same"
-        causes.append(invalid_value("spec.names.listKind", found["listKind"], text))
-    _crd_versions(spec, causes)
+def _definition(crd: Object, causes: Causes) -> None:
+    from sampan.kube.structural import (
+        definition,  # brings CEL and schemas, which few processes need
+    )
+
+    causes += definition.validate(crd)
 
 
-def _crd_versions(spec: Object, causes: Causes) -> None:
-    versions = spec.get("versions") or []
-    if not versions:
-        causes.append(required("spec.versions", "must have at least one version"))
-    storing, seen = 0, set()
-    for index, version in enumerate(versions):
-        path = f"spec.versions[{index}]"
-        name = version.get("name") or ""
-        rules.required_name(causes, f"{path}.name", name, names.dns1035_label)
-        if name in seen:
-            text = "must contain unique version names"
-            causes.append(invalid_value("spec.versions", name, text))
-        seen.add(name)
-        storing += bool(version.get("storage"))
-        schema = (version.get("schema") or {}).get("openAPIV3Schema")
-        if schema is None:
-            causes.append(required(f"{path}.schema.openAPIV3Schema", "schemas are required"))
-        elif schema.get("type") != "object":
-            where = f"{path}.schema.openAPIV3Schema.type"
-            kind = schema.get("type") or ""
-            causes.append(
-                invalid_value(where, kind, "must be object at the root")
-                if kind
-                else required(where, "must not be empty at the root")
-            )
-    if versions and storing != 1:
-        text = "must have exactly one version marked as storage version"
-        causes.append(invalid_value("spec.versions", [item.get("name") for item in versions], text))
+def _definition_update(new: Object, old: Object, causes: Causes) -> None:
+    from sampan.kube.structural import definition
 
-
-def _crd_update(new: Object, old: Object, causes: Causes) -> None:
-    """What objects already stored depend on stays."""
-    before, after = old.get("spec") or {}, new.get("spec") or {}
-    for path in ("group", "scope"):
-        rules.immutable(causes, f"spec.{path}", after.get(path), before.get(path))
-    for field in ("kind", "plural"):
-        was, now = (before.get("names") or {}).get(field), (after.get("names") or {}).get(field)
-        rules.immutable(causes, f"spec.names.{field}", now, was)
-    stored = (old.get("status") or {}).get("storedVersions") or ()
-    present = {version.get("name") for version in after.get("versions") or ()}
-    for index, version in enumerate(stored):
-        if version not in present:
-            path = f"status.storedVersions[{index}]"
-            text = (
-                "missing from spec.versions; v1 was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in "
-                + version
-                + " and removes "
-                + version
-                + " from status.storedVersions"
-            )
-            causes.append(
-                invalid_value(path, version, text.replace("; v1 was", f"; {version} was"))
-            )
+    causes += definition.validate_changes(new, old)
 
 
 def _api_service(service: Object, causes: Causes) -> None:
@@ -256,7 +186,7 @@ RULES = {
     (GROUP, "MutatingAdmissionPolicy"): Rules(_policy, namespaced=False),
     (GROUP, "MutatingAdmissionPolicyBinding"): Rules(_binding, namespaced=False),
     ("apiextensions.k8s.io", "CustomResourceDefinition"): Rules(
-        _crd, _crd_update, namespaced=False
+        _definition, _definition_update, namespaced=False
     ),
     ("apiregistration.k8s.io", "APIService"): Rules(
         _api_service, name=names.path_segment, namespaced=False
