@@ -222,7 +222,11 @@ def _same(value: Any, other: Any) -> bool:
 
 
 def _invalid(path: str, value: Any, text: str) -> Cause:
-    return errors.invalid_value(_field(path), value, f"{path} in body {text}")
+    detail = f"{path} in body {text}"
+    if isinstance(value, float):
+        shown = f"Invalid value: {go_number(value)}: {detail}"
+        return Cause(_field(path), "FieldValueInvalid", shown)
+    return errors.invalid_value(_field(path), value, detail)
 
 
 def _text(value: str, checks: Checks, path: str, causes: Causes) -> None:
