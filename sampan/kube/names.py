@@ -19,6 +19,7 @@ SUBDOMAIN_MAX: Final = 253
 
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+_HTTP_PATH = r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+"
 _UNDERSCORED = "[a-z0-9_]([-_a-z0-9]*[a-z0-9])?"
 _SEARCH = rf"{_UNDERSCORED}(\.{_UNDERSCORED})*"
 _WILDCARD = rf"\*\.{_SUBDOMAIN}"
@@ -33,6 +34,7 @@ _SYSCTL = "([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?
 
 _label_match = re.compile(_LABEL).fullmatch
 _subdomain_match = re.compile(_SUBDOMAIN).fullmatch
+_path_match = re.compile(_HTTP_PATH).fullmatch
 _search_match = re.compile(_SEARCH).fullmatch
 _wildcard_match = re.compile(_WILDCARD).fullmatch
 _dns1035_match = re.compile(_DNS1035).fullmatch
@@ -80,6 +82,7 @@ _SEARCH_TEXT = pattern_error(
     _SEARCH,
     "example.com",
 )
+_PATH_TEXT = pattern_error("Invalid path", _HTTP_PATH)
 _WILDCARD_TEXT = pattern_error(
     "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must "
     "consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character",
@@ -326,6 +329,16 @@ def path_segment(value: str) -> list[str]:
     if value in (".", ".."):
         return [f"may not be '{value}'"]
     return [f"may not contain '{bad}'" for bad in ("/", "%") if bad in value]
+
+
+def domain_prefixed_path(value: str) -> list[str]:
+    """`example.com/some/path`: who manages a thing, or implements a class."""
+    domain, slash, path = value.partition("/")
+    if not slash or not domain or not path:
+        return ['must be a domain-prefixed path (such as "acme.io/foo")']
+    if reasons := dns1123_subdomain(domain):
+        return reasons
+    return [] if _path_match(path) else [_PATH_TEXT]
 
 
 def for_prefix(rule: Rule) -> Rule:

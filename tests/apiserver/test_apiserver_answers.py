@@ -150,3 +150,29 @@ def test_durations(text: str, value: float) -> None:
 def test_no_durations(text: str) -> None:
     with pytest.raises(ValueError, match="time: invalid duration"):
         seconds(text)
+
+
+async def test_what_the_server_adds_to_a_pod(api: Harness) -> None:
+    await service_account(api)
+    term = {
+        "topologyKey": "zone",
+        "labelSelector": {},
+        "matchLabelKeys": ["v"],
+        "mismatchLabelKeys": ["t"],
+    }
+    made = pod(
+        "one",
+        schedulingGates=[{"name": "g/a"}],
+        affinity={"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}},
+    )
+    made["metadata"]["labels"] = {"v": "1", "t": "2"}
+    found = await api.call("POST", PODS, made)
+    (condition,) = found["status"]["conditions"]
+    assert (condition["type"], condition["reason"]) == ("PodScheduled", "SchedulingGated")
+    (term,) = found["spec"]["affinity"]["podAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]
+    assert term["labelSelector"]["matchExpressions"] == [
+        {"key": "v", "operator": "In", "values": ["1"]},
+        {"key": "t", "operator": "NotIn", "values": ["2"]},
+    ]

@@ -7,7 +7,7 @@ import pytest
 from sampan.kube.defaulting import default
 from sampan.kube.types import GVK
 from sampan.kube.validation import validate_create, validate_update
-from sampan.kube.validation.batch import cron_error
+from sampan.kube.validation.cron import cron_error
 from sampan.kube.validation.pods import qos_class
 
 META = {"name": "web", "namespace": "default"}
@@ -526,13 +526,19 @@ def test_selectors_are_immutable():
 
 
 def job(**spec):
-    template = {"spec": {"containers": [CONTAINER], "restartPolicy": "Never"}}
-    return {"spec": {"template": template} | spec}
+    labels = {"app": "a"}
+    template = {
+        "metadata": {"labels": labels},
+        "spec": {"containers": [CONTAINER], "restartPolicy": "Never"},
+    }
+    selector = {"manualSelector": True, "selector": {"matchLabels": labels}}
+    return {"spec": {"template": template} | selector | spec}
 
 
 def test_jobs():
     assert refused("batch", "Job", job()) == []
-    always = job(template={"spec": {"containers": [CONTAINER]}})
+    always = job()
+    always["spec"]["template"]["spec"] = {"containers": [CONTAINER]}
     assert refused("batch", "Job", always) == [
         'spec.template.spec.restartPolicy: Required value: valid values: "OnFailure", "Never"'
     ]
@@ -546,7 +552,9 @@ def test_jobs():
     (text,) = changed("batch", "Job", job(), change)
     assert text.startswith("spec.template: Invalid value:")
     assert text.endswith("field is immutable")
-    cron = {"spec": {"schedule": "*/5 * * * *", "jobTemplate": job()}}
+    cron = {
+        "spec": {"schedule": "*/5 * * * *", "jobTemplate": job(selector=None, manualSelector=None)}
+    }
     assert refused("batch", "CronJob", cron) == []
     cron["spec"] |= {"schedule": "61 * * * *", "timeZone": "Moon/Base"}
     texts = refused("batch", "CronJob", cron)

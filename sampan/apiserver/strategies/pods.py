@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from sampan.apiserver.call import Call
 from sampan.apiserver.strategies.base import Object, Strategy, keep
-from sampan.kube.quantity import Quantity, parse
+from sampan.kube import objects
+from sampan.kube.validation.pods import qos_class
 
-_COMPUTE = ("cpu", "memory")
-_ZERO = parse(0)
+__all__ = ["PodStrategy", "qos_class"]
 
 
 class PodStrategy(Strategy):
     returns_deleted = True
 
     def prepare_create(self, call: Call, obj: Object) -> None:
-        obj["status"] = {"phase": "Pending", "qosClass": qos_class(obj)}
+        status: Object = {"phase": "Pending", "qosClass": qos_class(obj)}
+        spec = obj.get("spec") or {}
+        if spec.get("schedulingGates"):
+            status["conditions"] = [{**_GATED, "lastTransitionTime": objects.now()}]
+        obj["status"] = status
+        if spec.get("affinity") or spec.get("topologySpreadConstraints"):
+            label_keys(obj)
 
     def prepare_update(self, call: Call, new: Object, old: Object) -> None:
         keep(new, old, "status")
@@ -44,34 +50,39 @@ def _keep_in_containers(new: Object, old: Object, field: str) -> None:
         new["spec"][field] = old["spec"][field]
 
 
-def qos_class(pod: Object) -> str:
-    """Guaranteed, Burstable or BestEffort, from the containers' requests and limits for cpu and memory."""
-    requests: dict[str, Quantity] = {}
-    limits: dict[str, Quantity] = {}
-    guaranteed = True
-    spec = pod.get("spec") or {}
-    for container in (*spec.get("containers", ()), *spec.get("initContainers", ())):
-        resources = container.get("resources") or {}
-        for found, total in (
-            (resources.get("requests"), requests),
-            (resources.get("limits"), limits),
-        ):
-            for name, text in (found or {}).items():
-                try:
-                    amount = parse(text)
-                except ValueError:
-                    continue  # validation names it
-                if name in _COMPUTE and amount > _ZERO:
-                    total[name] = total.get(name, _ZERO) + amount
-        limited = resources.get("limits") or {}
-        if any(not limited.get(name) for name in _COMPUTE):
-            guaranteed = False
-    if not requests and not limits:
-        return "BestEffort"
-    if (
-        guaranteed
-        and len(limits) == 2
-        and all(requests.get(n, limits[n]) == limits[n] for n in limits)
-    ):
-        return "Guaranteed"
-    return "Burstable"
+_GATED = {
+    "type": "PodScheduled",
+    "status": "False",
+    "reason": "SchedulingGated",
+    "message": "Scheduling is blocked due to non-empty scheduling gates",
+}
+
+
+def label_keys(pod: Object) -> None:
+    """KEP-3633, KEP-3243: keys stand for the value that the pod itself has; the selectors are told so when it is made."""
+    spec, labels = pod.get("spec") or {}, (pod["metadata"].get("labels") or {})
+    for constraint in spec.get("topologySpreadConstraints") or ():
+        _merge(constraint, "matchLabelKeys", "In", labels)
+    affinity = spec.get("affinity") or {}
+    for kind in ("podAffinity", "podAntiAffinity"):
+        found = affinity.get(kind) or {}
+        terms = list(found.get("requiredDuringSchedulingIgnoredDuringExecution") or ())
+        preferred = found.get("preferredDuringSchedulingIgnoredDuringExecution") or ()
+        terms += [each["podAffinityTerm"] for each in preferred if each.get("podAffinityTerm")]
+        for term in terms:
+            _merge(term, "matchLabelKeys", "In", labels)
+            _merge(term, "mismatchLabelKeys", "NotIn", labels)
+
+
+def _merge(holder: Object, field: str, operator: str, labels: Object) -> None:
+    keys, selector = holder.get(field), holder.get("labelSelector")
+    if not keys or selector is None:
+        return  # validation says what is missing
+    added = [
+        {"key": key, "operator": operator, "values": [labels[key]]} for key in keys if key in labels
+    ]
+    if added:
+        holder["labelSelector"] = {
+            **selector,
+            "matchExpressions": [*(selector.get("matchExpressions") or []), *added],
+        }

@@ -87,7 +87,7 @@ def validate_update(
     if subresource in ("ephemeralcontainers", "resize"):
         pod_updates.validate_subresource(subresource, new, old, causes)
         return causes
-    if rules.create is not None:
+    if rules.create is not None and not rules.update_is_whole:
         rules.create(new, causes)
     if rules.update is not None:
         rules.update(new, old, causes)

@@ -2,64 +2,165 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final
+from itertools import pairwise
+from typing import Any, Final
 
 from sampan.kube import names, selectors
-from sampan.kube.errors import forbidden_field, invalid_value, not_supported, required
+from sampan.kube.errors import (
+    ApiError,
+    Cause,
+    duplicate,
+    invalid_value,
+    not_supported,
+    required,
+    too_long,
+    too_many,
+)
 from sampan.kube.objects import name as name_of
+from sampan.kube.objects import uid as uid_of
 from sampan.kube.validation import pods, rules
+from sampan.kube.validation.cron import cron_error, time_zone
 from sampan.kube.validation.rules import Causes, Object, Rules
 
 CRON_NAME_MAX: Final = 52  # the Job's suffix takes the other 11 of 63
-_MODES: Final = frozenset(("Indexed", "NonIndexed"))
-_REPLACEMENT: Final = frozenset(("Failed", "TerminatingOrFailed"))
-_CONCURRENCY: Final = frozenset(("Allow", "Forbid", "Replace"))
-_ACTIONS: Final = frozenset(("Count", "FailIndex", "FailJob", "Ignore"))
+_MODES: Final = ("Indexed", "NonIndexed")
+_REPLACEMENT: Final = ("Failed", "TerminatingOrFailed")
+_CONCURRENCY: Final = ("Allow", "Forbid", "Replace")
+_ACTIONS: Final = ("Count", "FailIndex", "FailJob", "Ignore")
+_STATUSES: Final = ("False", "True", "Unknown")
+_MAX_RULES: Final = 20
+_MAX_CODES: Final = 255
+_MAX_INDEXES: Final = 100_000
+_MAX_INDEXES_TEXT: Final = 64 * 1024
+_MANY_PARALLEL: Final = 10_000
+_MANY_TEXT: Final = (
+    f"must be less than or equal to {_MANY_PARALLEL} when completions are above {_MAX_INDEXES} "
+    "and used with backoff limit per index"
+)
+_COUNTS: Final = (
+    "parallelism",
+    "completions",
+    "activeDeadlineSeconds",
+    "backoffLimit",
+    "ttlSecondsAfterFinished",
+    "backoffLimitPerIndex",
+    "maxFailedIndexes",
+)
+
+
+def _without_value(path: str, detail: str) -> Cause:
+    """An invalid object whose value says nothing."""
+    return Cause(path, "FieldValueInvalid", f"Invalid value: {detail}")
+
+
+def _above(value: int | None, limit: int) -> bool:
+    return value is not None and value > limit
 
 
 def _job(job: Object, causes: Causes) -> None:
     spec = job.get("spec") or {}
+    _generated_selector(job, spec, causes)
     _job_spec(spec, causes, "spec")
-    if spec.get("selector") is None:
-        # Made by the strategy from the Job's uid; absent only when the object never passed it.
-        if spec.get("manualSelector"):
-            causes.append(required("spec.selector"))
+    selector = spec.get("selector")
+    if selector is None:
+        causes.append(required("spec.selector"))
+    else:
+        rules.label_selector(causes, "spec.selector", selector)
+        if not _matches(selector, spec):
+            labels = _template_labels(spec)
+            text = "`selector` does not match template `labels`"
+            causes.append(invalid_value("spec.template.metadata.labels", labels, text))
+    _last_pod_name(job, spec, causes)
+
+
+def _template_labels(spec: Object) -> dict[str, str]:
+    metadata = (spec.get("template") or {}).get("metadata") or {}
+    return metadata.get("labels") or {}
+
+
+def _matches(selector: Object, spec: Object) -> bool:
+    try:
+        return selectors.from_object(selector).matches(_template_labels(spec))
+    except ApiError:
+        return True  # the selector itself is reported
+
+
+def _generated_selector(job: Object, spec: Object, causes: Causes) -> None:
+    """Unless it is the user's affair, the template bears the Job's uid and name, and the selector selects them."""
+    if spec.get("manualSelector") or spec.get("selector") is None:
         return
-    rules.label_selector(causes, "spec.selector", spec["selector"])
-    labels = ((spec.get("template") or {}).get("metadata") or {}).get("labels") or {}
-    if not selectors.from_object(spec["selector"]).matches(labels):
-        text = "`selector` does not match template `labels`"
-        causes.append(invalid_value("spec.template.metadata.labels", labels, text))
+    labels, uid, name = _template_labels(spec), uid_of(job), name_of(job)
+    if not uid:
+        causes.append(required("metadata.uid"))
+    for key, wanted in (
+        ("controller-uid", uid),
+        ("job-name", name),
+        ("batch.kubernetes.io/controller-uid", uid),
+        ("batch.kubernetes.io/job-name", name),
+    ):
+        where = f"spec.template.metadata.labels[{key}]"
+        if key not in labels:
+            causes.append(required(where, f"must be '{wanted}'"))
+        elif labels[key] != wanted:
+            causes.append(invalid_value(where, labels, f"must be '{wanted}'"))
+    match = spec["selector"].get("matchLabels") or {}
+    key = "batch.kubernetes.io/controller-uid"
+    if match.get(key, match.get("controller-uid")) != uid:
+        text = "`selector` not auto-generated"
+        causes.append(invalid_value("spec.selector", spec["selector"], text))
+
+
+def _last_pod_name(job: Object, spec: Object, causes: Causes) -> None:
+    """The last pod of an indexed Job is named after it and must fit a label."""
+    count = spec.get("completions") or 0
+    if spec.get("completionMode") == "Indexed" and count > 0 and name_of(job):
+        pod = f"{name_of(job)}-{count - 1}"
+        if reasons := names.dns1123_label(pod):
+            text = f"will not able to create pod with invalid DNS label {pod}: {reasons[0]}"
+            causes.append(invalid_value("metadata.name", name_of(job), text))
 
 
 def _job_spec(spec: Object, causes: Causes, path: str) -> None:
-    for field in (
-        "parallelism",
-        "completions",
-        "activeDeadlineSeconds",
-        "backoffLimit",
-        "ttlSecondsAfterFinished",
-        "backoffLimitPerIndex",
-        "maxFailedIndexes",
-    ):
-        rules.not_negative(causes, f"{path}.{field}", spec.get(field))
-    mode = spec.get("completionMode")
+    get = spec.get
+    for field in _COUNTS:
+        rules.not_negative(causes, f"{path}.{field}", get(field))
+    if get("maxFailedIndexes") is not None and get("backoffLimitPerIndex") is None:
+        text = "when maxFailedIndexes is specified"
+        causes.append(required(f"{path}.backoffLimitPerIndex", text))
+    if (manager := get("managedBy")) is not None:
+        rules.name(causes, f"{path}.managedBy", manager, names.domain_prefixed_path)
+        if len(manager) > 63:
+            causes.append(too_long(f"{path}.managedBy", manager, 63))
+    mode = get("completionMode")
     if mode is not None and mode not in _MODES:
-        causes.append(not_supported(f"{path}.completionMode", mode, sorted(_MODES)))
-    if mode == "Indexed" and spec.get("completions") is None:
-        text = "when completion mode is Indexed"
-        causes.append(required(f"{path}.completions", text))
-    replacement = spec.get("podReplacementPolicy")
-    rules.optional_choice(causes, f"{path}.podReplacementPolicy", replacement, _REPLACEMENT)
-    if (policy := spec.get("podFailurePolicy")) is not None:
-        _failure_policy(policy, spec, causes, path)
-    pods.pod_template(spec.get("template"), causes, f"{path}.template")
-    restart = ((spec.get("template") or {}).get("spec") or {}).get("restartPolicy") or ""
+        causes.append(not_supported(f"{path}.completionMode", mode, ("NonIndexed", "Indexed")))
+    if mode == "Indexed":
+        _indexed(spec, causes, path)
+    elif mode in (None, "NonIndexed"):
+        for field in ("backoffLimitPerIndex", "maxFailedIndexes"):
+            if (value := get(field)) is not None:
+                text = "requires indexed completion mode"
+                causes.append(invalid_value(f"{path}.{field}", value, text))
+    if (policy := get("podFailurePolicy")) is not None:
+        _failure_policy(policy, spec, causes, f"{path}.podFailurePolicy")
+    if (success := get("successPolicy")) is not None:
+        where = f"{path}.successPolicy"
+        if mode == "Indexed":
+            _success_policy(success, get("completions") or 0, causes, where)
+        else:
+            causes.append(invalid_value(where, success, "requires indexed completion mode"))
+    replacement = get("podReplacementPolicy")
+    if replacement is not None:
+        where = f"{path}.podReplacementPolicy"
+        if policy is not None and replacement != "Failed":
+            causes.append(not_supported(where, replacement, ("Failed",)))
+        elif replacement not in _REPLACEMENT:
+            causes.append(not_supported(where, replacement, _REPLACEMENT))
+    pods.pod_template(get("template"), causes, f"{path}.template")
+    restart = ((get("template") or {}).get("spec") or {}).get("restartPolicy") or ""
     where = f"{path}.template.spec.restartPolicy"
     if restart in ("", "Always"):
-        text = 'valid values: "OnFailure", "Never"'
-        causes.append(required(where, text))
+        causes.append(required(where, 'valid values: "OnFailure", "Never"'))
     elif restart not in ("OnFailure", "Never"):
         causes.append(not_supported(where, restart, ["OnFailure", "Never"]))
     elif policy is not None and restart != "Never":
@@ -67,59 +168,216 @@ def _job_spec(spec: Object, causes: Causes, path: str) -> None:
         causes.append(invalid_value(where, restart, text))
 
 
+def _indexed(spec: Object, causes: Causes, path: str) -> None:
+    completions, parallelism = spec.get("completions"), spec.get("parallelism")
+    failed = spec.get("maxFailedIndexes")
+    if completions is None:
+        causes.append(required(f"{path}.completions", "when completion mode is Indexed"))
+    if _above(parallelism, _MAX_INDEXES):
+        text = f"must be less than or equal to {_MAX_INDEXES} when completion mode is Indexed"
+        causes.append(invalid_value(f"{path}.parallelism", parallelism, text))
+    if failed is not None and completions is not None and failed > completions:
+        text = "must be less than or equal to completions"
+        causes.append(invalid_value(f"{path}.maxFailedIndexes", failed, text))
+    if _above(failed, _MAX_INDEXES):
+        text = f"must be less than or equal to {_MAX_INDEXES}"
+        causes.append(invalid_value(f"{path}.maxFailedIndexes", failed, text))
+    if _above(completions, _MAX_INDEXES) and spec.get("backoffLimitPerIndex") is not None:
+        if failed is None:
+            text = f"must be specified when completions is above {_MAX_INDEXES}"
+            causes.append(required(f"{path}.maxFailedIndexes", text))
+        if _above(parallelism, _MANY_PARALLEL):
+            causes.append(invalid_value(f"{path}.parallelism", parallelism, _MANY_TEXT))
+        if _above(failed, _MANY_PARALLEL):
+            causes.append(invalid_value(f"{path}.maxFailedIndexes", failed, _MANY_TEXT))
+
+
+def _valid_values(allowed: tuple[str, ...]) -> str:
+    quoted = " ".join(f'"{each}"' for each in allowed)
+    return f"valid values: [{quoted}]"
+
+
+def _choice(causes: Causes, path: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if not value:
+        causes.append(required(path, _valid_values(allowed)))
+    elif value not in allowed:
+        causes.append(not_supported(path, value, allowed))
+
+
 def _failure_policy(policy: Object, spec: Object, causes: Causes, path: str) -> None:
-    for index, rule in enumerate(policy.get("rules") or ()):
-        where = f"{path}.podFailurePolicy.rules[{index}]"
+    """KEP-3329: what a failed pod means for its Job, by exit code or condition."""
+    found = policy.get("rules") or []
+    if len(found) > _MAX_RULES:
+        causes.append(too_many(f"{path}.rules", len(found), _MAX_RULES))
+    pod = (spec.get("template") or {}).get("spec") or {}
+    members = {
+        each.get("name")
+        for field in ("containers", "initContainers")
+        for each in pod.get(field) or ()
+    }
+    for index, rule in enumerate(found):
+        where = f"{path}.rules[{index}]"
         action = rule.get("action") or ""
-        rules.choice(causes, f"{where}.action", action, _ACTIONS)
         if action == "FailIndex" and spec.get("backoffLimitPerIndex") is None:
             text = "requires the backoffLimitPerIndex to be set"
             causes.append(invalid_value(f"{where}.action", action, text))
-        codes, conditions = rule.get("onExitCodes"), rule.get("onPodConditions")
-        if not codes and not conditions:
-            text = "specifying one of OnExitCodes and OnPodConditions is required"
-            causes.append(invalid_value(where, "", text))
-        if codes and conditions:
+        _choice(causes, f"{where}.action", action, _ACTIONS)
+        codes, conditions = rule.get("onExitCodes"), rule.get("onPodConditions") or []
+        if codes is not None:
+            _exit_codes(codes, members, causes, f"{where}.onExitCodes")
+        if len(conditions) > _MAX_RULES:
+            causes.append(too_many(f"{where}.onPodConditions", len(conditions), _MAX_RULES))
+        for at, pattern in enumerate(conditions):
+            place = f"{where}.onPodConditions[{at}]"
+            rules.name(causes, f"{place}.type", pattern.get("type") or "", names.qualified_name)
+            _choice(causes, f"{place}.status", pattern.get("status"), _STATUSES)
+        if codes is not None and conditions:
             text = "specifying both OnExitCodes and OnPodConditions is not supported"
-            causes.append(invalid_value(where, "", text))
-        if codes:
-            operator = codes.get("operator") or ""
-            rules.choice(causes, f"{where}.onExitCodes.operator", operator, ("In", "NotIn"))
-            if operator == "In" and 0 in (codes.get("values") or ()):
-                text = "must not be 0 for the In operator"
-                causes.append(invalid_value(f"{where}.onExitCodes.values", 0, text))
+            causes.append(_without_value(where, text))
+        if codes is None and not conditions:
+            text = "specifying one of OnExitCodes and OnPodConditions is required"
+            causes.append(_without_value(where, text))
 
 
-_JOB_FIXED: Final = ("selector", "podFailurePolicy", "completionMode", "backoffLimitPerIndex")
-# While a Job is suspended and has not started, a queue may still place its pods.
-_PLACEMENT: Final = ("nodeSelector", "tolerations", "affinity", "schedulingGates")
+def _exit_codes(codes: Object, members: set[Any], causes: Causes, path: str) -> None:
+    operator, values = codes.get("operator") or "", codes.get("values") or []
+    _choice(causes, f"{path}.operator", operator, ("In", "NotIn"))
+    container = codes.get("containerName")
+    if container is not None and container not in members:
+        text = "must be one of the container or initContainer names in the pod template"
+        causes.append(invalid_value(f"{path}.containerName", container, text))
+    where = f"{path}.values"
+    if not values:
+        causes.append(invalid_value(where, values, "at least one value is required"))
+    elif len(values) > _MAX_CODES:
+        causes.append(too_many(where, len(values), _MAX_CODES))
+    for index, value in enumerate(values):
+        if operator == "In" and value == 0:
+            text = "must not be 0 for the In operator"
+            causes.append(invalid_value(f"{where}[{index}]", value, text))
+        if value in values[:index]:
+            causes.append(duplicate(f"{where}[{index}]", value))
+    if values != sorted(values):
+        causes.append(invalid_value(where, values, "must be ordered"))
+
+
+def _success_policy(policy: Object, completions: int, causes: Causes, path: str) -> None:
+    """KEP-3998: which indexes make the Job a success before all are done."""
+    found, where = policy.get("rules") or [], f"{path}.rules"
+    if not found:
+        text = "at least one rules must be specified when the successPolicy is specified"
+        causes.append(required(where, text))
+    if len(found) > _MAX_RULES:
+        causes.append(too_many(where, len(found), _MAX_RULES))
+    for index, rule in enumerate(found):
+        at = f"{where}[{index}]"
+        count, indexes = rule.get("succeededCount"), rule.get("succeededIndexes")
+        if count is None and indexes is None:
+            text = "at least one of succeededCount or succeededIndexes must be specified"
+            causes.append(required(at, text))
+        total = completions
+        if indexes is not None:
+            if len(indexes) > _MAX_INDEXES_TEXT:
+                causes.append(too_long(f"{at}.succeededIndexes", indexes, _MAX_INDEXES_TEXT))
+            try:
+                total = _count_indexes(indexes, completions)
+            except ValueError as error:
+                text = f"error parsing succeededIndexes: {error}"
+                causes.append(invalid_value(f"{at}.succeededIndexes", indexes, text))
+        if count is None:
+            continue
+        rules.not_negative(causes, f"{at}.succeededCount", count)
+        for limit, what in (
+            (completions, "the number of specified completions"),
+            (total, "the number of indexes in the specified succeededIndexes field"),
+        ):
+            if count > limit and (what.endswith("completions") or indexes is not None):
+                text = f"must be less than or equal to {limit} ({what})"
+                causes.append(invalid_value(f"{at}.succeededCount", count, text))
+
+
+def _count_indexes(text: str, completions: int) -> int:
+    """How many indexes `1,3-5` names. Raises ValueError."""
+    total, last = 0, -1
+    for part in text.split(",") if text else ():
+        limits = part.split("-")
+        if len(limits) > 2:
+            raise ValueError(
+                f'the fragment "{part}" violates the requirement that an index interval can have at '
+                "most two parts separated by '-'"
+            )
+        numbers = []
+        for limit in limits:
+            if not (limit.isascii() and limit.isdigit() and len(limit) < 10):
+                raise ValueError(f'cannot convert string to integer for index: "{limit}"')
+            if int(limit) >= completions:
+                raise ValueError(f'too large index: "{limit}"')
+            numbers.append(int(limit))
+        for previous, current in ((last, numbers[0]), *pairwise(numbers)):
+            if previous >= current:
+                raise ValueError(f"non-increasing order, previous: {previous}, current: {current}")
+        total += numbers[-1] - numbers[0] + 1
+        last = numbers[-1]
+    return total
+
+
+_JOB_FIXED: Final = (
+    "selector",
+    "completionMode",
+    "podFailurePolicy",
+    "backoffLimitPerIndex",
+    "managedBy",
+    "successPolicy",
+)
 
 
 def _job_update(new: Object, old: Object, causes: Causes) -> None:
     before, after = old.get("spec") or {}, new.get("spec") or {}
+    completions = after.get("completions")
+    if completions != before.get("completions"):
+        if after.get("completionMode") != "Indexed":
+            causes.append(invalid_value("spec.completions", completions, rules.IMMUTABLE))
+        elif completions is not None and completions != after.get("parallelism"):
+            text = "can only be modified in tandem with spec.parallelism"
+            causes.append(invalid_value("spec.completions", completions, text))
     for field in _JOB_FIXED:
         rules.immutable(causes, f"spec.{field}", after.get(field), before.get(field))
-    if after.get("completions") != before.get("completions"):
-        elastic = (
-            after.get("completionMode") == "Indexed"
-            and after.get("completions") == after.get("parallelism")
-            and before.get("completions") == before.get("parallelism")
-        )
-        if not elastic:
-            text = rules.IMMUTABLE
-            causes.append(invalid_value("spec.completions", after.get("completions"), text))
-    unstarted = before.get("suspend") and not (old.get("status") or {}).get("startTime")
-    if _template(before, bool(unstarted)) != _template(after, bool(unstarted)):
+    status = old.get("status") or {}
+    suspended = bool(before.get("suspend"))
+    movable = suspended and not status.get("startTime")
+    resizable = suspended and not status.get("active")
+    if _template(before, movable, resizable) != _template(after, movable, resizable):
         causes.append(invalid_value("spec.template", after.get("template"), rules.IMMUTABLE))
 
 
-def _template(spec: Object, movable: bool) -> Object:
+# While a Job is suspended and has not started, a queue may still place its pods (KEP-2926).
+_PLACEMENT: Final = ("nodeSelector", "tolerations", "schedulingGates")
+
+
+def _template(spec: Object, movable: bool, resizable: bool) -> Object:
+    """What of the template must stay as it is."""
     template = dict(spec.get("template") or {})
+    pod = dict(template.get("spec") or {})
     if movable:
-        pod_spec = template.get("spec") or {}
-        template["spec"] = {key: pod_spec[key] for key in pod_spec if key not in _PLACEMENT}
-        template.pop("metadata", None)
+        pod = {key: value for key, value in pod.items() if key not in _PLACEMENT}
+        affinity = dict(pod.pop("affinity", None) or {})
+        affinity.pop("nodeAffinity", None)
+        if affinity:
+            pod["affinity"] = affinity
+        metadata = dict(template.pop("metadata", None) or {})
+        for key in ("labels", "annotations"):
+            metadata.pop(key, None)
+        if metadata:
+            template["metadata"] = metadata
+    if resizable:
+        for field in ("containers", "initContainers"):
+            if field in pod:
+                pod[field] = [{**each, "resources": None} for each in pod[field]]
+    template["spec"] = pod
     return template
+
+
+# --- CronJob ----------------------------------------------------------------------------------------
 
 
 def _cron_name(name: str) -> list[str]:
@@ -130,147 +388,52 @@ def _cron_name(name: str) -> list[str]:
 
 
 def _cron_job(cron_job: Object, causes: Causes) -> None:
-    spec = cron_job.get("spec") or {}
-    schedule = spec.get("schedule") or ""
+    _cron_spec(cron_job.get("spec") or {}, causes, zone_in_schedule=False)
+
+
+def _cron_job_update(new: Object, old: Object, causes: Causes) -> None:
+    schedule = (old.get("spec") or {}).get("schedule") or ""
+    _cron_spec(new.get("spec") or {}, causes, zone_in_schedule="TZ" in schedule)
+
+
+def _cron_spec(spec: Object, causes: Causes, *, zone_in_schedule: bool) -> None:
+    """`zone_in_schedule`: the schedule named its time zone before that was refused, and still may."""
+    schedule, zone = spec.get("schedule") or "", spec.get("timeZone")
     if not schedule:
         causes.append(required("spec.schedule"))
     else:
         if reason := cron_error(schedule):
             causes.append(invalid_value("spec.schedule", schedule, reason))
+        text = ""
         if "TZ" in schedule:
-            text = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"
+            if not zone_in_schedule:
+                text = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"
+            elif zone is not None:
+                text = "cannot use both timeZone field and TZ or CRON_TZ in schedule"
+        if text:
             causes.append(invalid_value("spec.schedule", schedule, text))
-    _time_zone(spec.get("timeZone"), causes)
     for field in (
         "startingDeadlineSeconds",
         "successfulJobsHistoryLimit",
         "failedJobsHistoryLimit",
     ):
         rules.not_negative(causes, f"spec.{field}", spec.get(field))
-    rules.choice(causes, "spec.concurrencyPolicy", spec.get("concurrencyPolicy"), _CONCURRENCY)
-    job = (spec.get("jobTemplate") or {}).get("spec") or {}
+    rules.listed(causes, "spec.concurrencyPolicy", spec.get("concurrencyPolicy"), _CONCURRENCY)
+    time_zone(zone, causes)
+    template = spec.get("jobTemplate") or {}
+    metadata, job = template.get("metadata") or {}, template.get("spec") or {}
+    rules.labels(causes, "spec.jobTemplate.labels", metadata.get("labels"))
+    rules.annotations(causes, "spec.jobTemplate.annotations", metadata.get("annotations"))
     _job_spec(job, causes, "spec.jobTemplate.spec")
-    for field in ("selector", "manualSelector"):
-        if job.get(field):
-            path = f"spec.jobTemplate.spec.{field}"
-            text = "will be auto-generated" if field == "selector" else "must be unset"
-            if field == "selector":
-                causes.append(invalid_value(path, job[field], f"`selector` {text}"))
-            else:
-                causes.append(not_supported(path, job[field], ["nil", "false"]))
-
-
-def _time_zone(zone: str | None, causes: Causes) -> None:
-    if zone is None:
-        return
-    if not zone:
-        text = "timeZone must be nil or non-empty string"
-        causes.append(invalid_value("spec.timeZone", zone, text))
-        return
-    if zone.lower() == "local":
-        text = (
-            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"
-        )
-        causes.append(invalid_value("spec.timeZone", zone, text))
-        return
-    import zoneinfo
-
-    try:
-        zoneinfo.ZoneInfo(zone)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        causes.append(invalid_value("spec.timeZone", zone, f"unknown time zone {zone}"))
-
-
-_MONTHS: Final = [
-    "jan",
-    "feb",
-    "mar",
-    "apr",
-    "may",
-    "jun",
-    "jul",
-    "aug",
-    "sep",
-    "oct",
-    "nov",
-    "dec",
-]
-_DAYS: Final = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
-# Minute, hour, day of month, month, day of week: bounds, and names for their numbers.
-_CRON_FIELDS: Final[tuple[tuple[int, int, list[str]], ...]] = (
-    (0, 59, []),
-    (0, 23, []),
-    (1, 31, []),
-    (1, 12, ["", *_MONTHS]),
-    (0, 6, _DAYS),
-)
-_CRON_NAMED: Final = frozenset(
-    ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
-)
-_CRON_PART = re.compile(r"(?:\*|\?|(\w+)(?:-(\w+))?)(?:/(\d+))?")
-_CRON_EVERY = re.compile(r"@every (\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+")
-
-
-def cron_error(schedule: str) -> str:
-    """Why the text is no cron schedule (robfig/cron standard form); empty when it is one."""
-    if schedule.startswith("@"):
-        known = schedule in _CRON_NAMED or _CRON_EVERY.fullmatch(schedule)
-        return "" if known else f"unrecognized descriptor: {schedule}"
-    parts = schedule.split()
-    if parts and parts[0].startswith(("TZ=", "CRON_TZ=")):
-        parts = parts[1:]
-    if len(parts) != 5:
-        return f"expected exactly 5 fields, found {len(parts)}: [{' '.join(parts)}]"
-    for part, bounds in zip(parts, _CRON_FIELDS, strict=True):
-        for item in part.split(","):
-            if reason := _cron_part_error(item, *bounds):
-                return reason
-    return ""
-
-
-def _cron_part_error(item: str, low: int, high: int, words: list[str]) -> str:
-    match = _CRON_PART.fullmatch(item)
-    if match is None:
-        return f"failed to parse int from {item}: invalid syntax"
-    numbers = []
-    for text in match.group(1, 2):
-        if text is None:
-            continue
-        if text.isdecimal() and len(text) < 9:
-            numbers.append(int(text))
-        elif text.lower() in words:
-            numbers.append(words.index(text.lower()))
-        else:
-            return (
-                f'failed to parse int from {text}: strconv.Atoi: parsing "{text}": invalid syntax'
-            )
-    for number in numbers:
-        if number < low:
-            return f"beginning of range ({number}) below minimum ({low}): {item}"
-        if number > high:
-            return f"end of range ({number}) above maximum ({high}): {item}"
-    if len(numbers) == 2 and numbers[0] > numbers[1]:
-        return f"beginning of range ({numbers[0]}) beyond end of range ({numbers[1]}): {item}"
-    if match[3] is not None and not int(match[3][:9]):
-        return f"step of range should be a positive number: {item}"
-    return ""
-
-
-def _job_name(job: Object, causes: Causes) -> None:
-    """The last pod of an indexed Job is named after it and must fit a label."""
-    _job(job, causes)
-    spec = job.get("spec") or {}
-    count = spec.get("completions") or 0
-    if spec.get("completionMode") == "Indexed" and count > 0 and name_of(job):
-        pod = f"{name_of(job)}-{count - 1}"
-        if reasons := names.dns1123_label(pod):
-            text = f"will not able to create pod with invalid DNS label {pod}: {reasons[0]}"
-            causes.append(invalid_value("metadata.name", name_of(job), text))
-    if len(((spec.get("template") or {}).get("metadata") or {}).get("name") or "") > 253:
-        causes.append(forbidden_field("spec.template.metadata.name", "is too long"))
+    if job.get("selector") is not None:
+        text = "`selector` will be auto-generated"
+        causes.append(invalid_value("spec.jobTemplate.spec.selector", job["selector"], text))
+    if job.get("manualSelector"):
+        path = "spec.jobTemplate.spec.manualSelector"
+        causes.append(not_supported(path, True, ["nil", "false"]))
 
 
 RULES = {
-    ("batch", "Job"): Rules(_job_name, _job_update),
-    ("batch", "CronJob"): Rules(_cron_job, name=_cron_name),
+    ("batch", "Job"): Rules(_job, _job_update),
+    ("batch", "CronJob"): Rules(_cron_job, _cron_job_update, _cron_name, update_is_whole=True),
 }

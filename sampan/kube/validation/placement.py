@@ -217,13 +217,13 @@ def topology_spread(found: list[Object], causes: Causes, path: str) -> None:
             causes.append(forbidden_field(f"{where}.matchLabelKeys", text))
         for at, key in enumerate(keys):
             rules.name(causes, f"{where}.matchLabelKeys[{at}]", key, names.label_key)
-            if key in _selected_keys(selector):
+            if _selected_keys(selector).count(key) > 1:  # once is the strategy's own (KEP-3243)
                 text = "exists in both matchLabelKeys and labelSelector"
                 causes.append(invalid_value(f"{where}.matchLabelKeys[{at}]", key, text))
         rules.label_selector(causes, f"{where}.labelSelector", selector)
 
 
-def _selected_keys(selector: Object | None) -> set[str]:
+def _selected_keys(selector: Object | None) -> list[str]:
     selector = selector or {}
-    listed = {item.get("key") or "" for item in selector.get("matchExpressions") or ()}
-    return listed | set(selector.get("matchLabels") or ())
+    listed = [item.get("key") or "" for item in selector.get("matchExpressions") or ()]
+    return [*listed, *(selector.get("matchLabels") or ())]
