@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
+
+import orjson
 
 from sampan.apiserver import conversion, resetfields
 from sampan.apiserver.call import MAX_MANAGER, Call, manager_causes
@@ -32,6 +35,7 @@ from sampan.kube.types import GVK, split_api_version
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Object = dict[str, Any]
 Entries = list[dict[str, Any]]
 
@@ -47,59 +51,82 @@ class FieldManager:
         self.now = now
         self.schemas: Callable[[Resource], Object | None] | None = None
         self.scales: Callable[[Resource], Mapping[str, Path | None]] | None = None
-        self._types: dict[tuple[str, str, str], tuple[Resource, FieldType]] = {}
+        self._types: dict[tuple[str, str, str], tuple[object, FieldType]] = {}
 
     # Kinds
 
-    def _type(self, row: Resource) -> tuple[Resource, FieldType]:
-        """The row and its type; found by name, because hashing a row costs more than a small object's walk."""
+    def _type(self, row: Resource) -> FieldType:
+        """Found by name, because hashing a row costs more than a small object's walk."""
         key = (row.group, row.version, row.name)
+        subject = row if row.custom is None else row.custom
         known = self._types.get(key)
-        if known is not None and known[0] is row:
-            return known
+        if known is not None and known[0] is subject:
+            return known[1]
         found = types.of_kind(GVK(row.group, row.version, row.kind))
         if found is None:
             found = types.of_custom(self.schemas(row) if self.schemas else None)
-        self._types[key] = row, found
-        return self._types[key]
+        self._types[key] = subject, found
+        return found
 
     def _row(self, row: Resource, version: str) -> Resource | None:
         """The same kind in another version."""
         if version == row.api_version:
             return row
         group, name = split_api_version(version)
+        if row.custom is not None:
+            # A version that the definition has is not gone, served or not.
+            other = row.custom.definition.versions.get(name) if group == row.group else None
+            return None if other is None else replace(row, version=name, custom=other)
         found = self.table.lookup(group, name, row.name)
         return found if found is not None and found.storage == row.storage else None
 
     def _kind(self, row: Resource, subresource: str) -> Kind:
         def type_of(version: str) -> FieldType | None:
             found = self._row(row, version)
-            return None if found is None else self._type(found)[1]
+            return None if found is None else self._type(found)
 
-        custom = types.of_kind(GVK(row.group, row.version, row.kind)) is None
+        custom = row.custom is not None
         return Kind(type_of, resetfields.kept(row, subresource, custom=custom), stable=not custom)
 
-    def _run(self, row: Resource, steps: Steps[Any]) -> Any:
-        def convert(obj: Object, version: str) -> Object | None:
-            source, target = self._row(row, obj["apiVersion"]), self._row(row, version)
-            if source is None or target is None:
-                return None
-            if target.custom is not None:
-                return target.custom.renamed(obj)
-            return conversion.from_storage(target, conversion.to_storage(source, obj))
+    async def _run(self, row: Resource, steps: Steps[T]) -> T:
+        """The steps to their end, with whatever is to be converted on the way."""
+        if row.custom is None:
+            return updater.done(steps, lambda obj, version: self._convert(row, obj, version))
+        try:
+            wanted = next(steps)
+            while True:
+                wanted = steps.send(await self._convert_custom(row, *wanted))
+        except StopIteration as finished:
+            return finished.value  # type: ignore[no-any-return]
 
-        return updater.done(steps, convert)
+    def _convert(self, row: Resource, obj: Object, version: str) -> Object | None:
+        source, target = self._row(row, obj["apiVersion"]), self._row(row, version)
+        if source is None or target is None:
+            return None
+        return conversion.from_storage(target, conversion.to_storage(source, obj))
+
+    @staticmethod
+    async def _convert_custom(row: Resource, obj: Object, version: str) -> Object | None:
+        assert row.custom is not None
+        definition = row.custom.definition
+        target = definition.versions.get(split_api_version(version)[1])
+        if target is None:
+            return None
+        (found,) = await definition.converter.convert([obj], version)
+        found = orjson.loads(orjson.dumps(found))
+        target.repair(found)
+        return found  # type: ignore[no-any-return]
 
     # Writes
 
-    def created(self, call: Call, obj: Object) -> Entries | None:
+    async def created(self, call: Call, obj: Object) -> Entries | None:
         """The managers of an object that `call` makes, in the version of storage and without server's metadata."""
         row = call.resource
         given = obj["metadata"].pop("managedFields", None)
         if given:
-            return self._created_with(call, obj, given)
+            return await self._created_with(call, obj, given)
         seen = conversion.from_storage(row, obj)
-        owned = operations.created(seen, self._type(row)[1], resetfields.on_create(row))
+        owned = operations.created(seen, self._type(row), resetfields.on_create(row))
         if not owned:
             return None
         entry = {
@@ -112,7 +139,7 @@ class FieldManager:
         }
         return [entry]
 
-    def _created_with(self, call: Call, obj: Object, given: Any) -> Entries | None:
+    async def _created_with(self, call: Call, obj: Object, given: Any) -> Entries | None:
         """A client that creates an object with managers in it: what it writes is its own all the same."""
         row = call.resource
         managed = _decoded(call, given) or {}
@@ -129,17 +156,17 @@ class FieldManager:
             self.now(),
             exists=False,
         )
-        return managers.encode(self._run(row, steps)) or None
+        return managers.encode(await self._run(row, steps)) or None
 
     def placed(self, row: Resource, obj: Object) -> Entries | None:
         """The managers of an object that the server makes for itself."""
-        owned = operations.created(obj, self._type(row)[1], resetfields.on_create(row))
+        owned = operations.created(obj, self._type(row), resetfields.on_create(row))
         if not owned:
             return None
         manager = managers.updater(SERVER, row.api_version)
         return [managers.entry(manager, managers.Owned(row.api_version, owned, self.now()))]
 
-    def updated(self, call: Call, old: Object, new: Object) -> Entries | None:
+    async def updated(self, call: Call, old: Object, new: Object) -> Entries | None:
         """The managers after `call` has made `new` of `old`, both in the version of storage; takes them out of `new`."""
         entries = old["metadata"].get("managedFields")
         given = new["metadata"].pop("managedFields", None)
@@ -171,7 +198,7 @@ class FieldManager:
                 subresource,
                 self.now(),
             )
-            return managers.encode(self._run(row, steps)) or None
+            return managers.encode(await self._run(row, steps)) or None
         except (TypeErrors, ValueError) as error:
             # A live object that its schema no longer describes is still written, with the managers it had.
             log.warning("managed fields of %s: %s", call.key, error)
@@ -182,7 +209,7 @@ class FieldManager:
 
     # Apply
 
-    def applied(self, call: Call, live: Object | None, config: Object, force: bool) -> Object:
+    async def applied(self, call: Call, live: Object | None, config: Object, force: bool) -> Object:
         """What the configuration makes of the live object, in the version of the request, managers and all.
 
         Raises ApiError: 400 for another kind or version, 409 for conflicts, 500 for what is not of the kind's type.
@@ -193,9 +220,9 @@ class FieldManager:
         kind.stable = False
         if live is None:
             live = {"apiVersion": row.api_version, "kind": row.kind, "metadata": {}}
-        return self._applied(call, row, kind, live, config, call.gvk, force)
+        return await self._applied(call, row, kind, live, config, call.gvk, force)
 
-    def _applied(
+    async def _applied(
         self,
         call: Call,
         row: Resource,
@@ -227,7 +254,7 @@ class FieldManager:
                 force,
                 self.now(),
             )
-            new, managed = self._run(row, steps)
+            new, managed = await self._run(row, steps)
         except Conflicts as conflicts:
             raise conflicts.error() from None
         except (TypeErrors, ValueError) as error:
@@ -281,7 +308,7 @@ class FieldManager:
         managed = updater.done(steps, _one_version)
         return managers.encode(scale.to_parent(parent, managed, row.api_version, paths)) or None
 
-    def scale_applied(
+    async def scale_applied(
         self, call: Call, workload: Object, shown: Object, config: Object, force: bool
     ) -> tuple[Object, Entries | None]:
         """(the Scale that the configuration makes, the workload's managers)."""
@@ -290,7 +317,7 @@ class FieldManager:
         parent = managers.trusted(workload["metadata"].get("managedFields") or ())
         live = {**shown, "metadata": dict(shown["metadata"])}
         live["metadata"]["managedFields"] = managers.encode(scale.of_parent(parent, paths))
-        new = self._applied(call, row, self._scale_kind(), live, config, SCALE, force)
+        new = await self._applied(call, row, self._scale_kind(), live, config, SCALE, force)
         managed = managers.trusted(new["metadata"].pop("managedFields", ()))
         entries = managers.encode(scale.to_parent(parent, managed, row.api_version, paths))
         return new, entries or None

@@ -398,18 +398,18 @@ class Pipeline:
         force = bool(boolean(call.request, "force"))
         call.tracked = True
 
-        def merged(live: Object | None) -> Object:
-            new = self.server.fields.applied(call, live, config, force)
+        async def merged(live: Object | None) -> Object:
+            new = await self.server.fields.applied(call, live, config, force)
             conforming(call, call.gvk, new)
             name_namespace(call, new)
             check_name(call, new)
             return conversion.to_storage(row, new)
 
-        def change(stored: Object) -> Object:
-            return merged(conversion.from_storage(row, stored))
+        async def change(stored: Object) -> Object:
+            return await merged(conversion.from_storage(row, stored))
 
-        def made() -> Object:
-            obj = merged(None)
+        async def made() -> Object:
+            obj = await merged(None)
             metadata = obj["metadata"]
             if metadata.get("uid"):
                 problem = (

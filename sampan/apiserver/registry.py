@@ -11,7 +11,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Callable, Container
+from collections.abc import Awaitable, Callable, Container
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,7 +30,7 @@ from sampan.kube.errors import ApiError
 from sampan.store import Conflict, Record, Store
 
 Object = dict[str, Any]
-Change = Callable[[Object], Object]
+Change = Callable[[Object], Object | Awaitable[Object]]  # an apply may ask a conversion webhook
 
 SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 SUFFIX_LENGTH = 5
@@ -119,7 +119,7 @@ class Registry:
         strategy = self.strategies.of(resource)
         for key in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"):
             metadata.pop(key, None)
-        if not call.tracked and (managed := self.fields.created(call, obj)):
+        if not call.tracked and (managed := await self.fields.created(call, obj)):
             metadata["managedFields"] = managed
         metadata["uid"] = new_uid()
         metadata["creationTimestamp"] = Clock.now()
@@ -188,7 +188,7 @@ class Registry:
         *,
         status: bool = False,
         retry: bool = True,
-        create: Callable[[], Object] | None = None,
+        create: Callable[[], Object | Awaitable[Object]] | None = None,
         prepare: Callable[[Call, Object, Object], None] | None = None,
         validate: bool = True,
     ) -> tuple[Entry, bool]:
@@ -206,9 +206,12 @@ class Registry:
             if entry is None:
                 if create is None:
                     raise call.not_found()
-                return await self.create(call, create()), True
+                made = create()
+                obj = made if isinstance(made, dict) else await made
+                return await self.create(call, obj), True
             old = entry.object()
-            new = change(entry.object())
+            made = change(entry.object())
+            new = made if isinstance(made, dict) else await made
             try:
                 return await self._replace(
                     call, cache, entry, old, new, status, prepare, validate
@@ -244,7 +247,7 @@ class Registry:
             if name not in after and name in before:
                 after[name] = before[name]
         after.pop("selfLink", None)
-        managed = self._managers(call, old, new, validate)
+        managed = await self._managers(call, old, new, validate)
         new["apiVersion"], new["kind"] = old["apiVersion"], old["kind"]
         if prepare is not None:
             prepare(call, new, old)
@@ -295,13 +298,13 @@ class Registry:
             self.on_event_written(entry.key)
         return Entry(entry.key, cache.splice(value, revision), revision)
 
-    def _managers(self, call: Call, old: Object, new: Object, track: bool) -> Any:
+    async def _managers(self, call: Call, old: Object, new: Object, track: bool) -> Any:
         """metadata.managedFields of what is to be written; a write of the server's own leaves it alone."""
         if call.tracked:
             return new["metadata"].pop("managedFields", None)
         if not track:
             return old["metadata"].get("managedFields")
-        return self.fields.updated(call, old, new)
+        return await self.fields.updated(call, old, new)
 
     def _check_identity(self, call: Call, before: Object, after: Object) -> None:
         revision = after.get("resourceVersion") or ""

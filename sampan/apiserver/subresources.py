@@ -20,7 +20,7 @@ from sampan.apiserver.body import (
 from sampan.apiserver.call import Call, boolean
 from sampan.apiserver.negotiate import accepted
 from sampan.apiserver.present import respond_entry, respond_object
-from sampan.apiserver.registry import DeleteOptions
+from sampan.apiserver.registry import Change, DeleteOptions
 from sampan.apiserver.strategies.base import keep
 from sampan.apiserver.strategies.cluster import SigningRequestStrategy
 from sampan.client.transport import Response
@@ -132,6 +132,7 @@ async def _scale(server: APIServer, call: Call) -> Response:
         return respond_object(call, scale.of((await server.registry.get(call)).object()))
     fields = server.fields
     call.tracked = True
+    change: Change
     pinned = False
     if call.info.verb == "update":
         call.read_write_options("UpdateOptions")
@@ -147,8 +148,9 @@ async def _scale(server: APIServer, call: Call) -> Response:
         config = applied_configuration(call)
         force = bool(boolean(call.request, "force"))
 
-        def change(old: Object) -> Object:
-            wanted, managed = fields.scale_applied(call, old, scale.of(old), config, force)
+        async def change(old: Object) -> Object:
+            shown = scale.of(old)
+            wanted, managed = await fields.scale_applied(call, old, shown, config, force)
             wanted = conforming(call, SCALE, wanted)
             _check_scale(call, wanted)
             return scale.managed(scale.apply(old, wanted), managed)
