@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from sampan.apiserver.call import Call, boolean, integer
+from sampan.apiserver.crd import decode as custom
 from sampan.apiserver.negotiate import JSON, PROTOBUF, media_type, readable
 from sampan.apiserver.registry import DeleteOptions, Object
 from sampan.kube import decode, defaulting, errors, schema
@@ -28,6 +29,13 @@ def decode_object(call: Call, gvk: GVK) -> Object:
     content_type = readable(request.headers.get("content-type", ""))
     mode: Any = call.field_validation
     body = request.body
+    if call.resource.custom is not None and gvk == call.gvk:
+        if content_type == PROTOBUF:
+            raise errors.unsupported_media_type(
+                "the body of the request was in an unknown format - accepted media types include: "
+                "application/json, application/yaml"
+            )
+        return custom.decode_object(call, body, content_type, gvk)
     if content_type == PROTOBUF:
         body, content_type = from_protobuf(body, gvk), JSON
     obj, warnings = decode.decode(body, content_type, gvk, strict=mode)
@@ -113,6 +121,8 @@ def conforming(call: Call, gvk: GVK, new: Any) -> Object:
         raise errors.bad_request(
             f"the patch must not change kind or apiVersion: {new.get('apiVersion')}/{new.get('kind')}"
         )
+    if call.resource.custom is not None and gvk == call.gvk:
+        return custom.conforming(call, new)
     name = schema.for_gvk(gvk)
     if name is not None:
         found = decode.check_types(new, name)

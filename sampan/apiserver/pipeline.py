@@ -45,6 +45,7 @@ from sampan.apiserver.registry import RETRIES, STALE, Object
 from sampan.apiserver.routes import RequestInfo
 from sampan.apiserver.selection import select
 from sampan.apiserver.subresources import SUBRESOURCES
+from sampan.apiserver.watchcache import Entry
 from sampan.apiserver.watches import Stream, error_frame
 from sampan.client.transport import Request, Response, User
 from sampan.kube import errors
@@ -108,7 +109,7 @@ class Pipeline:
         if not info.is_resource or info.subresource:
             return None
         row = self.server.table.rows.get((info.group, info.version, info.resource))
-        if row is None or row.storage_version != row.api_version or info.verb not in row.verbs:
+        if row is None or not row.plain or info.verb not in row.verbs:
             return None
         if row.deprecated:  # the answer carries a warning
             return None
@@ -215,6 +216,10 @@ class Pipeline:
             return await self.server.pages.respond(request, info, user)
         row = self.server.table.lookup(info.group, info.version, info.resource)
         if row is None:
+            # Its definition may have just come, through another server.
+            await self.server.definitions.sync()
+            row = self.server.table.lookup(info.group, info.version, info.resource)
+        if row is None:
             raise errors.path_not_found()
         call = Call(request, info, row, user)
         if row.deprecated:
@@ -286,10 +291,19 @@ class Pipeline:
             await lists.fresh(self.caches, version)
         else:
             await self.caches.confirm()
-        return respond_entry(call, await self.registry.get(call))
+        return await self.respond(call, await self.registry.get(call))
+
+    async def respond(self, call: Call, entry: Entry, status: int = 200) -> Response:
+        """The object in the version and form of the request."""
+        if call.resource.custom is not None:
+            await call.resource.custom.prepare((entry,))
+        return respond_entry(call, entry, status)
 
     async def _list(self, call: Call) -> Response:
-        return respond_list(call, await lists.list_entries(self.caches, call, select(call)))
+        listed = await lists.list_entries(self.caches, call, select(call))
+        if call.resource.custom is not None:
+            await call.resource.custom.prepare(listed.entries)
+        return respond_list(call, listed)
 
     async def _watch(self, call: Call) -> Response:
         selection = select(call, watch=True)
@@ -320,7 +334,7 @@ class Pipeline:
         obj = decode_object(call, call.gvk)
         name_namespace(call, obj)
         entry = await self.registry.create(call, conversion.to_storage(call.resource, obj))
-        return respond_entry(call, entry, 201)
+        return await self.respond(call, entry, 201)
 
     async def _update(self, call: Call) -> Response:
         return await self.update(call)
@@ -355,7 +369,7 @@ class Pipeline:
             create=made if allowed and not pinned else None,
             prepare=prepare,
         )
-        return respond_entry(call, entry, 201 if created else 200)
+        return await self.respond(call, entry, 201 if created else 200)
 
     async def _patch(self, call: Call) -> Response:
         return await self.patch(call)
@@ -383,7 +397,7 @@ class Pipeline:
             return conversion.to_storage(row, new)
 
         entry, _ = await self.registry.update(call, change, status=status, prepare=prepare)
-        return respond_entry(call, entry)
+        return await self.respond(call, entry)
 
     async def _apply(
         self,
@@ -428,7 +442,7 @@ class Pipeline:
                 entry, created = await self.registry.update(
                     call, change, status=status, create=create, prepare=prepare
                 )
-                return respond_entry(call, entry, 201 if created else 200)
+                return await self.respond(call, entry, 201 if created else 200)
             except ApiError as error:
                 # Somebody else has made or deleted the object in between: look again.
                 appeared = create is not None and error.reason == "AlreadyExists"
@@ -448,6 +462,8 @@ class Pipeline:
     async def _delete(self, call: Call) -> Response:
         options = delete_options(call)
         deleted = await self.registry.delete(call, options)
+        if call.resource.custom is not None and not deleted.gone:
+            await call.resource.custom.prepare((deleted.entry,))
         return self.respond_deleted(call, deleted.entry, deleted.gone)
 
     def respond_deleted(self, call: Call, entry: Any, gone: bool) -> Response:
@@ -466,6 +482,8 @@ class Pipeline:
         selection = select(call)
         listed = await lists.list_entries(self.caches, call, selection)
         deleted = await self.registry.delete_collection(call, listed.entries, options)
+        if call.resource.custom is not None:
+            await call.resource.custom.prepare(deleted)
         items = [object_bytes(call, entry) for entry in deleted]
         row = call.resource
         shown = lists.Listed(deleted, listed.revision)

@@ -147,7 +147,8 @@ class Registry:
                 if rollback:
                     await rollback()
                 return Entry(key, orjson.dumps(ordered(obj)), 0)
-            value = encode(obj)
+            kept = obj if resource.custom is None else await resource.custom.to_storage(obj)
+            value = encode(kept)
             try:
                 revision = await self.store.put(key, value, expect=0)
             except Conflict as conflict:
@@ -209,8 +210,9 @@ class Registry:
                 made = create()
                 obj = made if isinstance(made, dict) else await made
                 return await self.create(call, obj), True
-            old = entry.object()
-            made = change(entry.object())
+            seen = entry if resource.custom is None else await resource.custom.read(entry)
+            old = seen.object()
+            made = change(seen.object())
             new = made if isinstance(made, dict) else await made
             try:
                 return await self._replace(
@@ -279,14 +281,16 @@ class Registry:
                 if new != old:
                     after["managedFields"] = managed
             if same(new, old) and entry.key not in self.stale:
-                return entry
+                if resource.custom is None or await resource.custom.is_current(self.store, entry):
+                    return entry
             if "deletionTimestamp" in before and self._may_go(strategy, new, before):
                 return (await self._remove(call, entry, new, old)).entry
             if call.dry_run:
                 if rollback:
                     await rollback()
                 return Entry(entry.key, orjson.dumps(ordered(new)), entry.revision)
-            value = encode(new)
+            kept = new if resource.custom is None else await resource.custom.to_storage(new)
+            value = encode(kept)
             revision = await self.store.put(entry.key, value, expect=entry.revision)
         except BaseException:
             if rollback:
@@ -341,7 +345,9 @@ class Registry:
                 raise call.not_found()
             old = entry.object()
             self._check_preconditions(call, options, old["metadata"])
-            await self.admission.delete(call, old)
+            custom = call.resource.custom
+            seen = old if custom is None else (await custom.read(entry)).object()
+            await self.admission.delete(call, seen)
             try:
                 return await self._delete(call, cache, entry, old, options)
             except Conflict as conflict:
@@ -481,8 +487,11 @@ def same(new: Object, old: Object) -> bool:
 
 def wants_differ(resource: Resource, new: Object, old: Object) -> bool:
     """Did what the user wants change? That is all but metadata and status; a Deployment's annotations count too."""
+    apart = ("metadata", "status")
+    if resource.custom is not None and not resource.has_status:
+        apart = ("metadata", "")  # without a subresource, status is a field like any other
     for key in {*new, *old}:
-        if key not in ("metadata", "status") and new.get(key) != old.get(key):
+        if key not in apart and new.get(key) != old.get(key):
             return True
     return resource.kind == "Deployment" and objects.annotations(new) != objects.annotations(old)
 

@@ -22,6 +22,9 @@ from sampan.apiserver.access import Access
 from sampan.apiserver.admission.chain import Admission
 from sampan.apiserver.bootstrap import bootstrap
 from sampan.apiserver.config import ServerConfig
+from sampan.apiserver.crd.controller import DefinitionController
+from sampan.apiserver.crd.definitions import Definitions, replica_paths, schema_of
+from sampan.apiserver.crd.openapi import CustomSchemas
 from sampan.apiserver.discovery import Discovery
 from sampan.apiserver.expiry import EventExpiry
 from sampan.apiserver.fairness import Fairness
@@ -39,6 +42,7 @@ from sampan.apiserver.security import SecurityConfig
 from sampan.apiserver.strategies import Strategies
 from sampan.apiserver.tokens import TokenSigner
 from sampan.apiserver.watchcache import WatchCache
+from sampan.apiserver.webhook_client import WebhookClient
 from sampan.client.transport import Request, Response
 from sampan.store import Store, StoreError
 
@@ -79,7 +83,10 @@ class APIServer:
         self.metrics = Metrics()
         self.fairness = Fairness(config.max_requests_in_flight, config.request_timeout)
         self.discovery = Discovery(self.table, config.advertise or config.address)
-        self.openapi = OpenAPI(self.table)
+        self.webhooks = WebhookClient(self.access.lookup)
+        self.definitions = Definitions(self.caches, self.table, admission, self.webhooks.call)
+        self.fields.schemas, self.fields.scales = schema_of, replica_paths
+        self.openapi = OpenAPI(self.table, CustomSchemas(self.definitions))
         self.pages = Pages(self)
         self.audit = audit_trail(self)
         self.pipeline = Pipeline(self)
@@ -111,6 +118,9 @@ class APIServer:
         if serve:
             self.port = self.http.bind(config.address, config.port)
             write_admin_kubeconfig(config.kubeconfig, self.address, self.pki)
+        await self.definitions.start()
+        definitions = DefinitionController(self.definitions, self.registry)
+        self._own("crd informer", definitions.run())
         await bootstrap(self)
         if self.store.shared:
             self._own("lease", self.peers.run())
@@ -173,6 +183,7 @@ class APIServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.access.close()
+        await self.webhooks.close()
 
     async def __aenter__(self) -> APIServer:
         await self.start()

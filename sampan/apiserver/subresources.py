@@ -18,11 +18,13 @@ from sampan.apiserver.body import (
     patched,
 )
 from sampan.apiserver.call import Call, boolean
+from sampan.apiserver.crd.scale import CustomScale
 from sampan.apiserver.negotiate import accepted
-from sampan.apiserver.present import respond_entry, respond_object
+from sampan.apiserver.present import respond_object
 from sampan.apiserver.registry import Change, DeleteOptions
 from sampan.apiserver.strategies.base import keep
 from sampan.apiserver.strategies.cluster import SigningRequestStrategy
+from sampan.apiserver.watchcache import Entry
 from sampan.client.transport import Response
 from sampan.kube import errors, objects, selectors
 from sampan.kube.errors import ApiError
@@ -49,7 +51,7 @@ def created() -> Object:
 async def _status(server: APIServer, call: Call) -> Response:
     call.form = accepted(call.request.headers.get("accept", ""))
     if call.info.verb == "get":
-        return respond_entry(call, await server.registry.get(call))
+        return await server.pipeline.respond(call, await server.registry.get(call))
     if call.info.verb == "update":
         return await server.pipeline.update(call, status=True)
     return await server.pipeline.patch(call, status=True)
@@ -61,7 +63,7 @@ def _same_kind(prepare: Prepare) -> Handler:
     async def handler(server: APIServer, call: Call) -> Response:
         call.form = accepted(call.request.headers.get("accept", ""))
         if call.info.verb == "get":
-            return respond_entry(call, await server.registry.get(call))
+            return await server.pipeline.respond(call, await server.registry.get(call))
         if call.info.verb == "update":
             return await server.pipeline.update(call, prepare=prepare)
         return await server.pipeline.patch(call, prepare=prepare)
@@ -128,8 +130,15 @@ def _resize(call: Call, new: Object, old: Object) -> None:
 
 async def _scale(server: APIServer, call: Call) -> Response:
     call.form = accepted(call.request.headers.get("accept", ""))
+    custom = call.resource.custom
+    shape: Any = scale if custom is None else CustomScale(custom.scale or {})
+
+    async def answer(entry: Entry) -> Response:
+        found = entry if custom is None else await custom.read(entry)
+        return respond_object(call, shape.of(found.object()))
+
     if call.info.verb == "get":
-        return respond_object(call, scale.of((await server.registry.get(call)).object()))
+        return await answer(await server.registry.get(call))
     fields = server.fields
     call.tracked = True
     change: Change
@@ -141,32 +150,32 @@ async def _scale(server: APIServer, call: Call) -> Response:
         pinned = bool(sent["metadata"].get("resourceVersion"))
 
         def change(old: Object) -> Object:
-            managed = fields.scaled(call, old, scale.of(old), sent)
-            return scale.managed(scale.apply(old, sent), managed)
+            managed = fields.scaled(call, old, shape.of(old), sent)
+            return shape.managed(shape.apply(old, sent), managed)
     elif applies(call):
         call.read_write_options("PatchOptions", apply=True)
         config = applied_configuration(call)
         force = bool(boolean(call.request, "force"))
 
         async def change(old: Object) -> Object:
-            shown = scale.of(old)
+            shown = shape.of(old)
             wanted, managed = await fields.scale_applied(call, old, shown, config, force)
             wanted = conforming(call, SCALE, wanted)
             _check_scale(call, wanted)
-            return scale.managed(scale.apply(old, wanted), managed)
+            return shape.managed(shape.apply(old, wanted), managed)
     else:
         call.read_write_options("PatchOptions", apply=False)
         apply = patched(call, SCALE)
 
         def change(old: Object) -> Object:
-            shown = scale.of(old)
-            wanted = conforming(call, SCALE, apply(scale.of(old)))
+            shown = shape.of(old)
+            wanted = conforming(call, SCALE, apply(shape.of(old)))
             _check_scale(call, wanted)
             managed = fields.scaled(call, old, shown, wanted)
-            return scale.managed(scale.apply(old, wanted), managed)
+            return shape.managed(shape.apply(old, wanted), managed)
 
     entry, _ = await server.registry.update(call, change, retry=not pinned, prepare=_keep_status)
-    return respond_object(call, scale.of(entry.object()))
+    return await answer(entry)
 
 
 def _keep_status(call: Call, new: Object, old: Object) -> None:
