@@ -46,7 +46,10 @@ class Connection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.user = user_of_certificate(transport.get_extra_info("peercert"))
+        certificate = transport.get_extra_info("peercert")
+        if certificate:
+            der = transport.get_extra_info("ssl_object").getpeercert(True)
+            self.user = user_of_certificate(certificate, der)
         peer = transport.get_extra_info("peername")
         self.remote = peer[0] if isinstance(peer, tuple) else ""
 

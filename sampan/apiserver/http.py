@@ -45,6 +45,7 @@ class HTTPServer:
         self._writes: set[asyncio.Task[Response]] = set()
         self._socket: socket.socket | None = None
         self._listener: asyncio.Server | None = None
+        self._tls: ssl.SSLContext | None = None
 
     def bind(self, address: str, port: int) -> int:
         """The port that will be served; connections wait in the kernel until `accept`."""
@@ -63,9 +64,15 @@ class HTTPServer:
 
     async def accept(self, pki: PKIPaths) -> None:
         assert self._socket is not None
+        self._tls = tls_context(pki)
         self._listener = await self.loop.create_server(
-            self.door, sock=self._socket, ssl=tls_context(pki), backlog=1024
+            self.door, sock=self._socket, ssl=self._tls, backlog=1024
         )
+
+    def reload(self, pki: PKIPaths) -> None:
+        """Show the certificate that is on disk now, from the next handshake on."""
+        if self._tls is not None:
+            self._tls.load_cert_chain(pki.apiserver.crt, pki.apiserver.key)
 
     def begin(self, work: Coroutine[Any, Any, Response]) -> asyncio.Task[Response]:
         """A write, which goes on when its client is gone. `close` waits for it."""

@@ -19,7 +19,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sampan.apiserver.der import Certificate, read_certificate
+from sampan.kube.der import Certificate, read_certificate
 
 if TYPE_CHECKING:
     from cryptography import x509

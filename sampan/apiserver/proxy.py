@@ -161,6 +161,11 @@ def _node_context(authority: Path, client: Pair) -> ssl.SSLContext:
     return context
 
 
+def forget_credentials() -> None:
+    """The certificate that nodes are shown was renewed."""
+    _node_context.cache_clear()
+
+
 @lru_cache(maxsize=1)
 def _open_context() -> ssl.SSLContext:
     """A pod's own certificate is of an authority that we cannot know; Kubernetes does not verify it either."""

@@ -15,6 +15,7 @@ import ipaddress
 import logging
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sampan.apiserver import resources
@@ -38,6 +39,7 @@ from sampan.apiserver.peers import Peers
 from sampan.apiserver.pipeline import Pipeline
 from sampan.apiserver.pki import PKIPaths, ensure_pki, write_admin_kubeconfig
 from sampan.apiserver.registry import Clock, Registry
+from sampan.apiserver.renewal import Renewal
 from sampan.apiserver.security import SecurityConfig
 from sampan.apiserver.strategies import Strategies
 from sampan.apiserver.tokens import TokenSigner
@@ -104,12 +106,14 @@ class APIServer:
         config = self.config
         network = ipaddress.ip_network(config.service_cidr)
         names = {config.address, *config.names, *([config.advertise] if config.advertise else [])}
-        ensure_pki(
+        ensure = partial(
+            ensure_pki,
             config.pki,
             service_ip=str(network.network_address + 1),
             cluster_domain=config.cluster_domain,
             extra_names=sorted(names - {"0.0.0.0", "::"}),
         )
+        ensure()
         self._own("watch cache", self.caches.run())
         self._own("event expiry", self.expiry.run())
         self._own("compaction", self._compact())
@@ -126,8 +130,18 @@ class APIServer:
             self._own("lease", self.peers.run())
         if serve:
             await self.http.accept(self.pki)
+            self.renewal = Renewal(self.pki, ensure, self._use_renewed)
+            self._own("certificate renewal", self.renewal.run())
         self.ready = True
         self._own("priority and fairness", follow_flow_control(self, self.fairness))
+
+    def _use_renewed(self) -> None:
+        """New certificates are on disk."""
+        from sampan.apiserver.proxy import forget_credentials  # only a server with nodes needs it
+
+        self.http.reload(self.pki)
+        forget_credentials()
+        write_admin_kubeconfig(self.config.kubeconfig, self.address, self.pki)
 
     @property
     def address(self) -> str:

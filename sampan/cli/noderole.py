@@ -116,15 +116,18 @@ class NodeNetwork:
 
 
 async def run_node(config: Config, notify: Callable[..., None]) -> None:
-    from sampan.apiserver.pki import PKIPaths
+    from sampan.apiserver.pki import PKIPaths, write_node_kubeconfig
     from sampan.client.client import Client
     from sampan.client.http import HTTPTransport
     from sampan.client.kubeconfig import load
     from sampan.node.agent import NodeAgent
+    from sampan.node.certificates import Own, Rotation
     from sampan.node.config import NodeConfig
 
     pki = PKIPaths.under(config.pki)
-    client = Client(HTTPTransport(load(config.node_kubeconfig)), user_agent="kubelet")
+    kubeconfig = load(config.node_kubeconfig)
+    transport = HTTPTransport(kubeconfig)
+    client = Client(transport, user_agent="kubelet")
     agent = NodeAgent(
         client,
         NodeConfig(
@@ -148,11 +151,29 @@ async def run_node(config: Config, notify: Callable[..., None]) -> None:
             network=lambda: NodeNetwork(config),
         ),
     )
+
+    def renewed_client() -> None:
+        write_node_kubeconfig(config.node_kubeconfig, kubeconfig.server, pki)
+        transport.credentials.renew(pki.node.crt.read_bytes(), pki.node.key.read_bytes())
+
+    def renewed_serving() -> None:
+        if agent.endpoint is not None:
+            agent.endpoint.reload()
+
+    rotation = Rotation(
+        client,
+        config.node_name,
+        (
+            Own(pki.node.crt, pki.node.key, serving=False, renewed=renewed_client),
+            Own(pki.node_serving.crt, pki.node_serving.key, serving=True, renewed=renewed_serving),
+        ),
+    )
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(agent.run())
             await agent.running.wait()
             notify("registered", config.node_name)
+            group.create_task(rotation.run())
     finally:
         await client.close()
 

@@ -60,6 +60,10 @@ class Credentials:
                     await self._run(self._config.exec)
         return self._current
 
+    def renew(self, certificate: bytes, key: bytes) -> None:
+        """Show this client certificate (PEM) from the next connection on."""
+        self._current = Credential(self._current.authorization, certificate, key)
+
     def _read_token_file(self, path: str) -> None:
         try:
             status = os.stat(path)

@@ -30,6 +30,8 @@ from sampan.kube.signing_requests import (
 DECIDED_KEPT = 3600.0  # seconds that a denied, failed or issued request stays
 PENDING_KEPT = 24 * 3600.0
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")  # means every machine, and thus none
+
 # Permission → what is said in the condition.
 APPROVALS = {
     "selfnodeclient": "Auto approving self kubelet client certificate after SubjectAccessReview.",
@@ -97,11 +99,11 @@ class ApprovingController(_Requests):
                 return False
             raise
         addresses = (node.get("status") or {}).get("addresses") or ()
-        known = {name, *(each.get("address") for each in addresses)}
+        known = {name, *LOOPBACK, *(each.get("address") for each in addresses)}
         if not known.issuperset((*asked.dns_names, *asked.addresses)):
             return False
         for other in asked.dns_names:  # a node writes its own addresses, but no other node's name
-            if other != name and await self.is_node(other):
+            if other not in (name, *LOOPBACK) and await self.is_node(other):
                 return False
         return True
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sampan.client.client import Client
 from sampan.client.events import EventRecorder
@@ -49,6 +49,9 @@ from sampan.node.tokens import Tokens
 from sampan.node.volumes.pod import PodVolumes, prepare_volatile
 from sampan.node.worker import PodWorker
 
+if TYPE_CHECKING:
+    from sampan.node.server import Endpoint
+
 log = logging.getLogger(__name__)
 
 API_PATIENCE = 3.0  # seconds that cached pods wait for the API server at start
@@ -62,6 +65,7 @@ class NodeAgent:
         self.config = config
         self.workers: dict[str, PodWorker] = {}
         self.port = 0  # of the endpoint, once it listens
+        self.endpoint: Endpoint | None = None
         self.running = (
             asyncio.Event()
         )  # pods are looked after, and the Node is registered if it can be
@@ -151,8 +155,8 @@ class NodeAgent:
     async def _listen(self, group: asyncio.TaskGroup) -> None:
         from sampan.node.server import Endpoint
 
-        endpoint = Endpoint(self.config, self.context, self.workers)
-        self.port = await endpoint.start(group)
+        self.endpoint = Endpoint(self.config, self.context, self.workers)
+        self.port = await self.endpoint.start(group)
         if self._registrar:
             self._registrar.listening(self.port)
 

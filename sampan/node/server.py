@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sampan.cri.errors import CRIError, InvalidArgument, NotFound
 from sampan.kube.objects import parse_time
-from sampan.node import logs, podspec, stats, tunnel
+from sampan.node import logs, machine, podspec, stats, tunnel
 from sampan.node.config import NodeConfig
 from sampan.node.http import HTTPServer, Request, Response
 from sampan.node.observed import RUNNING, ContainerState
@@ -37,7 +37,12 @@ class Endpoint:
         self._config = config
         self._context = context
         self._workers = workers
-        self._server = HTTPServer(self.handle, _tls(config))
+        self._tls = _tls(config)
+        self._server = HTTPServer(self.handle, self._tls)
+
+    def reload(self) -> None:
+        """Show the certificate that is on disk now, from the next handshake on."""
+        self._tls.load_cert_chain(str(self._config.certificate), str(self._config.key))
 
     async def start(self, group: asyncio.TaskGroup) -> int:
         """Listen until the group is cancelled; the port."""
@@ -75,7 +80,7 @@ class Endpoint:
             return _json({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": pods})
         if first == "stats" and rest == ["summary"]:
             measured = await self._stats()
-            return _json(stats.summary(self._config.name, self._context.machine, measured))
+            return _json(stats.summary(self._config.name, machine.usage(), measured))
         if first == "metrics" and rest == ["resource"]:
             exposition = await asyncio.to_thread(import_module, "sampan.node.exposition")
             measured = await self._stats()

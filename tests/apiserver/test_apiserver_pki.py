@@ -14,7 +14,7 @@ import yaml
 from cryptography import x509
 
 from sampan.apiserver import pki
-from sampan.apiserver.der import read_certificate
+from sampan.kube.der import read_certificate
 
 
 def snapshot(directory: Path) -> dict[str, bytes]:
