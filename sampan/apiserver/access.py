@@ -13,7 +13,6 @@ from typing import Any
 
 from sampan.apiserver.admission.plugin import Lookup
 from sampan.apiserver.auth import Anonymous, Authenticator, impersonated
-from sampan.apiserver.authentication_config import token_sources
 from sampan.apiserver.authz import MASTERS, Authorizer, node_name
 from sampan.apiserver.feed import Feed
 from sampan.apiserver.nodeauthz import NodeAuthorizer, NodeGraph
@@ -22,6 +21,7 @@ from sampan.apiserver.resources import Table
 from sampan.apiserver.reviews import Reviews
 from sampan.apiserver.routes import RequestInfo
 from sampan.apiserver.security import SecurityConfig
+from sampan.apiserver.token_sources import token_sources
 from sampan.apiserver.tokens import TokenSigner
 from sampan.apiserver.watchcache import Entry, WatchCache
 from sampan.client.transport import Request, User

@@ -1,4 +1,4 @@
-"""Where identities come from: the token sources and the rule for anonymous requests that the configuration asks for.
+"""Outside providers of identity, as the configuration names them, and the rule for anonymous requests.
 
 Two ways lead here, as in kube-apiserver: the single provider of the `--oidc-*` flags, and the file of
 `--authentication-config` (apiserver.config.k8s.io AuthenticationConfiguration: any number of JWT issuers, and the paths that
@@ -8,45 +8,20 @@ https://kubernetes.io/docs/reference/config-api/apiserver-config.v1/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sampan.apiserver.auth import Anonymous, Lookup, TokenSource
-from sampan.apiserver.oidc import OIDC, Mapped, Provider, check_algorithms, default_prefix
+from sampan.apiserver.auth import Anonymous
+from sampan.apiserver.oidc import ALGORITHMS, Mapped, Provider, check_algorithms, default_prefix
 from sampan.apiserver.security import SecurityConfig
 
 API_VERSIONS = tuple(f"apiserver.config.k8s.io/{version}" for version in ("v1", "v1beta1"))
-JWT_ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512")
 
 
 class BadAuthenticationConfig(Exception):
     """The configuration cannot be used; says what is wrong and where."""
-
-
-def token_sources(
-    config: SecurityConfig, lookup: Lookup, clock: Callable[[], float]
-) -> tuple[list[TokenSource], Anonymous]:
-    """Every source beside our own service accounts, cheapest first. Raises BadAuthenticationConfig, BadTokenFile."""
-    sources: list[TokenSource] = []
-    if config.token_auth_file is not None:
-        from sampan.apiserver.static_tokens import StaticTokens
-
-        sources.append(StaticTokens.read(config.token_auth_file))
-    if config.enable_bootstrap_token_auth:
-        from sampan.apiserver.bootstrap_tokens import BootstrapTokens
-
-        sources.append(BootstrapTokens(lookup, clock))
-    anonymous = Anonymous(config.anonymous_auth)
-    providers: list[Provider] = []
-    if config.oidc_issuer_url:
-        providers = [provider_of_flags(config)]
-    elif config.authentication_config is not None:
-        providers, stated = read_config(config.authentication_config)
-        anonymous = stated or anonymous
-    sources += [OIDC(provider, clock) for provider in providers]
-    return sources, anonymous
 
 
 def provider_of_flags(config: SecurityConfig) -> Provider:
@@ -144,7 +119,7 @@ def _provider(entry: Mapping[str, Any], at: str) -> Provider:
         groups=_mapped(mappings.get("groups"), f"{at}.claimMappings.groups"),
         uid_claim=uid.claim if uid else "",
         required=required,
-        algorithms=JWT_ALGORITHMS,
+        algorithms=ALGORITHMS,
         discovery_url=discovery,
         authority=issuer.get("certificateAuthority") or "",
     )

@@ -86,9 +86,9 @@ class Authorizer:
             if wrong == "":
                 return ALLOWED
             reason = self.index.allows(asked)
-            decision = Decision(bool(reason), reason)
+            decision = Decision(bool(reason), reason or self.index.problem(asked))
             if node:
-                return decision if reason else Decision(False, wrong or "")
+                return decision if reason else Decision(False, wrong or decision.reason)
             self._remembered[asked] = decision
         return decision
 

@@ -234,6 +234,16 @@ class RBACIndex:
             found.update(dict.fromkeys(self.rules_of_role(binding.role_key)))
         return list(found)
 
+    def problem(self, asked: Attributes) -> str:
+        """What a refusal says beside itself: the roles that are bound and do not exist; "" when all do."""
+        missing = dict.fromkeys(
+            f'{binding.role_kind.lower()}.{RBAC_GROUP} "{binding.role_name}" not found'
+            for binding, _ in self.bindings_of(asked.user, asked.namespace)
+            if binding.role_key not in self._roles
+        )
+        text = ", ".join(missing)
+        return f"RBAC: [{text}]" if len(missing) > 1 else f"RBAC: {text}" if missing else ""
+
     def allows(self, asked: Attributes) -> str:
         """The reason why this is allowed; "" when no rule allows it."""
         for binding, subject in self.bindings_of(asked.user, asked.namespace):

@@ -314,3 +314,13 @@ def test_reconciliation_adds_and_keeps() -> None:
     assert bootstrap_rbac.reconciled(wanted, changed) is None
     present["metadata"]["annotations"] = {bootstrap_rbac.AUTOUPDATE: "false"}
     assert bootstrap_rbac.reconciled(wanted, present) is None
+
+
+def test_a_refusal_names_the_roles_that_do_not_exist() -> None:
+    index = RBACIndex()
+    index.apply("rolebindings", binding("b", "Role", "gone", user("alice"), namespace="a"))
+    decision = authorizer(index).authorize(pods("get", ns="a"))
+    assert (decision.allowed, decision.reason) == (
+        False,
+        'RBAC: role.rbac.authorization.k8s.io "gone" not found',
+    )
