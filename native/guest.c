@@ -1,0 +1,136 @@
+/* Boot and identity; see guest.h. */
+#include "guest.h"
+
+#include <linux/mount.h>
+#include <linux/random.h>
+#include <linux/reboot.h>
+
+enum { DETACH = 2, CLOCK_REALTIME = 0, MODULES_MAX = 64 };
+
+static void mount_at(const char *kind, const char *at, u64 flags, const char *options) {
+    make_directories(at, 0755);
+    SYS(mount, kind, at, kind, flags, options);
+}
+
+/* /modules/00-name.ko …, in the order of their names; afterwards their memory is given back. */
+static void load_modules(void) {
+    for (int number = 0; number < MODULES_MAX; number++) {
+        TEXT(path, 32);
+        add(&path, "/modules/");
+        add_number(&path, (u64)number);
+        int fd = open_at(path.at, O_RDONLY, 0);
+        if (fd < 0) return;
+        SYS(finit_module, fd, "", 0);
+        close_fd(fd);
+        SYS(unlinkat, AT_FDCWD, path.at, 0);
+    }
+}
+
+void guest_boot(void) {
+    SYS(mkdirat, AT_FDCWD, "/dev", 0755);
+    mount_at("devtmpfs", "/dev", MS_NOSUID, "mode=755");
+    for (int fd = 0; fd < 3; fd++) open_at("/dev/null", O_RDWR, 0);
+    for (int fd = 0; fd < 3; fd++) SYS(fcntl, fd, F_SETFD, 0);
+    load_modules();
+    /* The first root cannot be pivoted away from (pivot_root(2)): go on in a tmpfs mounted over it. */
+    mount_at("tmpfs", "/root", 0, "mode=755");
+    SYS(mkdirat, AT_FDCWD, "/root/dev", 0755);
+    SYS(mount, "/dev", "/root/dev", 0, MS_MOVE, 0);
+    SYS(chdir, "/root");
+    SYS(mount, ".", "/", 0, MS_MOVE, 0);
+    SYS(chroot, ".");
+    SYS(chdir, "/");
+    mount_at("proc", "/proc", MS_NOSUID | MS_NOEXEC | MS_NODEV, 0);
+    mount_at("sysfs", "/sys", MS_NOSUID | MS_NOEXEC | MS_NODEV, 0);
+    mount_at("cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NOEXEC | MS_NODEV, 0);
+    mount_at("tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=755");
+    make_directories("/run/image", 0755);
+    make_directories("/run/v", 0755);
+    mount_at("tmpfs", "/run/shm", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777,size=65536k");
+    static const char *const controllers[] = {"+cpu", "+memory", "+pids", "+cpuset", "+io"};
+    for (size at = 0; at < COUNT(controllers); at++)
+        write_file("/sys/fs/cgroup/cgroup.subtree_control", controllers[at], length(controllers[at]));
+    /* A guest whose agent is ended for want of memory would be lost; a container's process is not. */
+    write_file("/proc/self/oom_score_adj", "-1000", 5);
+}
+
+static struct failure fail(long error, const char *where) {
+    return (struct failure){(int)(error < 0 ? -error : 0), where};
+}
+
+/* Clones of one snapshot would all draw the same numbers: credit fresh ones and make the kernel use them at once. */
+static struct failure seed(const struct field *entropy) {
+    struct {
+        int bits, bytes;
+        u8 data[256];
+    } pool = {0};
+    int fd = open_at("/dev/urandom", O_WRONLY, 0);
+    if (fd < 0) return fail(fd, "open /dev/urandom");
+    pool.bytes = (int)(entropy->size > sizeof pool.data ? sizeof pool.data : entropy->size);
+    pool.bits = pool.bytes * 8;
+    memcpy(pool.data, entropy->at, (size)pool.bytes);
+    long result = SYS(ioctl, fd, RNDADDENTROPY, &pool);
+    if (result >= 0) result = SYS(ioctl, fd, RNDRESEEDCRNG, 0);
+    close_fd(fd);
+    return fail(result, "seed the random number generator");
+}
+
+struct failure guest_setup(const u8 *message, size count) {
+    struct field field;
+    struct failure failure = fail(-EINVAL, "SETUP without entropy");
+    if (!get_field(message, count, K_ENTROPY, &field) || field.size < 32) return failure;
+    failure = seed(&field);
+    u64 now = get_number(message, count, K_TIME, 0);
+    s64 time[2] = {(s64)(now / 1000000000), (s64)(now % 1000000000)};
+    if (!failure.error && now) failure = fail(SYS(clock_settime, CLOCK_REALTIME, time), "set the clock");
+    if (!failure.error && get_field(message, count, K_HOSTNAME, &field))
+        failure = fail(SYS(sethostname, field.at, field.size), "set the host name");
+    if (!failure.error) failure = network_setup(message, count);
+    size offset = 0;
+    while (!failure.error && next_field(message, count, &offset, &field) > 0) {
+        if (field.key != K_SYSCTL) continue;
+        TEXT(path, 256);
+        add(&path, "/proc/sys/");
+        size name = 0;
+        while (name < field.size && field.at[name] != '=') name++;
+        add_bytes(&path, (const char *)field.at, name);
+        if (name < field.size)
+            failure = fail(write_file(path.at, (const char *)field.at + name + 1, field.size - name - 1), "set a sysctl");
+    }
+    if (!failure.error && get_number(message, count, K_SHARE_PIDS, 0)) failure = fail(pause_start(), "start process 1 of the pod");
+    return failure;
+}
+
+struct failure guest_image(const u8 *message, size count) {
+    static u64 mounted;
+    u64 slot = get_number(message, count, K_SLOT, 0);
+    if (slot > 23) return fail(-EINVAL, "the drive's number");
+    if (mounted >> slot & 1) return fail(0, "");
+    TEXT(device, 32);
+    add(&device, "/dev/vd");
+    char letter = (char)('a' + slot);
+    add_bytes(&device, &letter, 1);
+    TEXT(path, 32);
+    add(&path, "/run/image/");
+    add_number(&path, slot);
+    make_directories(path.at, 0755);
+    long result = SYS(mount, device.at, path.at, "erofs", MS_RDONLY, 0);
+    if (result >= 0) mounted |= 1ull << slot;
+    return fail(result, "mount the image");
+}
+
+static u64 number_in(const char *path) {
+    char content[32];
+    read_file(path, content, sizeof content);
+    return parse_number(content);
+}
+
+void guest_traffic(struct message *reply) {
+    put_number(reply, K_RX, number_in("/sys/class/net/eth0/statistics/rx_bytes"));
+    put_number(reply, K_TX, number_in("/sys/class/net/eth0/statistics/tx_bytes"));
+}
+
+void guest_end(void) {
+    SYS0(sync);
+    for (;;) SYS(reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_RESTART, 0);
+}

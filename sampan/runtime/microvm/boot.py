@@ -1,0 +1,86 @@
+"""What a guest is booted with: kernel, agent, initial file system, command line."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import mmap
+import platform
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from sampan.runtime.microvm import modules
+from sampan.runtime.microvm.errors import MissingPiece
+from sampan.runtime.microvm.kernels import Kernel
+
+AGENTS = Path(__file__).parent / "agent"
+# rdtsc; rax |= rdx << 32; ret
+READ_TSC = bytes.fromhex("0f3148c1e2204809d0c3")
+COMMAND_LINE = (
+    "quiet loglevel=0 console=ttyS0 rdinit=/init panic=-1 reboot=t pci=off audit=0 no_timer_check cryptomgr.notests "
+    "8250.nr_uarts=1 rcupdate.rcu_expedited=1 random.trust_cpu=on"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BootFiles:
+    kernel: Kernel
+    agent: bytes
+
+    @property
+    def edition(self) -> str:
+        """Differs whenever kernel or agent do."""
+        return f"{self.kernel.digest} {hashlib.sha256(self.agent).hexdigest()}"
+
+    def initial_files(self) -> bytes:
+        return modules.initial_files(self.agent, self.kernel.module_files())
+
+
+def agent() -> bytes:
+    """The agent for this machine's guests. Raises MissingPiece."""
+    path = AGENTS / f"agent-{platform.machine()}.bin"
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise MissingPiece(
+            f"the guest agent was not built ({path.name}: {error.strerror})",
+            "python native/build.py, in a checkout; a package has it",
+        ) from error
+
+
+def command_line(accelerator: str) -> str:
+    """Under emulation the guest's clock is the host's time stamp counter, whose speed it cannot find out: a boot that
+    tries to hangs two times in three. Mitigations guard against a host's real processor, which emulation is not.
+    """
+    if accelerator == "kvm":
+        return COMMAND_LINE
+    return f"{COMMAND_LINE} mitigations=off tsc=reliable tsc_early_khz={tsc_khz()}"
+
+
+@cache
+def tsc_khz() -> int:
+    """Measured; where a program may not make code of its own, what /proc/cpuinfo says. Rounded: it names templates."""
+    measured = 0
+    if platform.machine() == "x86_64":
+        with contextlib.suppress(OSError):
+            measured = measure()
+    if not measured:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("cpu MHz"):
+                measured = int(float(line.partition(":")[2]) * 1000)
+                break
+    return round(measured, -4) or 1_000_000
+
+
+def measure() -> int:
+    code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.write(READ_TSC)
+    read = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
+    began, first = time.perf_counter_ns(), read()
+    while time.perf_counter_ns() - began < 20_000_000:
+        pass
+    ended, last = time.perf_counter_ns(), read()
+    return int((last - first) * 1_000_000 / (ended - began))

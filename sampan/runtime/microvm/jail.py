@@ -1,0 +1,124 @@
+"""Starting a VMM where it can do nothing but run its guest: an own user, an empty network, a tree of programs only.
+
+As root, in a thread made for it, which takes on what its child shall have and then ends; the kernel keeps namespaces,
+root directory and user per thread (credentials(7)), so the runtime itself never changes and nothing is forked twice.
+
+    namespaces   mount, network (empty), IPC, UTS, PID
+    root         a tmpfs with /usr and its libraries, read-only, three devices, and nothing of the host's own
+    user         one of this machine's alone, no groups but /dev/kvm's, no capability
+    seccomp      QEMU's own filter (`-sandbox on`), which forbids spawning and new privileges
+
+Without root only the last remains, and the VMM is the user's own process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sampan.runtime import kernel
+from sampan.runtime.processes import spawn
+
+CLONE_NEWPID = 0x20000000
+FIRST_UID = (
+    1_000_000_000  # VMMs' users are this and the next 2²⁸; no account and no other kind has them
+)
+PROGRAMS = ("/usr", "/lib", "/lib64", "/bin", "/sbin")
+FILES = ("/etc/ld.so.cache", "/dev/null", "/dev/urandom", "/dev/kvm")
+LOCKED = kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY | kernel.MS_NOSUID
+# setgroups, setresgid, setresuid: the C library's own would change every thread of the process.
+CALLS = {"x86_64": (116, 119, 117), "aarch64": (159, 149, 147)}
+PR_SET_DUMPABLE = 4
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def uid_of(name: str) -> int:
+    """The VMM's user: made from the machine's random name, so no two share one."""
+    return FIRST_UID + int(name[:7], 16)
+
+
+async def start(
+    argv: Sequence[str],
+    descriptors: Sequence[int],
+    log: int,
+    place: Path,
+    uid: int,
+    inside: Callable[[], None] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Run the VMM as user `uid` in a jail (0: without one). `inside` is called in its network namespace first.
+
+    `place`: an empty directory; its content is only ever seen by the VMM.
+    """
+
+    def launch() -> subprocess.Popen[bytes]:
+        if uid:
+            namespaces = (
+                kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
+            )
+            kernel.unshare(namespaces | CLONE_NEWPID)
+            if inside is not None:
+                inside()
+            build_root(place)
+            os.chroot(place)
+            os.chdir("/")
+            drop_to(uid)
+        try:
+            return spawn(
+                argv,
+                env={"PATH": "/usr/bin:/bin"},
+                pass_fds=tuple(descriptors),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd="/",
+            )
+        finally:
+            if uid:
+                _libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+    return await kernel.in_thread(launch)
+
+
+def build_root(place: Path) -> None:
+    """In a mount namespace of the calling thread's own."""
+    kernel.mount("", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+    flags = kernel.MS_NOSUID
+    kernel.mount("jail", str(place), "tmpfs", flags, "mode=755,size=64k")
+    for name in PROGRAMS:
+        source, target = Path(name), Path(f"{place}{name}")
+        if source.is_symlink():
+            target.symlink_to(os.readlink(source))
+        elif source.is_dir():
+            target.mkdir()
+            kernel.mount(name, str(target), flags=kernel.MS_BIND)
+            kernel.mount("", str(target), flags=LOCKED)
+    for name in FILES:
+        if os.path.exists(name):
+            target = Path(f"{place}{name}")
+            target.parent.mkdir(exist_ok=True)
+            target.touch()
+            kernel.mount(name, str(target), flags=kernel.MS_BIND)
+    (place / "proc").mkdir()
+    # For /proc/self/fd: nothing but its own processes is shown to the VMM's user.
+    kernel.mount("proc", str(place / "proc"), "proc", 14 | kernel.MS_RDONLY, "hidepid=invisible")
+    kernel.mount("", str(place), flags=kernel.MS_REMOUNT | kernel.MS_RDONLY | flags)
+
+
+def drop_to(uid: int) -> None:
+    setgroups, setresgid, setresuid = CALLS[platform.machine()]
+    groups = [os.stat("/dev/kvm").st_gid] if os.path.exists("/dev/kvm") else []
+    table = (ctypes.c_uint32 * len(groups))(*groups)
+    for arguments in (
+        (setgroups, len(groups), table),
+        (setresgid, uid, uid, uid),
+        (setresuid, uid, uid, uid),
+    ):
+        if _libc.syscall(*arguments):
+            number = ctypes.get_errno()
+            raise OSError(number, f"leave root: {os.strerror(number)}")

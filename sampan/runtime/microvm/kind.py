@@ -1,0 +1,286 @@
+"""The kind `microvm`: finds what it takes, proves it by booting, makes and adopts pods."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import platform
+import shutil
+import signal
+from pathlib import Path
+
+from sampan.runtime import files, kernel
+from sampan.runtime.container.cgroups import Cgroup
+from sampan.runtime.microvm import boot, kernels
+from sampan.runtime.microvm.boot import BootFiles
+from sampan.runtime.microvm.errors import (
+    BadArtifact,
+    ChannelLost,
+    MicroVMError,
+    MissingPiece,
+    VMMError,
+)
+from sampan.runtime.microvm.images import Drives
+from sampan.runtime.microvm.pool import Pool, clone
+from sampan.runtime.microvm.qemu import RECORD as VMM_RECORD
+from sampan.runtime.microvm.qemu import Qemu
+from sampan.runtime.microvm.sandbox import RECORD, Facts, MicroSandbox
+from sampan.runtime.microvm.settings import Settings
+from sampan.runtime.microvm.templates import Template, Templates
+from sampan.runtime.sandbox import CannotStart, SandboxRecord, SandboxSpec, Support
+
+LOG = logging.getLogger(__name__)
+MEMORY = "sampan.dev/vm-memory"  # annotation of a pod: a quantity
+GUEST_OWN = 64  # MiB that the guest's kernel takes for itself
+LEAST, STEP, MOST = 128, 64, 1 << 20  # MiB
+PROVEN = "proven.json"
+
+
+class MicroVMKind:
+    name = "microvm"
+
+    def __init__(self, directory: Path, run_directory: Path, instance: str) -> None:
+        self.directory = directory
+        self.run_directory = run_directory
+        self.instance = instance
+        self.drives = Drives(directory / "images")
+        self.templates = Templates(directory / "templates", run_directory)
+        self.settings = Settings()
+        self._machines = run_directory / "machines"
+        self._pool: Pool | None = None
+        self._files: BootFiles | None = None
+        self._driver: Qemu | None = None
+        self._proving = asyncio.Lock()
+        self._sandboxes: dict[str, MicroSandbox] = {}
+
+    # what it takes
+
+    def glance(self) -> Support:
+        """Whether all pieces are here; nothing is booted."""
+        try:
+            self._settle()
+        except (MissingPiece, BadArtifact) as error:
+            return Support(False, why=str(error), install=getattr(error, "install", kernels.FETCH))
+        found = Qemu().probe()
+        if not found.usable:
+            return found
+        proven = self._proven()
+        detail = f"{found.detail}, Linux {self._boot_files.kernel.release}"
+        return Support(
+            True, f"{detail}, {accelerated(proven)}" if proven else f"{detail}, not booted yet"
+        )
+
+    async def probe(self) -> Support:
+        """Boot a guest to its agent."""
+        support = self.glance()
+        if not support.usable:
+            return support
+        try:
+            driver, template = await self.template(LEAST, 1)
+        except (MicroVMError, OSError, TimeoutError) as error:
+            return Support(False, support.detail, why=f"a guest does not boot: {error}")
+        detail = support.detail.replace("not booted yet", accelerated(driver.accelerator))
+        return Support(True, f"{detail}, boots in {template.boot_seconds:.1f} s")
+
+    def _settle(self) -> None:
+        if platform.machine() != "x86_64":
+            raise MissingPiece(
+                f"QEMU's microvm machine is for x86_64, and this is {platform.machine()}"
+            )
+        self.settings = Settings.load(self.directory)
+        if self._files is None:
+            own = self.directory / "kernels"
+            found = (
+                kernels.load(Path(self.settings.kernel))
+                if self.settings.kernel
+                else kernels.find(own)
+            )
+            self._files = BootFiles(found, boot.agent())
+
+    @property
+    def _boot_files(self) -> BootFiles:
+        if self._files is None:
+            self._settle()
+        assert self._files is not None
+        return self._files
+
+    async def template(self, memory: int, cpus: int) -> tuple[Qemu, Template]:
+        """The first that is asked for settles which accelerator works here."""
+        async with self._proving:
+            if self._driver is None:
+                self._driver = await self._prove(memory, cpus)
+        return self._driver, await self.templates.get(self._driver, self._boot_files, memory, cpus)
+
+    async def _prove(self, memory: int, cpus: int) -> Qemu:
+        """A driver with which a guest has booted, found out once after each boot of the host."""
+        files_ = self._boot_files
+        proven = self._proven()
+        wanted = self.settings.accelerator
+        choices = [proven] if proven else [wanted] if wanted != "auto" else candidates()
+        failures = []
+        for accelerator in choices:
+            driver = Qemu(accelerator)
+            try:
+                await self.templates.get(driver, files_, memory, cpus)
+            except (VMMError, ChannelLost, TimeoutError, OSError) as error:
+                LOG.info("%s does not boot a guest here: %s", accelerator, error)
+                failures.append(f"{accelerator}: {error}")
+                continue
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            record = {"boot": boot_id(), "edition": driver.edition(), "accelerator": accelerator}
+            files.replace(self.directory / PROVEN, json.dumps(record))
+            return driver
+        (self.directory / PROVEN).unlink(missing_ok=True)
+        raise VMMError("; ".join(failures))
+
+    def _proven(self) -> str:
+        """The accelerator that worked since the host was booted, "" when that is not known."""
+        try:
+            record = json.loads((self.directory / PROVEN).read_bytes())
+            accelerator = str(record["accelerator"])
+            known = record["boot"] == boot_id() and record["edition"] == Qemu(accelerator).edition()
+        except (OSError, ValueError, KeyError, TypeError, VMMError):
+            return ""
+        return accelerator if known and self.settings.accelerator in ("auto", accelerator) else ""
+
+    # pods
+
+    async def create(self, spec: SandboxSpec) -> MicroSandbox:
+        refuse_host_namespaces(spec)
+        try:
+            self._settle()
+            memory, cpus = size_of(spec, self.settings)
+            if os.geteuid() == 0:
+                started = await self.pool.take(memory, cpus)
+            else:
+                # QEMU's own network has the pod's ports from its start on: no machine can be ready beforehand.
+                driver, template = await self.template(memory, cpus)
+                started = await clone(driver, template, self._machines, forwards(spec))
+        except MicroVMError as error:
+            raise CannotStart(f"microVM: {error}") from error
+        except OSError as error:
+            raise CannotStart(f"microVM: {error.strerror or error}") from error
+        sandbox = MicroSandbox(spec, self.drives, self.instance)
+        try:
+            await sandbox.create(started)
+        except (MicroVMError, OSError) as error:
+            raise CannotStart(f"microVM: {error}") from error
+        self._sandboxes[spec.id] = sandbox
+        return sandbox
+
+    @property
+    def pool(self) -> Pool:
+        if self._pool is None:
+            self._pool = Pool(self._machines, self.settings.pool, self.template)
+        return self._pool
+
+    async def adopt(self, record: SandboxRecord) -> MicroSandbox | None:
+        spec = record.spec
+        try:
+            facts = Facts(**json.loads((spec.directory / RECORD).read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+        sandbox = MicroSandbox(spec, self.drives, self.instance)
+        machine = await Qemu().adopt(Path(facts.directory))
+        if machine is None:
+            await sandbox.stop(0)
+            shutil.rmtree(facts.directory, ignore_errors=True)
+            return None
+        try:
+            await sandbox.adopt(machine, facts, record.containers)
+        except (MicroVMError, OSError) as error:
+            LOG.warning("pod %s/%s cannot be adopted: %s", spec.namespace, spec.name, error)
+            await sandbox.stop(0)
+            return None
+        self._sandboxes[spec.id] = sandbox
+        return sandbox
+
+    async def collect(self, sandboxes: set[str], strays: list[Path]) -> None:
+        """End machines that belong to no sandbox, warm ones of a former runtime among them, and remove what they left."""
+        kept = set()
+        for identifier in sandboxes & set(self._sandboxes):
+            kept.add(self._sandboxes[identifier]._facts.directory)
+        for path in [*self._machines.glob("*"), *self.run_directory.glob("template-*")]:
+            if str(path) not in kept:
+                end(path)
+        self.templates.collect()
+        self.drives.collect()
+        if os.geteuid() == 0:
+            Cgroup(f"/{self.instance}").remove_if_empty()
+
+    async def close(self) -> None:
+        if self._pool is not None:
+            await self._pool.close()
+            self._pool = None
+        for sandbox in self._sandboxes.values():
+            await sandbox.close()
+        self._sandboxes.clear()
+        self.templates.close()
+
+
+def candidates() -> list[str]:
+    """KVM where its device can be opened, which says little; emulation works everywhere."""
+    usable = os.access("/dev/kvm", os.R_OK | os.W_OK)
+    return ["kvm", "tcg"] if usable else ["tcg"]
+
+
+def accelerated(accelerator: str) -> str:
+    return "KVM" if accelerator == "kvm" else "emulated (no usable KVM)"
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def refuse_host_namespaces(spec: SandboxSpec) -> None:
+    for name, asked in (
+        ("hostNetwork", spec.host_network),
+        ("hostPID", spec.host_pid),
+        ("hostIPC", spec.host_ipc),
+    ):
+        if asked:
+            raise CannotStart(
+                f"{name}: a microVM has a kernel of its own, and no part in the host's"
+            )
+
+
+def size_of(spec: SandboxSpec, settings: Settings) -> tuple[int, int]:
+    """MiB and processors: the pod's limits and what the guest's own kernel takes; without limits, the settings."""
+    from sampan.kube.quantity import parse
+
+    memory = settings.memory
+    if asked := spec.annotations.get(MEMORY):
+        try:
+            memory = parse(asked).value() >> 20
+        except ValueError as error:
+            raise CannotStart(f"annotation {MEMORY}: {error}") from error
+    elif spec.resources.memory > 0:
+        memory = (spec.resources.memory >> 20) + GUEST_OWN
+    memory = min(MOST, max(LEAST, -(-memory // STEP) * STEP))
+    cpus = settings.cpus
+    if spec.resources.cpu_quota > 0 and spec.resources.cpu_period > 0:
+        cpus = -(-spec.resources.cpu_quota // spec.resources.cpu_period)
+    return memory, max(1, min(cpus, os.cpu_count() or 1))
+
+
+def forwards(spec: SandboxSpec) -> dict[tuple[str, int, int], str]:
+    """Ports of a pod without a namespace, on its own loopback address: (address, port there, port inside) → protocol."""
+    address = spec.network.addresses[0] if spec.network.addresses else "127.0.0.1"
+    return {
+        (address, port.container_port, port.container_port): port.protocol.lower()
+        for port in spec.ports
+        if port.protocol in ("TCP", "UDP")
+    }
+
+
+def end(directory: Path) -> None:
+    """Kill the VMM of a machine that nobody knows, and remove its directory."""
+    try:
+        record = json.loads((directory / VMM_RECORD).read_bytes())
+        if kernel.start_ticks(int(record["pid"])) == int(record["ticks"]) > 0:
+            os.kill(int(record["pid"]), signal.SIGKILL)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    shutil.rmtree(directory, ignore_errors=True)

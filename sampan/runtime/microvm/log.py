@@ -1,0 +1,125 @@
+"""A container's log, in CRI's format, from an output that is heard in order and may be heard again.
+
+The agent keeps what was not acknowledged. What is acknowledged is in the log: beside it lies how far each stream has got
+and how long the file was then, written after the lines and before the acknowledgement. A runtime that was killed in
+between cuts the file back to that length and hears the rest once more: no line is lost and none is doubled.
+Format: kubernetes/design-proposals-archive, node/kubelet-cri-logging.md.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+from pathlib import Path
+
+PIECE = 16 * 1024
+STATE = struct.Struct(
+    "<QQQQQ"
+)  # stdout and stderr seen, length and inode of the file, bytes of a begun line
+NAMES = (b"stdout", b"stderr")
+LONGEST_BEGUN = 3 * PIECE
+
+
+class Log:
+    """`path` None: nothing is written, positions are kept all the same. A full disk loses lines, never the container."""
+
+    def __init__(self, path: Path | None, state: Path) -> None:
+        self.path = path
+        self._fd = -1
+        descriptor = os.open(state, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(descriptor, mmap.PAGESIZE * 16)
+            self._state = mmap.mmap(descriptor, mmap.PAGESIZE * 16)
+        finally:
+            os.close(descriptor)
+        out, err, length, inode, _ = STATE.unpack_from(self._state)
+        self.seen = [out, err]
+        self._begun = [b"", b""]
+        self._restore_begun()
+        self._open()
+        if self._fd >= 0 and inode == os.fstat(self._fd).st_ino:
+            os.ftruncate(self._fd, min(length, os.fstat(self._fd).st_size))
+
+    def write(self, which: int, data: bytes) -> int:
+        """Log what is complete of `data`, from stream `which` (0 stdout, 1 stderr); how far the stream has got."""
+        lines = (self._begun[which] + data).split(b"\n")
+        rest = lines.pop()
+        stamp, name = self._stamp(), NAMES[which]
+        out = []
+        for line in lines:
+            while len(line) > PIECE:
+                out.append(b"%s %s P %s\n" % (stamp, name, line[:PIECE]))
+                line = line[PIECE:]
+            out.append(b"%s %s F %s\n" % (stamp, name, line))
+        while len(rest) >= PIECE:
+            out.append(b"%s %s P %s\n" % (stamp, name, rest[:PIECE]))
+            rest = rest[PIECE:]
+        self._begun[which] = rest
+        if out:
+            self._append(b"".join(out))
+        self.seen[which] += len(data)
+        self._save()
+        return self.seen[which]
+
+    def flush(self) -> None:
+        """Write begun lines as pieces: the container has ended. Idempotent."""
+        for which, rest in enumerate(self._begun):
+            if rest:
+                self._append(b"%s %s P %s\n" % (self._stamp(), NAMES[which], rest))
+                self._begun[which] = b""
+        self._save()
+
+    def reopen(self) -> None:
+        """Go on in a new file at the same path."""
+        self._open()
+        self._save()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _open(self) -> None:
+        self.close()
+        if self.path is not None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._fd = os.open(self.path, flags, 0o640)
+
+    def _append(self, data: bytes) -> None:
+        if self._fd < 0:
+            return
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError:
+            return
+
+    def _save(self) -> None:
+        """Into a mapped file: it is there for the next process however this one ends."""
+        length = inode = 0
+        if self._fd >= 0:
+            status = os.fstat(self._fd)
+            length, inode = status.st_size, status.st_ino
+        begun = struct.pack("<II", len(self._begun[0]), len(self._begun[1])) + b"".join(self._begun)
+        whole = STATE.pack(*self.seen, length, inode, len(begun)) + begun
+        self._state[: len(whole)] = whole
+
+    def _restore_begun(self) -> None:
+        at = STATE.size
+        first, second = struct.unpack_from("<II", self._state, at)
+        if first + second > LONGEST_BEGUN:
+            return
+        at += 8
+        self._begun = [
+            bytes(self._state[at : at + first]),
+            bytes(self._state[at + first : at + first + second]),
+        ]
+
+    def _stamp(self) -> bytes:
+        seconds, fraction = divmod(time.time_ns(), 1_000_000_000)
+        return b"%s.%09dZ" % (
+            time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).encode(),
+            fraction,
+        )

@@ -1,0 +1,193 @@
+"""What the agent is asked for: messages made of the sandbox contract's values. Pure, but for the image's own files."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import shutil
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+from sampan.image import UnpackedImage, lookup
+from sampan.runtime.container.capabilities import DEFAULT, NAMES
+from sampan.runtime.container.cgroups import weight_of
+from sampan.runtime.container.oci import MASKED, READONLY
+from sampan.runtime.container.users import Identity, identity
+from sampan.runtime.microvm import seccomp
+from sampan.runtime.microvm.protocol import Field, Key
+from sampan.runtime.microvm.volumes import Volume
+from sampan.runtime.sandbox import (
+    CannotStart,
+    ContainerSpec,
+    ExecRequest,
+    Resources,
+    SandboxSpec,
+    SecurityContext,
+)
+
+PIDS_OWN, PIDS_POD, PIDS_TARGET, PIDS_AGENT = range(4)
+# Files of the pod's in the guest, and where a container sees them unless it mounts its own.
+POD_FILES = {
+    "/etc/hostname": "/run/v/hostname",
+    "/etc/resolv.conf": "/run/v/resolv.conf",
+    "/etc/hosts": "/run/v/hosts",
+}
+OPEN_FILES = 1 << 20
+
+
+def start(
+    pod: SandboxSpec,
+    container: ContainerSpec,
+    who: Identity,
+    slot: int,
+    mounts: Sequence[tuple[Volume, str]],
+    target: int,
+) -> list[Field]:
+    """START. `mounts`: with their places in the container; `target`: channel whose processes are to be seen."""
+    security = container.security
+    privileged = security.privileged
+    masked = (
+        security.masked_paths if security.masked_paths is not None else () if privileged else MASKED
+    )
+    readonly = (
+        security.readonly_paths
+        if security.readonly_paths is not None
+        else ()
+        if privileged
+        else READONLY
+    )
+    message: list[Field] = [
+        (Key.ID, container.id),
+        (Key.SLOT, slot),
+        (Key.READONLY, security.readonly_root),
+        (Key.STDIN, container.stdin),
+        (Key.PRIVILEGED, privileged),
+        *pid_mode(pod, container, target),
+        *process(container, who, container.args, container.tty),
+        *((Key.CGROUP, f"{name}={value}") for name, value in limits(container.resources)),
+        *((Key.MASKED, path) for path in masked),
+        *((Key.READONLY_PATH, path) for path in readonly),
+    ]
+    own = {os.path.normpath(place) for _, place in mounts}
+    for place, source in POD_FILES.items():
+        if place not in own:
+            message.append((Key.MOUNT, mount(source, place, security.readonly_root)))
+    for volume, place in sorted(mounts, key=lambda each: os.path.normpath(each[1]).count("/")):
+        message.append((Key.MOUNT, mount(volume.guest, place, volume.readonly)))
+    return message
+
+
+def mount(source: str, place: str, readonly: bool) -> bytes:
+    return bytes([readonly]) + os.fsencode(source) + b"\0" + os.fsencode(place)
+
+
+def pid_mode(pod: SandboxSpec, container: ContainerSpec, target: int) -> list[Field]:
+    mode = container.security.pid_mode
+    if mode.startswith("target:"):
+        return [(Key.PID_MODE, PIDS_TARGET), (Key.TARGET, target)]
+    if mode == "pod" and pod.share_processes:
+        return [(Key.PID_MODE, PIDS_POD)]
+    return [(Key.PID_MODE, PIDS_OWN)]
+
+
+def process(container: ContainerSpec, who: Identity, args: Sequence[str], tty: bool) -> list[Field]:
+    """What a first process and a further one have in common."""
+    security = container.security
+    granted = capabilities(security)
+    environment = dict(container.env)
+    environment.setdefault("HOME", who.home)
+    if tty:
+        environment.setdefault("TERM", "xterm")
+    message: list[Field] = [
+        (Key.TTY, tty),
+        (Key.CWD, container.cwd or "/"),
+        (Key.UID, who.uid),
+        (Key.GID, who.gid),
+        (Key.UMASK, 0o022),
+        (Key.CAPS_BOUNDING, mask(granted)),
+        # What a plain user holds is only what the program file itself grants.
+        (Key.CAPS_PERMITTED, mask(granted) if who.uid == 0 else 0),
+        (Key.NO_NEW_PRIVILEGES, security.no_new_privileges),
+        (Key.OOM_SCORE, container.resources.oom_score_adj),
+        (Key.RLIMIT, struct.pack("<QQQ", resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES)),
+        *((Key.GROUP, group) for group in who.groups),
+        *((Key.ARG, word) for word in args),
+        *((Key.ENV, f"{name}={value}") for name, value in environment.items()),
+    ]
+    if program := seccomp_filter(security, granted):
+        message.append((Key.SECCOMP, program))
+    return message
+
+
+def execute(
+    container: ContainerSpec, who: Identity, request: ExecRequest, target: int, stdin: bool
+) -> list[Field]:
+    """EXEC."""
+    return [
+        (Key.TARGET, target),
+        (Key.STDIN, stdin),
+        *process(container, who, request.args, request.tty),
+    ]
+
+
+def capabilities(security: SecurityContext) -> tuple[str, ...]:
+    """Names with CAP_; a guest has them all to give, whatever the runtime itself holds."""
+    added = {name.upper().removeprefix("CAP_") for name in security.add_capabilities}
+    dropped = {name.upper().removeprefix("CAP_") for name in security.drop_capabilities}
+    wanted = set(NAMES) if security.privileged or "ALL" in added else set(DEFAULT)
+    if "ALL" in dropped and not security.privileged:
+        wanted = set(NAMES) if "ALL" in added else set()
+    wanted |= added
+    wanted -= dropped - (added if "ALL" in dropped else set())
+    return tuple(f"CAP_{name}" for name in NAMES if name in wanted)
+
+
+def mask(granted: Sequence[str]) -> int:
+    return sum(1 << NAMES.index(name.removeprefix("CAP_")) for name in granted)
+
+
+def seccomp_filter(security: SecurityContext, granted: tuple[str, ...]) -> bytes:
+    name = security.seccomp
+    if security.privileged or name == "unconfined":
+        return b""
+    machine = platform.machine()
+    if name.startswith("localhost/"):
+        import json
+
+        path = Path(name.removeprefix("localhost/"))
+        try:
+            return seccomp.compile(json.loads(path.read_bytes()), machine)
+        except (OSError, ValueError) as error:
+            raise CannotStart(f"seccomp profile {path}: {error}") from error
+    return seccomp.default(granted, machine)
+
+
+def limits(resources: Resources) -> list[tuple[str, str]]:
+    """Files of the container's cgroup (version 2) and what to write there."""
+    settings = []
+    if resources.cpu_shares:
+        settings.append(("cpu.weight", str(weight_of(resources.cpu_shares))))
+    if resources.cpu_quota or resources.cpu_period:
+        quota = str(resources.cpu_quota) if resources.cpu_quota > 0 else "max"
+        settings.append(("cpu.max", f"{quota} {resources.cpu_period or 100_000}"))
+    if resources.memory:
+        settings.append(("memory.max", "max" if resources.memory < 0 else str(resources.memory)))
+    if resources.pids:
+        settings.append(("pids.max", "max" if resources.pids < 0 else str(resources.pids)))
+    settings.extend((name, value) for name, value in resources.unified.items() if "/" not in name)
+    return settings
+
+
+def who_runs(container: ContainerSpec, image: UnpackedImage) -> Identity:
+    """The container's user, by the image's own passwd and group. Raises CannotStart."""
+    names = container.directory / "names"
+    (names / "etc").mkdir(parents=True, exist_ok=True)
+    try:
+        for name in ("passwd", "group"):
+            if (file := lookup.find(image.layers, f"etc/{name}")) is not None:
+                shutil.copyfile(file, names / "etc" / name)
+        return identity(names, container.security)
+    finally:
+        shutil.rmtree(names, ignore_errors=True)

@@ -1,0 +1,573 @@
+"""One pod of the kind `microvm`: its machine, the agent in it, and the containers that the agent runs.
+
+    <sandbox>/machine.json   which machine, its drives, its channels: enough to go on after a restart of the runtime
+
+The machine is watched: when it ends, or its guest does, every container has ended with it, and says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sampan.cri.streams import Streams
+from sampan.image import UnpackedImage
+from sampan.runtime import files, kernel
+from sampan.runtime.container.cgroups import Cgroup
+from sampan.runtime.container.users import Identity
+from sampan.runtime.microvm import channel as channels
+from sampan.runtime.microvm import protocol, requests, volumes, wiring
+from sampan.runtime.microvm.channel import Channel, GuestError
+from sampan.runtime.microvm.errors import ChannelLost, MicroVMError
+from sampan.runtime.microvm.guestfiles import GuestFiles
+from sampan.runtime.microvm.images import Drives
+from sampan.runtime.microvm.pool import Started
+from sampan.runtime.microvm.process import MicroProcess
+from sampan.runtime.microvm.protocol import VERSION, Field, Key, Type
+from sampan.runtime.microvm.qemu import QemuMachine
+from sampan.runtime.microvm.session import Execution, bridge
+from sampan.runtime.microvm.vmm import SLOTS
+from sampan.runtime.microvm.volumes import Treatment, Volume
+from sampan.runtime.sandbox import (
+    CannotStart,
+    ContainerSpec,
+    ContainerStats,
+    ExecRequest,
+    Exit,
+    Gone,
+    NotSupported,
+    Resources,
+    SandboxSpec,
+    SandboxStats,
+)
+
+LOG = logging.getLogger(__name__)
+RECORD = "machine.json"
+ENTROPY = 64
+START_LIMIT = 60.0
+VMM_MEMORY = 96 << 20  # beside the guest's: QEMU itself, and its caches
+
+
+@dataclass(slots=True)
+class Facts:
+    """machine.json"""
+
+    directory: str
+    memory: int
+    cpus: int
+    slots: list[str] = field(default_factory=list)  # keys of the images in the drives
+    channels: dict[str, int] = field(default_factory=dict)  # by container id
+    started: dict[str, int] = field(default_factory=dict)  # ns since the epoch
+    users: dict[str, list[Any]] = field(default_factory=dict)
+    present: list[str] = field(default_factory=list)  # guest paths of volumes
+
+
+class MicroSandbox:
+    def __init__(self, spec: SandboxSpec, drives: Drives, instance: str) -> None:
+        self.spec = spec
+        self._drives = drives
+        parent = spec.cgroup_parent or f"/{instance}/{spec.id}"
+        self._own_parent = not spec.cgroup_parent
+        self._cgroup = Cgroup(f"{parent}/vmm")
+        self._parent = Cgroup(parent)
+        self._instance_cgroup = Cgroup(f"/{instance}")
+        self._machine: QemuMachine | None = None
+        self._channel: Channel | None = None
+        self._files: GuestFiles | None = None
+        self._facts = Facts("", 0, 0)
+        self._processes: dict[str, MicroProcess] = {}
+        self._plans: dict[str, list[Volume]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._starting = asyncio.Lock()
+        self._why = ""  # it ended, once that is known
+        self._closing = False
+
+    # life
+
+    async def create(self, started: Started) -> None:
+        """Make a machine this pod's own. Raises MicroVMError, OSError; the machine is stopped then."""
+        self._machine, self._channel = started.machine, started.channel
+        self._facts = Facts(str(started.directory), started.memory, started.cpus)
+        try:
+            self._confine()
+            await self._channel.call(Type.SETUP, await self._identity())
+            self._files = GuestFiles(self._channel)
+            await self._files.put(self._pod_files())
+            self._save()
+        except BaseException:
+            await asyncio.shield(self.stop(0))
+            raise
+        self._watch()
+
+    def _confine(self) -> None:
+        """The VMM counts as the pod's, and is bounded with it."""
+        assert self._machine is not None
+        if os.geteuid() != 0:
+            return
+        limits = Resources(
+            memory=(self._facts.memory << 20) + VMM_MEMORY,
+            cpu_shares=self.spec.resources.cpu_shares,
+            cpu_quota=self.spec.resources.cpu_quota,
+            cpu_period=self.spec.resources.cpu_period,
+        )
+        for directory in self._cgroup.create(limits) or self._cgroup.directories():
+            directory.mkdir(parents=True, exist_ok=True)
+            files.set_value(directory / "cgroup.procs", str(self._machine.pid))
+        self._cgroup.update(limits)
+
+    async def _identity(self) -> list[Field]:
+        """SETUP: what makes a clone somebody."""
+        message: list[Field] = [
+            (Key.ENTROPY, secrets.token_bytes(ENTROPY)),
+            (Key.TIME, time.time_ns()),
+            (Key.HOSTNAME, self.spec.hostname or self.spec.name),
+            (Key.SHARE_PIDS, self.spec.share_processes),
+        ]
+        for name, value in self.spec.sysctls.items():
+            parts = name.split("/") if "/" in name else name.split(".")
+            message.append((Key.SYSCTL, f"{'/'.join(parts)}={value}"))
+        assert self._machine is not None
+        namespace, pid = self.spec.network.namespace, self._machine.pid
+        if namespace is not None:
+            identity = await kernel.in_thread(
+                lambda: wiring.connect(
+                    namespace, f"/proc/{pid}/ns/net", self.spec.network.interface or "eth0"
+                )
+            )
+            mask = (0xFFFFFFFF << 32 - identity.prefix & 0xFFFFFFFF).to_bytes(4, "big")
+            message += [
+                (Key.MAC, identity.mac),
+                (Key.ADDRESS, socket.inet_aton(identity.address)),
+                (Key.NETMASK, mask),
+                (Key.MTU, identity.mtu),
+            ]
+            if identity.gateway:
+                message.append((Key.GATEWAY, socket.inet_aton(identity.gateway)))
+        else:
+            # QEMU's user-mode network, as it is documented.
+            message += [
+                (Key.ADDRESS, socket.inet_aton("10.0.2.15")),
+                (Key.NETMASK, b"\xff\xff\xff\0"),
+                (Key.MTU, 1500),
+            ]
+        return message
+
+    def _pod_files(self) -> list[list[Field]]:
+        content = {"hostname": f"{self.spec.hostname or self.spec.name}\n".encode()}
+        for name, path in (("resolv.conf", self.spec.resolv_conf), ("hosts", self.spec.hosts)):
+            content[name] = path.read_bytes() if path is not None and path.exists() else b""
+        return [
+            [
+                (Key.OP, protocol.Change.WHOLE),
+                (Key.PATH, f"{volumes.GUEST}/{name}"),
+                (Key.MODE, 0o644),
+                (Key.CONTENT, data),
+            ]
+            for name, data in content.items()
+        ]
+
+    async def adopt(
+        self, machine: QemuMachine, facts: Facts, containers: dict[str, ContainerSpec]
+    ) -> None:
+        """Go on with a machine that ran all the while. Raises MicroVMError, OSError when its agent does not answer."""
+        self._machine, self._facts = machine, facts
+        seen: list[Field] = [(Key.VERSION, VERSION)]
+        for identifier, number in facts.channels.items():
+            if (container := containers.get(identifier)) is None:
+                continue
+            process = MicroProcess(
+                container, number, machine.pid, facts.started[identifier], self._finish
+            )
+            self._processes[identifier] = process
+            seen += [
+                (Key.CHANNEL, number),
+                (Key.OUT_SEEN, process.seen[0]),
+                (Key.ERR_SEEN, process.seen[1]),
+            ]
+        if machine.halted.is_set():
+            await self._ended(await self._last_words())
+            return
+        link = await reconnect(Path(facts.directory, "agent"), self.spec.id[:12])
+        self._channel = link
+        for process in self._processes.values():
+            process.connect(link)
+        found = await link.call(Type.HELLO, seen)
+        self._files = GuestFiles(link)
+        taken, current = {}, 0
+        for key, value in protocol.fields(found):
+            if key == Key.TASK:
+                current = protocol.number(value)
+                link.used(current)
+            elif key == Key.IN_TAKEN:
+                taken[current] = protocol.number(value)
+        for process in self._processes.values():
+            if process.number in taken:
+                process.stdin.begin_at(taken[process.number])
+            elif process.running:
+                process.ends(
+                    Exit(255, time.time_ns(), "Unknown", "the guest knows no such container"),
+                    silent=True,
+                )
+        for identifier in self._processes:
+            await self._provide(containers[identifier], present=True)
+        self._watch()
+
+    def _watch(self) -> None:
+        self._own(self._await_end(), "microVM")
+
+    def _own(self, work: Any, name: str) -> None:
+        task = asyncio.create_task(work, name=f"{name} {self.spec.id[:12]}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _await_end(self) -> None:
+        assert self._machine is not None and self._channel is not None
+        ends = [
+            asyncio.ensure_future(each)
+            for each in (
+                self._machine.wait(),
+                self._machine.halted.wait(),
+                self._channel.closed.wait(),
+            )
+        ]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in ends:
+                each.cancel()
+        if not self._closing:
+            await self._ended(await self._last_words())
+
+    async def _last_words(self) -> str:
+        """Why the guest runs no more, from what its kernel printed, or from the VMM."""
+        assert self._machine is not None
+        text = (
+            await self._machine.console() if self._machine.halted.is_set() else self._machine.log()
+        )
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        panic = next((line for line in lines if "Kernel panic" in line), "")
+        return f"the microVM has ended: {panic or (lines[-1] if lines else 'its VMM was killed')}"
+
+    async def _ended(self, why: str) -> None:
+        if self._why:
+            return
+        self._why = why
+        LOG.warning("pod %s/%s: %s", self.spec.namespace, self.spec.name, why)
+        for process in self._processes.values():
+            process.ends(Exit(137, time.time_ns(), "Error", why), silent=True)
+        if self._machine is not None:
+            await self._machine.stop()
+
+    async def stop(self, grace: float) -> None:
+        running = [process for process in self._processes.values() if process.running]
+        if grace > 0 and running and not self._why:
+            for process in running:
+                await process.signal(getattr(signal, process.spec.stop_signal, signal.SIGTERM))
+            waits = [asyncio.ensure_future(process.wait()) for process in running]
+            _, late = await asyncio.wait(waits, timeout=grace)
+            for wait in late:
+                wait.cancel()
+        self._closing = True
+        for process in running:
+            process.ends(Exit(137, time.time_ns(), "Error"), silent=True)
+            await process.wait()
+        self._why = self._why or f"pod {self.spec.name} was stopped"
+        await self._let_go()
+        if self._machine is not None:
+            await self._machine.stop()
+        if self._facts.directory:
+            await asyncio.to_thread(shutil.rmtree, self._facts.directory, True)
+        (self.spec.directory / RECORD).unlink(missing_ok=True)
+        if os.geteuid() == 0:
+            self._cgroup.remove()
+            if self._own_parent:
+                self._parent.remove()
+                self._instance_cgroup.remove_if_empty()
+
+    async def _let_go(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._files is not None:
+            await self._files.close()
+        if self._channel is not None:
+            self._channel.close()
+        for process in self._processes.values():
+            await process.close()
+
+    async def close(self) -> None:
+        """The runtime goes, the machine stays."""
+        self._closing = True
+        await self._let_go()
+        if self._machine is not None:
+            self._machine.close()
+
+    def _save(self) -> None:
+        files.replace(self.spec.directory / RECORD, json.dumps(asdict(self._facts)))
+
+    @property
+    def channel(self) -> Channel:
+        if self._why or self._channel is None or not self._channel.connected:
+            raise Gone(self._why or "the microVM does not answer")
+        return self._channel
+
+    # containers
+
+    async def start(self, container: ContainerSpec, image: UnpackedImage) -> MicroProcess:
+        if container.devices:
+            raise CannotStart(
+                f"device {container.devices[0].source}: a microVM has none of the host's devices"
+            )
+        who = requests.who_runs(container, image)
+        try:
+            async with self._starting:
+                slot = await self._drive(image)
+                await self._provide(container)
+                self._save()
+            return await self._launch(container, who, slot)
+        except GuestError as error:
+            raise CannotStart(explain(error, container.args)) from error
+        except (MicroVMError, OSError) as error:
+            raise CannotStart(str(error)) from error
+
+    async def _launch(self, container: ContainerSpec, who: Identity, slot: int) -> MicroProcess:
+        link = self.channel
+        assert self._machine is not None
+        target = self._target(container)
+        number = link.number()
+        mounts = list(
+            zip(
+                self._plans[container.id], (mount.target for mount in container.mounts), strict=True
+            )
+        )
+        process = MicroProcess(container, number, self._machine.pid, time.time_ns(), self._finish)
+        process.connect(link)
+        # Written first: a container that a killed runtime was starting is found by the next one.
+        self._facts.channels[container.id] = number
+        self._facts.started[container.id] = process.started_at
+        self._facts.users[container.id] = [who.uid, who.gid, list(who.groups), who.home]
+        self._save()
+        try:
+            message = requests.start(self.spec, container, who, slot, mounts, target)
+            await link.call(Type.START, message, channel=number, limit=START_LIMIT)
+        except BaseException:
+            link.listeners.pop(number, None)
+            del self._facts.channels[container.id]
+            await process.close()
+            raise
+        self._processes[container.id] = process
+        return process
+
+    def _target(self, container: ContainerSpec) -> int:
+        mode = container.security.pid_mode
+        if not mode.startswith("target:"):
+            return 0
+        process = self._processes.get(mode.removeprefix("target:"))
+        if process is None or not process.running:
+            raise CannotStart(f"the container to share processes with is not running: {mode[7:]}")
+        return process.number
+
+    async def _drive(self, image: UnpackedImage) -> int:
+        """The drive that holds the image, which is mounted in the guest on return."""
+        key = self._drives.key(image)
+        if key in self._facts.slots:
+            return self._facts.slots.index(key)
+        if len(self._facts.slots) == SLOTS:
+            raise CannotStart(
+                f"a microVM has drives for {SLOTS} images, and this pod has used them"
+            )
+        slot = len(self._facts.slots)
+        file = await self._drives.open(image)
+        try:
+            assert self._machine is not None
+            await self._machine.attach_drive(slot, file)
+        finally:
+            os.close(file)
+        await self.channel.call(Type.IMAGE, [(Key.SLOT, slot)])
+        self._facts.slots.append(key)
+        return slot
+
+    async def _provide(self, container: ContainerSpec, *, present: bool = False) -> None:
+        """Volumes of a container, in the guest on return."""
+        assert self._files is not None
+        mounts = Path("/proc/self/mountinfo").read_text()
+        own = tuple(path for path in (self.spec.hosts, self.spec.resolv_conf) if path is not None)
+        planned = []
+        for mount in container.mounts:
+            try:
+                volume = volumes.plan(mount, mounts, own)
+            except CannotStart:
+                if present:
+                    continue
+                raise
+            known = volume.guest in self._facts.present and volume.treatment is Treatment.LOCAL
+            await self._files.provide(volume, present=present or known)
+            if volume.guest not in self._facts.present:
+                self._facts.present.append(volume.guest)
+            planned.append(volume)
+        self._plans[container.id] = planned
+
+    async def _finish(self, process: MicroProcess) -> None:
+        """What an ended container wrote into the pod's files becomes visible on the host."""
+        if self._files is None or self._why:
+            return
+        for volume in self._plans.get(process.spec.id, ()):
+            if volume.returned:
+                with suppress(MicroVMError, OSError):
+                    await self._files.take_back(volume)
+
+    async def process(self, container_id: str) -> MicroProcess | None:
+        return self._processes.get(container_id)
+
+    async def exec(self, container_id: str, request: ExecRequest, streams: Streams) -> int:
+        process = self._processes.get(container_id)
+        if process is None or not process.running:
+            raise Gone(f"container {container_id} is not running")
+        uid, gid, groups, home = self._facts.users[container_id]
+        link = self.channel
+        number = link.number()
+        execution = Execution(number, link)
+        link.listeners[number] = execution
+        try:
+            async with asyncio.timeout(request.timeout or None):
+                who = Identity(uid, gid, tuple(groups), home)
+                stdin = streams.stdin is not None
+                message = requests.execute(process.spec, who, request, process.number, stdin)
+                try:
+                    await link.call(Type.EXEC, message, channel=number, limit=START_LIMIT)
+                except GuestError as error:
+                    return self._refuse(error, request, streams)
+                return await execution.run(streams, tty=request.tty)
+        finally:
+            link.listeners.pop(number, None)
+            with suppress(ChannelLost):
+                link.send_raw(Type.CLOSE, number)
+
+    @staticmethod
+    def _refuse(error: GuestError, request: ExecRequest, streams: Streams) -> int:
+        """As a shell would: 127 for what is not there, 126 for what cannot be executed."""
+        text = f"{explain(error, request.args)}\n".encode()
+        writer = streams.stderr or streams.stdout
+        if writer is not None:
+            writer.write(text)
+        return 127 if error.number == 2 else 126
+
+    async def port(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        link = self.channel
+        number = link.number()
+        connection = Execution(number, link)
+        link.listeners[number] = connection
+        try:
+            await link.call(Type.CONNECT, [(Key.PORT, port)], channel=number)
+        except MicroVMError as error:
+            link.listeners.pop(number, None)
+            raise Gone(f"failed to connect to localhost:{port} inside the pod: {error}") from error
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setblocking(False)
+        inner = await asyncio.open_connection(sock=ours)
+        self._own(self._forward(connection, *inner), "port-forward")
+        return await asyncio.open_connection(sock=theirs)
+
+    async def _forward(
+        self, connection: Execution, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            await bridge(connection, reader, writer)
+        finally:
+            link = self._channel
+            if link is not None:
+                link.listeners.pop(connection.number, None)
+                with suppress(ChannelLost):
+                    link.send_raw(Type.CLOSE, connection.number)
+
+    # figures and limits
+
+    async def stats(self) -> SandboxStats:
+        result = SandboxStats()
+        try:
+            answer = await self.channel.call(Type.STATS)
+        except (MicroVMError, Gone):
+            return result
+        names = {process.number: name for name, process in self._processes.items()}
+        current = ContainerStats()
+        for key, value in protocol.fields(answer):
+            figure = protocol.number(value)
+            if key == Key.TASK:
+                current = result.containers[names.get(figure, str(figure))] = ContainerStats()
+            elif key in STATS:
+                setattr(current, STATS[key], figure)
+            elif key == Key.RX:
+                result.rx_bytes = figure
+            elif key == Key.TX:
+                result.tx_bytes = figure
+        # The pod is what its machine takes from the host.
+        whole = self._cgroup.stats()
+        result.cpu_nanoseconds = whole.cpu_nanoseconds
+        result.memory_bytes = whole.memory_bytes
+        result.pids = sum(each.pids for each in result.containers.values())
+        return result
+
+    async def update(self, container_id: str, resources: Resources) -> None:
+        process = self._processes.get(container_id)
+        if process is None:
+            raise Gone(f"container {container_id} was not started")
+        room = self._facts.memory << 20
+        if resources.memory > room:
+            raise NotSupported(
+                f"memory: this microVM has {self._facts.memory} MiB, which cannot grow while it runs"
+            )
+        if resources.hugepages or resources.cpuset_cpus or resources.cpuset_mems:
+            raise NotSupported(
+                "hugepages and CPU sets of a running container cannot change in a microVM"
+            )
+        settings: list[Field] = [(Key.TARGET, process.number)]
+        settings += [(Key.CGROUP, f"{name}={value}") for name, value in requests.limits(resources)]
+        try:
+            await self.channel.call(Type.UPDATE, settings)
+        except GuestError as error:
+            raise NotSupported(str(error)) from error
+
+
+STATS: dict[int, str] = {
+    Key.CPU: "cpu_nanoseconds", Key.MEMORY: "memory_bytes", Key.WORKING_SET: "memory_working_set",
+    Key.RSS: "memory_rss", Key.PIDS: "pids", Key.DISK: "filesystem_bytes",
+}  # fmt: skip
+
+
+def explain(error: GuestError, args: tuple[str, ...]) -> str:
+    """An engine's words for the two mistakes that users make."""
+    if error.where == "execute the program" and args:
+        if error.number == 2 and "/" not in args[0]:
+            return f'exec: "{args[0]}": executable file not found in $PATH'
+        return f'exec: "{args[0]}": {os.strerror(error.number).lower()}'
+    return str(error)
+
+
+async def reconnect(path: Path, name: str) -> Channel:
+    """To an agent that had another host before: begin only when it has noted the change, or half a frame could meet half
+    of another. Raises ChannelLost.
+    """
+    for _ in range(5):
+        link = await channels.connect(str(path), name)
+        try:
+            async with asyncio.timeout(2):
+                await link.ready.wait()
+            if link.connected:
+                return link
+        except TimeoutError:
+            pass
+        link.close()
+        await link.closed.wait()
+    raise ChannelLost("the guest's agent does not answer")

@@ -1,0 +1,91 @@
+"""What the kind asks of a virtual machine monitor, whichever it is: a driver starts machines, a machine does the rest.
+
+Files are handed over as open descriptors, never as paths: a jailed VMM has no path to anything of the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from sampan.runtime.sandbox import Support
+
+SLOTS = 8  # drives for images: the number of different images of one pod
+PLACEHOLDER = 64 << 30  # bytes: what a template believes its empty drives to hold
+
+
+@dataclass(slots=True)
+class MachineSpec:
+    """One machine. Descriptors stay the caller's, who may close them once `start` has returned."""
+
+    name: str
+    directory: Path  # its sockets `agent` and `control`, its log; exists, 0700
+    memory: int  # MiB
+    cpus: int = 1
+    kernel: Path | None = None  # None: restored from `state`
+    initial_files: Path | None = None
+    command_line: str = ""
+    ram: int = -1  # the guest's memory: a file of that size
+    ram_shared: bool = (
+        False  # writes go to the file (a template in the making), else they stay private
+    )
+    state: int = -1  # devices' state, of a template
+    tap: int = -1  # a descriptor to become a tap, in the VMM's own network namespace
+    ports: Mapping[tuple[str, int, int], str] = field(default_factory=dict)
+    uid: int = 0  # whom the VMM runs as; 0: as we do
+
+
+class Machine(Protocol):
+    """A virtual machine, seen from the process that started or adopted it."""
+
+    pid: int
+
+    async def wait(self) -> None:
+        """Return when the VMM has ended."""
+        ...
+
+    async def pause(self) -> None: ...
+
+    async def resume(self) -> None: ...
+
+    async def snapshot(self, state: int) -> None:
+        """Write the devices' state to a descriptor; the machine is paused, and only good for its end after that."""
+        ...
+
+    async def attach_drive(self, slot: int, file: int) -> None:
+        """Swap a read-only file into a drive that is a placeholder."""
+        ...
+
+    async def console(self) -> str:
+        """The end of what the guest's kernel printed: why it panicked."""
+        ...
+
+    async def stop(self) -> None:
+        """The VMM has ended on return. Idempotent."""
+        ...
+
+    def close(self) -> None:
+        """Let go of a machine that goes on. Idempotent."""
+        ...
+
+
+class Driver(Protocol):
+    name: str
+
+    def probe(self) -> Support:
+        """Is the program here? Whether it boots a guest is found out by booting one."""
+        ...
+
+    def edition(self) -> str:
+        """Differs whenever state that was written by one cannot be read by the other."""
+        ...
+
+    async def start(self, spec: MachineSpec) -> Machine:
+        """Boot, or restore and run. The agent's socket takes connections on return."""
+        ...
+
+    async def adopt(self, directory: Path) -> Machine | None:
+        """The machine whose directory this is, when it still runs."""
+        ...
