@@ -32,6 +32,8 @@ CONTROLLERS: tuple[tuple[str, str], ...] = (
     ("mirroring", "EndpointSliceMirroringController"),
     ("nodelifecycle", "NodeLifecycleController"),
     ("servicecidrs", "ServiceCIDRController"),
+    ("daemonset", "DaemonSetController"),
+    ("statefulset", "StatefulSetController"),
     ("job.controller", "JobController"),
     ("job.cron", "CronJobController"),
     ("job.expiry", "JobExpiryController"),

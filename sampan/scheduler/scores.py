@@ -7,7 +7,7 @@ affinity, `PreferNoSchedule` taints and images that are there already steer it. 
 
 from __future__ import annotations
 
-from sampan.scheduler.filters import matches_term, tolerates
+from sampan.kube.placement import matches_term, tolerates
 from sampan.scheduler.nodes import NodeInfo
 from sampan.scheduler.pods import PodClass
 
@@ -46,7 +46,9 @@ def preferred_affinity(group: PodClass, node: NodeInfo) -> int:
         "preferredDuringSchedulingIgnoredDuringExecution"
     ) or ()
     total = sum(term["weight"] for term in terms)
-    won = sum(term["weight"] for term in terms if matches_term(term["preference"], node))
+    won = sum(
+        term["weight"] for term in terms if matches_term(term["preference"], node.name, node.labels)
+    )
     return TOP * won // total if total else 0
 
 

@@ -59,7 +59,7 @@ class Evenness:
 
 
 def counts_for(group: PodClass, spread: Spread, info: NodeInfo) -> bool:
-    if spread.honor_affinity and not filters.matches_node(group.spec, info):
+    if spread.honor_affinity and not filters.matches_node(group.spec, info.name, info.labels):
         return False
     return not spread.honor_taints or not (
         filters.taints(group, info) or filters.unschedulable(group, info)

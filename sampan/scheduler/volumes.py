@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sampan.scheduler.filters import matches_term
+from sampan.kube.placement import matches_term
 
 if TYPE_CHECKING:
     from sampan.scheduler.nodes import NodeInfo
@@ -46,7 +46,7 @@ class Volumes:
             volume = self.volume(claim["spec"].get("volumeName", "")) if claim else None
             required = ((volume or {"spec": {}})["spec"].get("nodeAffinity") or {}).get("required")
             if required is not None and not any(
-                matches_term(term, info) for term in required["nodeSelectorTerms"]
+                matches_term(term, info.name, info.labels) for term in required["nodeSelectorTerms"]
             ):
                 return CONFLICT
         return None

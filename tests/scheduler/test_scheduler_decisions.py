@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sampan.scheduler.filters import matches_expression, matches_taint
+from sampan.kube.placement import matches_expression, matches_taint
 from sampan.scheduler.pods import describe, pod_requests
 from sampan.scheduler.snapshot import Snapshot, explain
 
