@@ -168,8 +168,9 @@ def decoded(status: int, body: bytes) -> Object:
 
 
 def tls_problem(error: Exception) -> str:
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+    """aiohttp wraps what OpenSSL said; the reason is in the innermost error."""
+    cause: Any = error
+    while cause is not None and not hasattr(cause, "verify_code"):
         cause = getattr(cause, "certificate_error", None) or cause.__cause__
     if cause is None:
         return str(error)

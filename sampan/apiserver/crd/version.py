@@ -206,12 +206,6 @@ class Version:
         definition.make_room()
         return definition.remember(data, self.api_version, serialized(obj))
 
-    def renamed(self, obj: Object) -> Object:
-        """The object as if a field were called the same in every version, which is what field managers need to know."""
-        found: Object = {**orjson.loads(orjson.dumps(obj)), "apiVersion": self.api_version}
-        self.repair(found)
-        return found
-
     async def to_storage(self, obj: Object) -> Object:
         """A complete object of this version in the version in which it is kept."""
         storage = self.definition.storage_version

@@ -1,0 +1,513 @@
+"""Custom resources through the API: from a definition to its objects, and back to nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from apiserver_harness import ADMIN, Harness, api, open_server
+from crd_harness import (
+    BOATS,
+    CRDS,
+    GROUP,
+    INTEGER,
+    STRING,
+    boat,
+    definition,
+    establish,
+    gone,
+    has_condition,
+    seen,
+    version,
+)
+
+from sampan.apiserver.watchcache import encode
+from sampan.kube.objects import set_condition
+
+__all__ = ["api"]
+
+NAME = f"boats.{GROUP}"
+TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
+PARTIAL = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
+
+
+@pytest.fixture
+async def boats(api: Harness) -> Harness:
+    await establish(api, definition())
+    return api
+
+
+async def refused(api: Harness, method: str, path: str, body: Any, status: int, **more: Any) -> str:
+    return (await api.call(method, path, body, status, **more))["message"]
+
+
+# --- the definition -----------------------------------------------------------------------------------
+
+
+async def test_a_definition_is_established(api: Harness) -> None:
+    made = await api.call("POST", CRDS, definition())
+    assert made["status"] == {
+        "conditions": [], "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": ["v1"],
+    }  # fmt: skip
+    assert made["spec"]["names"]["singular"] == "boat"
+    assert made["spec"]["names"]["listKind"] == "BoatList"
+    assert made["spec"]["conversion"] == {"strategy": "None"}
+    assert made["metadata"]["generation"] == 1
+    found = await seen(api, f"{CRDS}/{NAME}", has_condition("Established"), "established")
+    accepted, established = found["status"]["conditions"]
+    assert (accepted["type"], accepted["reason"]) == ("NamesAccepted", "NoConflicts")
+    assert (established["type"], established["reason"]) == ("Established", "InitialNamesAccepted")
+    assert found["status"]["acceptedNames"] == found["spec"]["names"]
+    # The very next request is served, in discovery and in OpenAPI too.
+    assert (await api.call("POST", BOATS, boat("a")))["metadata"]["name"] == "a"
+    listed = (await api.call("GET", f"/apis/{GROUP}/v1"))["resources"]
+    assert [each["name"] for each in listed] == ["boats", "boats/scale", "boats/status"]
+    assert listed[0]["shortNames"] == ["bo"] and listed[0]["categories"] == ["fleet"]
+    schemas = (await api.call("GET", f"/openapi/v3/apis/{GROUP}/v1"))["components"]["schemas"]
+    assert schemas["com.example.shop.v1.Boat"]["properties"]["spec"]["required"] == ["name"]
+    swagger = (await api.call("GET", "/openapi/v2"))["definitions"]
+    cargo = swagger["com.example.shop.v1.Boat"]["properties"]["spec"]["properties"]["cargo"]
+    assert "type" not in cargo, "kubectl cannot cope with an object of unknown fields"
+
+
+async def test_an_invalid_definition_is_refused(api: Harness) -> None:
+    schema = {"type": "object", "properties": {"spec": {}}}
+    bad = definition(version(schema={"openAPIV3Schema": schema}, selectableFields=[]))
+    assert await refused(api, "POST", CRDS, bad, 422) == (
+        f'CustomResourceDefinition.apiextensions.k8s.io "{NAME}" is invalid: '
+        "spec.validation.openAPIV3Schema.properties[spec].type: Required value: "
+        "must not be empty for specified object fields"
+    )
+
+
+async def test_names_conflict_until_they_are_free(api: Harness) -> None:
+    await establish(api, definition())
+    other = definition(plural="ships", kind="Boat")
+    await api.call("POST", CRDS, other)
+    found = await seen(
+        api, f"{CRDS}/ships.{GROUP}", has_condition("NamesAccepted", "False"), "refused"
+    )
+    condition = found["status"]["conditions"][0]
+    assert (condition["reason"], condition["message"]) == (
+        "ListKindConflict",
+        '"BoatList" is already in use',
+    )
+    assert has_condition("Established", "False")(found)
+    assert (await api.send("GET", f"/apis/{GROUP}/v1/ships")).status == 404
+    await api.call("DELETE", f"{CRDS}/{NAME}")
+    await seen(api, f"{CRDS}/ships.{GROUP}", has_condition("Established"), "free again")
+    await api.call("GET", f"/apis/{GROUP}/v1/ships")
+
+
+async def test_a_protected_group_shows_its_approval(api: Harness) -> None:
+    found = definition()
+    found["spec"]["group"] = "x.k8s.io"
+    found["metadata"] = {
+        "name": "boats.x.k8s.io",
+        "annotations": {"api-approved.kubernetes.io": "unapproved, experimental-only"},
+    }
+    await api.call("POST", CRDS, found)
+    kind = "KubernetesAPIApprovalPolicyConformant"
+    made = await seen(api, f"{CRDS}/boats.x.k8s.io", has_condition(kind, "False"), "judged")
+    assert made["status"]["conditions"][-1]["reason"] == "UnapprovedAnnotation"
+
+
+async def test_unknown_formats_are_warned_of(api: Harness) -> None:
+    schema = {"type": "object", "properties": {"x": {**STRING, "format": "nonsense"}}}
+    response = await api.send("POST", CRDS, definition(version(schema={"openAPIV3Schema": schema}, selectableFields=[], subresources={})))  # fmt: skip
+    assert response.headers["Warning"] == '299 - "unrecognized format \\"nonsense\\""'
+
+
+# --- objects ------------------------------------------------------------------------------------------
+
+
+async def test_defaults_status_and_generation(boats: Harness) -> None:
+    made = await boats.call("POST", BOATS, {**boat("a"), "status": {"phase": "x"}})
+    assert made["spec"] == {"name": "a", "crew": 1} and "status" not in made
+    assert made["metadata"]["generation"] == 1
+    path = f"{BOATS}/a"
+    changed = await boats.patch("merge", path, {"spec": {"crew": 2}, "status": {"phase": "x"}})
+    assert changed["metadata"]["generation"] == 2 and "status" not in changed
+    told = await boats.patch("merge", f"{path}/status", {
+        "spec": {"crew": 9}, "status": {"phase": "afloat"}, "metadata": {"labels": {"a": "b"}},
+    })  # fmt: skip
+    assert told["status"] == {"phase": "afloat"} and told["spec"]["crew"] == 2
+    assert told["metadata"]["generation"] == 2 and "labels" not in told["metadata"]
+    replaced = await boats.call("PUT", path, {**changed, "spec": {"name": "a"}, "metadata": {
+        "name": "a", "resourceVersion": told["metadata"]["resourceVersion"],
+    }})  # fmt: skip
+    assert replaced["spec"] == {"name": "a", "crew": 1} and replaced["status"] == {
+        "phase": "afloat"
+    }
+    assert "must be specified for an update" in await refused(boats, "PUT", path, boat("a"), 422)
+
+
+async def test_validation_in_the_words_of_kubernetes(boats: Harness) -> None:
+    message = await refused(boats, "POST", BOATS, boat("a" * 11, crew=11, sail="square"), 422)
+    assert message == (
+        f'Boat.{GROUP} "aaaaaaaaaaa" is invalid: ['
+        "spec.name: Too long: may not be more than 10 bytes, "
+        "spec.crew: Invalid value: 11: spec.crew in body should be less than or equal to 10, "
+        'spec.sail: Unsupported value: "square": supported values: "lug", "gaff", '
+        '<nil>: Invalid value: "null": some validation rules were not checked because the object was invalid; '
+        "correct the existing errors to complete validation]"
+    )
+    await boats.call("POST", BOATS, boat("a"))
+    message = await refused(boats, "PATCH", f"{BOATS}/a", {"spec": {"name": "b"}}, 422, content="application/merge-patch+json")  # fmt: skip
+    assert message == f'Boat.{GROUP} "a" is invalid: spec.name: Invalid value: name is fixed'
+    wrong_kind = {**boat("a"), "kind": "Ship"}
+    assert (await boats.send("POST", BOATS, wrong_kind)).status == 400
+    message = await refused(
+        boats, "POST", BOATS, {**boat("a"), "metadata": {"name": "a", "labels": 1}}, 400
+    )
+    assert message.startswith(
+        'Boat in version "v1" cannot be handled as a Boat: json: cannot unmarshal'
+    )
+
+
+async def test_unknown_fields_by_mode(boats: Harness) -> None:
+    odd = boat("a", cargo={"tea": {"chests": 3}}, flag="red")
+    odd["metadata"]["colour"] = "blue"
+    message = await refused(boats, "POST", f"{BOATS}?fieldValidation=Strict", odd, 400)
+    assert message == (
+        'Boat in version "v1" cannot be handled as a Boat: strict decoding error: '
+        'unknown field "metadata.colour", unknown field "spec.flag"'
+    )
+    response = await boats.send("POST", f"{BOATS}?fieldValidation=Warn", odd)
+    assert response.headers["Warning"].split("\n") == [
+        '299 - "unknown field \\"metadata.colour\\""', '299 - "unknown field \\"spec.flag\\""',
+    ]  # fmt: skip
+    made = orjson.loads(await response.read())
+    assert made["spec"] == {"name": "a", "crew": 1, "cargo": {"tea": {"chests": 3}}}
+    message = await refused(
+        boats, "PATCH", f"{BOATS}/a?fieldValidation=Strict", {"spec": {"flag": "red"}}, 422,
+        content="application/merge-patch+json",
+    )  # fmt: skip
+    assert message.endswith('strict decoding error: unknown field "spec.flag"')
+    response = await boats.send("POST", f"{BOATS}?fieldValidation=Ignore", boat("b", flag="red"))
+    assert "Warning" not in response.headers
+    duplicate = b'{"metadata":{"name":"c"},"spec":{"name":"c","name":"c"}}'
+    message = await refused(boats, "POST", f"{BOATS}?fieldValidation=Strict", duplicate, 400)
+    assert message.endswith('strict decoding error: duplicate field "spec.name"')
+
+
+async def test_patches_and_media_types(boats: Harness) -> None:
+    await boats.call("POST", BOATS, boat("a"))
+    found = await boats.patch(
+        "json", f"{BOATS}/a", [{"op": "replace", "path": "/spec/crew", "value": 3}]
+    )
+    assert found["spec"]["crew"] == 3
+    message = await refused(boats, "PATCH", f"{BOATS}/a", {}, 415, content="application/strategic-merge-patch+json")  # fmt: skip
+    assert message == (
+        "the body of the request was in an unknown format - accepted media types include: "
+        "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
+    )
+    response = await boats.send("POST", BOATS, b"x", content="application/vnd.kubernetes.protobuf")
+    assert response.status == 415
+    yaml = b"metadata: {name: y}\nspec: {name: y}\n"
+    assert (await boats.call("POST", BOATS, yaml, content="application/yaml"))["kind"] == "Boat"
+    applied = await boats.call("PATCH", f"{BOATS}/z?fieldManager=m", boat("z"), 201, content="application/apply-patch+yaml")  # fmt: skip
+    assert applied["metadata"]["managedFields"][0]["manager"] == "m"
+
+
+async def test_tables_lists_and_selectors(boats: Harness) -> None:
+    for name, sail in (("a", "lug"), ("b", "gaff"), ("c", "lug")):
+        await boats.call("POST", BOATS, boat(name, sail=sail, cargo={"n": 1}))
+    table = await boats.call("GET", BOATS, accept=TABLE)
+    assert [(c["name"], c["type"], c["priority"]) for c in table["columnDefinitions"]] == [
+        ("Name", "string", 0), ("Crew", "integer", 0), ("Cargo", "string", 1),
+    ]  # fmt: skip
+    assert table["rows"][0]["cells"] == ["a", 1, '{"n":1}']
+    listed = await boats.call("GET", f"{BOATS}?fieldSelector=spec.sail=lug")
+    assert listed["kind"] == "BoatList" and [i["metadata"]["name"] for i in listed["items"]] == [
+        "a",
+        "c",
+    ]
+    partial = await boats.call("GET", f"{BOATS}/a", accept=PARTIAL)
+    assert partial["kind"] == "PartialObjectMetadata" and "spec" not in partial
+    message = await refused(boats, "GET", f"{BOATS}?fieldSelector=spec.crew=1", None, 400)
+    assert "field label not supported: spec.crew" in message
+    everywhere = await boats.call("GET", f"/apis/{GROUP}/v1/boats?limit=2")
+    assert len(everywhere["items"]) == 2 and everywhere["metadata"]["remainingItemCount"] == 1
+    assert (await boats.send("GET", f"/apis/{GROUP}/v1/boats/a")).status in (404, 405)
+
+
+async def test_scale(boats: Harness) -> None:
+    await boats.call("POST", BOATS, boat("a", crew=2))
+    await boats.patch("merge", f"{BOATS}/a/status", {"status": {"crew": 1, "selector": "app=boat"}})
+    path = f"{BOATS}/a/scale"
+    found = await boats.call("GET", path)
+    assert (found["kind"], found["spec"], found["status"]) == (
+        "Scale", {"replicas": 2}, {"replicas": 1, "selector": "app=boat"},
+    )  # fmt: skip
+    found["spec"]["replicas"] = 4
+    assert (await boats.call("PUT", path, found))["spec"] == {"replicas": 4}
+    assert (await boats.call("PUT", path, found, 409))["reason"] == "Conflict"
+    assert (await boats.patch("merge", path, {"spec": {"replicas": 5}}))["spec"] == {"replicas": 5}
+    now = await boats.call("GET", f"{BOATS}/a")
+    assert now["spec"]["crew"] == 5 and now["metadata"]["generation"] == 3
+    message = await refused(boats, "PATCH", path, {"spec": {"replicas": 50}}, 422, content="application/merge-patch+json")  # fmt: skip
+    assert "spec.crew in body should be less than or equal to 10" in message
+
+
+async def test_watches_with_bookmarks(boats: Harness) -> None:
+    await boats.call("POST", BOATS, boat("a"))
+    stream = boats.watch(
+        f"{BOATS}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+    )
+    assert (await anext(stream))["object"]["metadata"]["name"] == "a"
+    bookmark = await anext(stream)
+    assert bookmark["type"] == "BOOKMARK" and bookmark["object"]["kind"] == "Boat"
+    await boats.patch("merge", f"{BOATS}/a", {"spec": {"crew": 5}})
+    changed = await anext(stream)
+    assert (changed["type"], changed["object"]["spec"]["crew"]) == ("MODIFIED", 5)
+    await boats.call("DELETE", f"{BOATS}/a")
+    assert (await anext(stream))["type"] == "DELETED"
+
+
+async def test_finalizer_names_are_warned_of(boats: Harness) -> None:
+    odd = boat("a")
+    odd["metadata"]["finalizers"] = ["example.com/ok", "example.com.bare"]
+    response = await boats.send("POST", BOATS, odd)
+    assert response.status in (201, 422), response.status
+    if response.status == 201:
+        assert (
+            "prefer a domain-qualified finalizer name including a path (/)"
+            in response.headers["Warning"]
+        )
+
+
+# --- changes of the definition ------------------------------------------------------------------------
+
+
+async def change(api: Harness, edit: Any) -> dict[str, Any]:
+    crd = await api.call("GET", f"{CRDS}/{NAME}")
+    edit(crd)
+    return await api.call("PUT", f"{CRDS}/{NAME}", crd)
+
+
+async def test_a_changed_schema_holds_for_what_was_stored_before(boats: Harness) -> None:
+    await boats.call("POST", BOATS, boat("a", cargo={"tea": 1}))
+    stream = boats.watch(f"{BOATS}?watch=true")
+    assert (await anext(stream))["type"] == "ADDED"
+
+    def edit(crd: dict[str, Any]) -> None:
+        properties = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"][
+            "properties"
+        ]
+        del properties["cargo"]
+        properties["flag"] = {**STRING, "default": "red"}
+        crd["spec"]["versions"][0]["additionalPrinterColumns"] = [
+            {"name": "Flag", "type": "string", "jsonPath": ".spec.flag"}
+        ]
+
+    before = await boats.call("GET", "/openapi/v3")
+    await change(boats, edit)
+    async with asyncio.timeout(5):
+        assert [event async for event in stream] == [], "watches end when the definition changes"
+    found = await boats.call("GET", f"{BOATS}/a")
+    assert found["spec"] == {"name": "a", "crew": 1, "flag": "red"}
+    table = await boats.call("GET", BOATS, accept=TABLE)
+    assert [c["name"] for c in table["columnDefinitions"]] == ["Name", "Flag"]
+    after = await boats.call("GET", "/openapi/v3")
+    place = f"apis/{GROUP}/v1"
+    assert before["paths"][place] != after["paths"][place], "clients fetch the schema anew"
+
+
+async def test_a_tighter_schema_lets_old_values_stay(boats: Harness) -> None:
+    await boats.call("POST", BOATS, boat("a", crew=10))
+
+    def edit(crd: dict[str, Any]) -> None:
+        spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+        spec["properties"]["crew"]["maximum"] = 5
+
+    await change(boats, edit)
+    await boats.patch("merge", f"{BOATS}/a", {"spec": {"sail": "lug"}})
+    message = await refused(boats, "PATCH", f"{BOATS}/a", {"spec": {"crew": 9}}, 422, content="application/merge-patch+json")  # fmt: skip
+    assert "less than or equal to 5" in message
+
+
+async def test_without_a_status_subresource_status_is_a_field(api: Harness) -> None:
+    await establish(api, definition(version(subresources={})))
+    made = await api.call("POST", BOATS, {**boat("a"), "status": {"phase": "x"}})
+    assert made["status"] == {"phase": "x"}
+    changed = await api.patch("merge", f"{BOATS}/a", {"status": {"phase": "y"}})
+    assert changed["status"] == {"phase": "y"} and changed["metadata"]["generation"] == 2
+    assert (await api.send("GET", f"{BOATS}/a/status")).status == 404
+
+
+async def test_cluster_scope_and_no_columns(api: Harness) -> None:
+    await establish(api, definition(version(additionalPrinterColumns=[]), scope="Cluster"))
+    path = f"/apis/{GROUP}/v1/boats"
+    assert "namespace" not in (await api.call("POST", path, boat("a")))["metadata"]
+    assert (await api.send("GET", BOATS)).status == 404
+    table = await api.call("GET", path, accept=TABLE)
+    assert [c["name"] for c in table["columnDefinitions"]] == ["Name", "Age"]
+
+
+async def test_embedded_objects(api: Harness) -> None:
+    template = {
+        "type": "object", "x-kubernetes-embedded-resource": True, "x-kubernetes-preserve-unknown-fields": True,
+    }  # fmt: skip
+    schema = {"type": "object", "properties": {"template": template}}
+    await establish(
+        api,
+        definition(
+            version(schema={"openAPIV3Schema": schema}, subresources={}, selectableFields=[])
+        ),
+    )
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "p", "odd": 1},
+        "spec": {"free": 1},
+    }
+    body = {"metadata": {"name": "a"}, "template": pod}
+    response = await api.send("POST", f"{BOATS}?fieldValidation=Warn", body)
+    assert response.headers["Warning"] == '299 - "unknown field \\"template.metadata.odd\\""'
+    made = orjson.loads(await response.read())
+    assert made["template"] == {**pod, "metadata": {"name": "p"}}
+    bad = {"metadata": {"name": "b"}, "template": {"kind": "no kind", "metadata": {"name": "a/b"}}}
+    message = await refused(api, "POST", BOATS, bad, 422)
+    for part in (
+        "template.apiVersion: Required value",
+        "template.kind: Invalid value",
+        "template.metadata.name: Invalid",
+    ):
+        assert part in message
+
+
+# --- versions -----------------------------------------------------------------------------------------
+
+
+async def test_versions_without_conversion(api: Harness) -> None:
+    old_schema = {"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "name": STRING, "tons": {**INTEGER, "default": 7},
+    }}}}  # fmt: skip
+    plain = {"selectableFields": [], "subresources": {"status": {}}}
+    beta = version(
+        "v1beta1", storage=False, schema={"openAPIV3Schema": old_schema}, deprecated=True, **plain
+    )
+    await establish(api, definition(beta, version("v1")))
+    groups = (await api.call("GET", f"/apis/{GROUP}"))["versions"]
+    assert [each["version"] for each in groups] == ["v1", "v1beta1"]
+    betas = BOATS.replace("/v1/", "/v1beta1/")
+    response = await api.send("POST", betas, boat("a", "v1beta1"))
+    assert response.headers["Warning"] == (
+        f'299 - "{GROUP}/v1beta1 Boat is deprecated; use {GROUP}/v1 Boat"'
+    )
+    made = orjson.loads(await response.read())
+    assert made["apiVersion"] == f"{GROUP}/v1beta1" and made["spec"] == {"name": "a", "tons": 7}
+    found = await api.call("GET", f"{BOATS}/a")
+    assert found["apiVersion"] == f"{GROUP}/v1" and found["spec"] == {"name": "a", "crew": 1}
+    stream = api.watch(f"{betas}?watch=true")
+    event = await anext(stream)
+    assert (
+        event["object"]["apiVersion"] == f"{GROUP}/v1beta1" and event["object"]["spec"]["tons"] == 7
+    )
+    await api.patch("merge", f"{BOATS}/a", {"spec": {"crew": 3}})
+    assert (await anext(stream))["object"]["apiVersion"] == f"{GROUP}/v1beta1"
+    listed = await api.call("GET", betas)
+    assert listed["apiVersion"] == f"{GROUP}/v1beta1" == listed["items"][0]["apiVersion"]
+
+
+async def test_the_storage_version_moves_on(api: Harness) -> None:
+    await establish(api, definition(version("v1"), version("v2", storage=False)))
+    await api.call("POST", BOATS, boat("a"))
+    await api.call("POST", BOATS, boat("b"))
+
+    def edit(crd: dict[str, Any]) -> None:
+        crd["spec"]["versions"][0]["storage"], crd["spec"]["versions"][1]["storage"] = False, True
+
+    changed = await change(api, edit)
+    assert changed["status"]["storedVersions"] == ["v1", "v2"]
+    second = BOATS.replace("/v1/", "/v2/")
+    assert (await api.call("GET", f"{second}/a"))["apiVersion"] == f"{GROUP}/v2"
+    # Writing an object as it is migrates it; a second time nothing is written.
+    same = await api.call("PUT", f"{second}/a", await api.call("GET", f"{second}/a"))
+    record = await api.store.get(f"/registry/{GROUP}/boats/default/a")
+    assert record is not None and f'"apiVersion":"{GROUP}/v2"'.encode() in record.value
+    again = await api.call("PUT", f"{second}/a", same)
+    assert again["metadata"]["resourceVersion"] == same["metadata"]["resourceVersion"]
+
+    def drop(crd: dict[str, Any]) -> None:
+        del crd["spec"]["versions"][0]
+
+    crd = await api.call("GET", f"{CRDS}/{NAME}")
+    drop(crd)
+    message = await refused(api, "PUT", f"{CRDS}/{NAME}", crd, 422)
+    assert 'status.storedVersions[0]: Invalid value: "v1": missing from spec.versions' in message
+    crd = await api.call("GET", f"{CRDS}/{NAME}")
+    await api.patch("merge", f"{CRDS}/{NAME}/status", {"status": {"storedVersions": ["v2"]}})
+    await change(api, drop)
+    assert (await api.send("GET", BOATS)).status == 404
+    assert len((await api.call("GET", second))["items"]) == 2
+
+
+# --- deletion -----------------------------------------------------------------------------------------
+
+
+async def test_objects_go_before_their_definition(boats: Harness) -> None:
+    held = boat("held")
+    held["metadata"]["finalizers"] = ["example.com/hold"]
+    await boats.call("POST", BOATS, held)
+    await boats.call("POST", BOATS, boat("free"))
+    answer = await boats.call("DELETE", f"{CRDS}/{NAME}")
+    assert answer["metadata"]["finalizers"] == ["customresourcecleanup.apiextensions.k8s.io"]
+    assert has_condition("Terminating")(answer)
+    await gone(boats, f"{BOATS}/free")
+    message = await refused(boats, "POST", BOATS, boat("new"), 403)
+    assert message == (
+        f'boats.{GROUP} "new" is forbidden: create not allowed while custom resource definition is terminating'
+    )
+    verbs = (await boats.call("GET", f"/apis/{GROUP}/v1"))["resources"][0]["verbs"]
+    assert verbs == ["delete", "deletecollection", "get", "list", "watch"]
+    await boats.patch("merge", f"{BOATS}/held", {"metadata": {"finalizers": None}})
+    await gone(boats, f"{CRDS}/{NAME}")
+    assert (await boats.send("GET", BOATS)).status == 404
+    assert GROUP not in [each["name"] for each in (await boats.call("GET", "/apis"))["groups"]]
+    # And it can come back, empty.
+    await establish(boats, definition())
+    assert (await boats.call("GET", BOATS))["items"] == []
+
+
+# --- other servers, other times -----------------------------------------------------------------------
+
+
+async def test_definitions_in_the_store_are_served_from_the_start(tmp_path: Path) -> None:
+    harness = await open_server(tmp_path)
+    await harness.server.start(serve=False)
+    await establish(harness, definition())
+    await harness.call("POST", BOATS, boat("a"))
+    await harness.server.close()
+    await harness.store.close()
+    again = await open_server(tmp_path)
+    try:
+        await again.server.start(serve=False)
+        assert (await again.call("GET", f"{BOATS}/a"))["spec"]["crew"] == 1
+        assert GROUP in [each["name"] for each in (await again.call("GET", "/apis"))["groups"]]
+    finally:
+        await again.server.close()
+        await again.store.close()
+
+
+async def test_a_definition_that_another_server_established(api: Harness) -> None:
+    """The store is all that is seen of it: no request of this server made it."""
+    crd = definition()
+    crd["metadata"] |= {"uid": "1", "creationTimestamp": "2026-01-01T00:00:00Z", "generation": 1}
+    names = crd["spec"]["names"]
+    names |= {"singular": "boat", "listKind": "BoatList"}
+    crd["status"] = {"acceptedNames": copy.deepcopy(names), "storedVersions": ["v1"]}
+    set_condition(crd, "NamesAccepted", "True")
+    set_condition(crd, "Established", "True")
+    await api.store.put(f"/registry/apiextensions.k8s.io/customresourcedefinitions/{NAME}", encode(crd), expect=0)  # fmt: skip
+    assert (await api.call("POST", BOATS, boat("a")))["kind"] == "Boat"
+    await api.store.delete(
+        f"/registry/apiextensions.k8s.io/customresourcedefinitions/{NAME}", expect=None
+    )
+    await api.server.definitions.sync()
+    assert (await api.send("GET", BOATS, user=ADMIN)).status == 404
