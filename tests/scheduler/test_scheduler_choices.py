@@ -80,7 +80,7 @@ def test_arrays_and_plain_python_choose_the_same(nodes, steps) -> None:
         info = describe(labelled(pod(f"p{index}", **spec), app="web"))
         one, other = plain.choose(info), arrays.choose(info)
         assert one == other
-        assert arrays.ranking(info.group).ranks.tolist() == plain.ranking(info.group).ranks
+        assert list(arrays.ranking(info.group).ranks) == list(plain.ranking(info.group).ranks)
         for snapshot in (plain, arrays):
             if one.node is not None and action < 8:
                 snapshot.place(info, one.node)
