@@ -38,6 +38,8 @@ Nodes = tuple[Fields | None, Fields | None, Fields | None]
 
 
 def compare(old: Any, new: Any, of: FieldType) -> Comparison:
+    if _same(old, new, of):
+        return Comparison()
     added, removed, modified = _compare(old, new, of)
     return Comparison(added or {}, removed or {}, modified or {})
 
@@ -60,8 +62,7 @@ def _same(old: Any, new: Any, of: FieldType) -> bool:
 
 
 def _compare(old: Any, new: Any, of: FieldType) -> Nodes:
-    if old is new or _same(old, new, of):
-        return _NOTHING
+    """Of values that are known to differ, or not to be there."""
     before = kind_of(old, of) if old is not ABSENT else ""
     after = kind_of(new, of) if new is not ABSENT else before
     before = before or after
@@ -147,9 +148,11 @@ def _compare_maps(old: Fields | None, new: Fields | None, of: FieldType) -> Node
     old, new = old or {}, new or {}
     for key, item in new.items():
         before = old.get(key, ABSENT)
-        if before is item:
+        if before is item or (type(item) is str and before == item):
             continue
         child = of.child(key) or ATOMIC
+        if before == item and (child.exact or equal(before, item)):
+            continue
         if before is ABSENT and key in there:
             before = {} if child.is_map else None
         level.put(f"f:{key}", _compare(before, item, child))
@@ -179,6 +182,8 @@ def _compare_lists(old: list[Any], new: list[Any], of: FieldType) -> Nodes:
         ours, theirs = before.get(element, ()), after.get(element, ())
         one, other = (ours[0] if ours else ABSENT), (theirs[0] if theirs else ABSENT)
         if len(ours) <= 1 and len(theirs) <= 1:
+            if one is other or _same(one, other, items):
+                continue
             level.put(element, _compare(one, other, items))
         elif len(ours) > 1 and len(theirs) > 1:
             if not equal(ours, theirs):

@@ -8,7 +8,7 @@ read from the store are taken as they are (`trusted`).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from sampan.kube import errors
@@ -47,7 +47,7 @@ class Owned:
     time: str = ""
 
     def having(self, owned: Fields) -> Owned:
-        return replace(self, fields=owned)
+        return Owned(self.version, owned, self.time)
 
 
 Managed = dict[Manager, Owned]

@@ -45,6 +45,7 @@ class FieldType:
 
     __slots__ = (
         "_element",
+        "_exact",
         "_items",
         "_known",
         "_preserve",
@@ -53,7 +54,6 @@ class FieldType:
         "atomic_list",
         "atomic_map",
         "deduced",
-        "exact",
         "is_list",
         "is_map",
         "key_defaults",
@@ -94,7 +94,20 @@ class FieldType:
         self._preserve, self._strict = preserve, exact
         self.struct = bool(self._properties)
         self.leaf = (not is_map or atomic_map) and (not is_list or atomic_list)
-        self.exact = exact and not is_list and (self.struct or not is_map)
+        self._exact: bool | None = None
+
+    @property
+    def exact(self) -> bool:
+        if self._exact is None:
+            if not self._strict or (self.is_map and self.is_list):
+                self._exact = False
+            elif self.is_list:
+                self._exact = self.items.exact
+            elif self.is_map and not self.struct:
+                self._exact = self.element is not None and self.element.exact
+            else:
+                self._exact = True
+        return self._exact
 
     def declares(self, key: str) -> bool:
         """Is this a field of a struct, not a key of a map?"""
