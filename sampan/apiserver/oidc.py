@@ -16,15 +16,14 @@ import hashlib
 import logging
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 import orjson
 
-from sampan.apiserver.auth import AUTHENTICATED
+from sampan.apiserver.oidc_claims import LEEWAY, Provider, check_claims, user_of_claims
 from sampan.apiserver.tokens import InvalidToken
 from sampan.client.transport import User
 
@@ -33,39 +32,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512")
-CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"
 DISCOVERY = "/.well-known/openid-configuration"
 
 FETCH_TIMEOUT = 10.0
 FETCH_LIMIT = 1 << 20  # bytes of a discovery document or key set
 FETCH_PAUSE = 5.0  # least seconds between two fetches that unknown keys ask for
 KEYS_AGE = 3600.0  # seconds after which keys are fetched again while they are in use
-LEEWAY = 10.0  # seconds that clocks may differ
 REMEMBERED = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Mapped:
-    """Where a value comes from: a claim, and what is put before it."""
-
-    claim: str
-    prefix: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Provider:
-    """One issuer and how its claims become a user."""
-
-    issuer: str
-    audiences: tuple[str, ...]
-    username: Mapped
-    groups: Mapped | None = None
-    uid_claim: str = ""
-    required: Mapping[str, str] = field(default_factory=dict)
-    algorithms: tuple[str, ...] = ("RS256",)
-    discovery_url: str = ""  # "": below the issuer
-    authority: str = ""  # PEM; "": the system's
 
 
 class OIDC:
@@ -175,47 +148,6 @@ def unverified(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return found[0], found[1]
 
 
-def check_claims(provider: Provider, claims: Mapping[str, Any], now: float) -> None:
-    """Time, audience and required claims. Raises InvalidToken."""
-    expires, not_before = claims.get("exp"), claims.get("nbf", 0)
-    if not isinstance(expires, (int, float)) or not isinstance(not_before, (int, float)):
-        raise InvalidToken("oidc: the token says no time of expiry")
-    if now > expires + LEEWAY:
-        raise InvalidToken("oidc: the token has expired")
-    if now < not_before - LEEWAY:
-        raise InvalidToken("oidc: the token is not valid yet")
-    audience = claims.get("aud")
-    audiences = audience if isinstance(audience, list) else [audience]
-    if not any(each in provider.audiences for each in audiences):
-        raise InvalidToken(f"oidc: expected audience {list(provider.audiences)} got {audiences}")
-    for name, wanted in provider.required.items():
-        if claims.get(name) != wanted:
-            raise InvalidToken(f"oidc: claim {name} does not have the required value")
-
-
-def user_of_claims(provider: Provider, claims: Mapping[str, Any]) -> User:
-    """Raises InvalidToken when the claims name nobody."""
-    name = claims.get(provider.username.claim)
-    if not isinstance(name, str) or not name:
-        raise InvalidToken(f"oidc: claim {provider.username.claim} is missing or not a string")
-    if provider.username.claim == "email" and claims.get("email_verified", True) is not True:
-        raise InvalidToken("oidc: email not verified")
-    groups: list[str] = []
-    if provider.groups is not None:
-        listed = claims.get(provider.groups.claim) or []
-        listed = [listed] if isinstance(listed, str) else listed
-        if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
-            raise InvalidToken(f"oidc: claim {provider.groups.claim} is not a list of strings")
-        groups = [provider.groups.prefix + each for each in listed]
-    uid = claims.get(provider.uid_claim, "") if provider.uid_claim else ""
-    jti = claims.get("jti")
-    extra = {CREDENTIAL_ID: (f"JTI={jti}",)} if isinstance(jti, str) and jti else {}
-    members = tuple(dict.fromkeys((*groups, AUTHENTICATED)))
-    return User(
-        provider.username.prefix + name, members, uid if isinstance(uid, str) else "", extra
-    )
-
-
 # --- fetching, in a thread ------------------------------------------------------------------------------
 
 
@@ -255,19 +187,3 @@ def fetch(url: Any, provider: Provider) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError(f"{url}: not a JSON object")
     return document
-
-
-def default_prefix(claim: str, prefix: str, issuer: str) -> str:
-    """`-` is no prefix; without one, all but e-mail addresses are set apart by their issuer."""
-    if prefix == "-":
-        return ""
-    return prefix if prefix or claim == "email" else f"{issuer}#"
-
-
-def check_algorithms(names: Iterable[str]) -> tuple[str, ...]:
-    """Raises ValueError for what is not asymmetric: a shared secret cannot be known here."""
-    found = tuple(name.strip() for name in names if name.strip())
-    for name in found:
-        if name not in ALGORITHMS:
-            raise ValueError(f"{name}: not one of {', '.join(ALGORITHMS)}")
-    return found

@@ -25,7 +25,8 @@ from sampan.apiserver.authentication_config import (
     parse_config,
     provider_of_flags,
 )
-from sampan.apiserver.oidc import FETCH_PAUSE, OIDC, Provider, user_of_claims
+from sampan.apiserver.oidc import FETCH_PAUSE, OIDC
+from sampan.apiserver.oidc_claims import Mapped, Provider, user_of_claims
 from sampan.apiserver.pki import Leaf, Pair, ensure_pki, issue
 from sampan.apiserver.security import BadFlag, SecurityConfig
 from sampan.apiserver.static_tokens import BadTokenFile, StaticTokens
@@ -220,8 +221,6 @@ async def test_rotated_keys_are_found_and_made_up_ones_cost_nothing(issuer: Issu
 
 async def test_a_provider_that_is_not_there_or_is_another(issuer: Issuer) -> None:
     authority = issuer.pki.ca.crt.read_text()
-    from sampan.apiserver.oidc import Mapped
-
     moment = time.time()
 
     def source(url: str, authority: str) -> OIDC:
@@ -297,9 +296,91 @@ async def test_authentication_configuration(tmp_path: Path, issuer: Issuer) -> N
     for where, status in (("/readyz", 200), ("/version", 401), ("/api", 401)):
         assert (await api.server.handle(Request("GET", where))).status == status
     await closed(api)
-    document["jwt"][0]["claimMappings"]["username"] = {"expression": "claims.name"}
-    with pytest.raises(BadAuthenticationConfig, match=r"username\.expression"):
-        parse_config(document)
+
+
+def configuration(**provider: Any) -> dict[str, Any]:
+    username = {"expression": "'o:' + claims.name"}
+    filled = {
+        "issuer": {"url": "https://i.example", "audiences": ["boats"]},
+        "claimMappings": {"username": username},
+        **provider,
+    }
+    return {
+        "apiVersion": "apiserver.config.k8s.io/v1",
+        "kind": "AuthenticationConfiguration",
+        "jwt": [filled],
+    }
+
+
+async def test_expressions_over_claims(tmp_path: Path, issuer: Issuer) -> None:
+    document = configuration(
+        issuer={
+            "url": issuer.url,
+            "audiences": ["boats"],
+            "certificateAuthority": issuer.pki.ca.crt.read_text(),
+        },
+        claimValidationRules=[
+            {"expression": "claims.exp - claims.iat <= 3600", "message": "too long a life"}
+        ],
+        userValidationRules=[
+            {"expression": "!user.username.startsWith('system:')", "message": "reserved"}
+        ],
+        claimMappings={
+            "username": {"expression": "claims.?name.orValue(claims.sub)"},
+            "groups": {"expression": "claims.roles.filter(r, r != 'none').map(r, 'o:' + r)"},
+            "uid": {"expression": "claims.sub"},
+            "extra": [{"key": "example.com/tenant", "valueExpression": "claims.tenant"}],
+        },
+    )
+    path = tmp_path / "authentication.yaml"
+    path.write_text(yaml.safe_dump(document))
+    api = await serving(tmp_path, authentication_config=path)
+    now = int(time.time())
+    claims = {"roles": ["captain", "none"], "tenant": ["t1", ""], "iat": now}
+    assert await who(api, issuer.token(**claims)) == {
+        "username": "alice",
+        "uid": "alice",
+        "groups": ["o:captain", "system:authenticated"],
+        "extra": {"example.com/tenant": ["t1"]},
+    }
+    for name, bad in {
+        "lives too long": {**claims, "exp": now + 7200},
+        "a reserved name": {**claims, "name": "system:masters"},
+        "a name that is a number": {**claims, "name": 7},
+        "groups that are none": {**claims, "roles": 7},
+        "a claim that is not there": {**claims, "tenant": None},
+    }.items():
+        assert (await bearer(api, issuer.token(**bad))).status == 401, name
+    await closed(api)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"claimMappings": {"username": {"expression": "claims."}}}, "username.expression"),
+        ({"claimMappings": {"username": {"expression": "1 + 1"}}}, "username.expression"),
+        ({"claimMappings": {"username": {"expression": "claims.email"}}}, "email_verified"),
+        ({"claimMappings": {"username": {"claim": "a", "expression": "claims.b"}}}, "both"),
+        ({"claimMappings": {}}, "username: Required value"),
+        ({"issuer": {"url": "http://i.example", "audiences": ["a"]}}, "must be an https URL"),
+        ({"issuer": {"url": "https://i.example", "audiences": ["a", "b"]}}, "MatchAny"),
+        ({"claimValidationRules": [{}]}, "claim or expression is required"),
+        ({"userValidationRules": [{"expression": "user.username"}]}, "userValidationRules[0]"),
+        (
+            {
+                "claimMappings": {
+                    "username": {"claim": "sub"},
+                    "extra": [{"key": "kubernetes.io/x", "valueExpression": "claims.x"}],
+                }
+            },
+            "outside of kubernetes.io",
+        ),
+    ],
+)
+def test_a_wrong_authentication_configuration_says_where(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadAuthenticationConfig) as caught:
+        parse_config(configuration(**given))
+    assert said in str(caught.value)
 
 
 # --- bootstrap tokens --------------------------------------------------------------------------------------
