@@ -784,7 +784,7 @@ def test_other_immutables():
     }
     change = lambda it: it["spec"].update(clusterIP="10.0.0.2", clusterIPs=["10.0.0.2"])  # noqa: E731
     (text,) = changed("", "Service", service, change)
-    assert text == 'spec.clusterIPs[0]: Invalid value: "10.0.0.2": may not change once set'
+    assert text == 'spec.clusterIPs[0]: Invalid value: ["10.0.0.2"]: may not change once set'
 
 
 def test_custom_kinds_have_their_metadata_checked():

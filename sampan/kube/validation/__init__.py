@@ -77,7 +77,8 @@ def validate_update(
     """
     causes: list[Cause] = []
     rules = rules_for(gvk)
-    validate_metadata_update(new.get("metadata"), old.get("metadata"), causes)
+    before, after = old.get("metadata"), new.get("metadata")
+    validate_metadata_update(after, before, causes, builtin=rules is not None)
     if rules is None:
         return causes
     if subresource == "status":

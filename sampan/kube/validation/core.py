@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import binascii
-import ipaddress
 from base64 import b64decode
 from typing import Any, Final
 
@@ -19,8 +18,19 @@ from sampan.kube.errors import (
     too_long,
 )
 from sampan.kube.objects import metadata
-from sampan.kube.validation import placement, pod_updates, pods, resources, rules, services, storage
+from sampan.kube.validation import (
+    persistent,
+    placement,
+    pod_updates,
+    pods,
+    quotas,
+    resources,
+    rules,
+    services,
+    workloads,
+)
 from sampan.kube.validation.containers import PROTOCOLS
+from sampan.kube.validation.metadata import finalizer_name
 from sampan.kube.validation.rules import Causes, Object, Rules
 
 DATA_MAX: Final = 1024 * 1024
@@ -45,7 +55,7 @@ def _config_map(config_map: Object, causes: Causes) -> None:
         if reasons := names.config_key(key):
             causes.extend(invalid_value(f"binaryData[{key}]", key, reason) for reason in reasons)
     if size > DATA_MAX:
-        causes.append(too_long("[]", "", DATA_MAX))
+        causes.append(too_long("", "", DATA_MAX))
 
 
 def _decoded_size(text: str) -> int:
@@ -93,6 +103,8 @@ def _secret(secret: Object, causes: Causes) -> None:
         elif key in _JSON_KEYS and not _is_json(data[key]):
             text = "invalid character in secret data: must be valid JSON"
             causes.append(invalid_value(f"data[{key}]", "<secret contents redacted>", text))
+    if kind == "kubernetes.io/ssh-auth" and data.get("ssh-privatekey") == "":
+        causes.append(required("data[ssh-privatekey]"))
     if kind == "kubernetes.io/basic-auth" and not ("username" in data or "password" in data):
         causes.append(required("data[username]"))
         causes.append(required("data[password]"))
@@ -120,29 +132,64 @@ def _secret_update(new: Object, old: Object, causes: Causes) -> None:
 
 def _namespace(namespace: Object, causes: Causes) -> None:
     for finalizer in (namespace.get("spec") or {}).get("finalizers") or ():
-        rules.name(causes, "spec.finalizers", finalizer, names.qualified_name)
+        finalizer_name(finalizer, causes, "spec.finalizers", "spec.finalizers")
+
+
+def _namespace_status(new: Object, old: Object, causes: Causes) -> None:
+    phase = (new.get("status") or {}).get("phase") or ""
+    deleting = "deletionTimestamp" in metadata(new)
+    wanted = "Terminating" if deleting else "Active"
+    if phase != wanted:
+        text = f"may only be '{wanted}' if `deletionTimestamp` is {'not ' if deleting else ''}empty"
+        causes.append(invalid_value("status.Phase", phase, text))
 
 
 def _node(node: Object, causes: Causes) -> None:
     spec = node.get("spec") or {}
     if found := spec.get("taints"):
-        placement.taints(found, causes, "spec.taints")
+        placement.taints(found, causes, "metadata.taints")
+    _node_amounts(node.get("status") or {}, causes)
     cidrs = spec.get("podCIDRs") or []
+    before = len(causes)
     for index, cidr in enumerate(cidrs):
         rules.name(causes, f"spec.podCIDRs[{index}]", cidr, names.cidr)
-    if len(cidrs) > 2:
+    if len(cidrs) < 2 or len(causes) > before:
+        return
+    if len(cidrs) > 2 or len({":" in cidr for cidr in cidrs}) < 2:
         text = "may specify no more than one CIDR for each IP family"
         causes.append(invalid_value("spec.podCIDRs", cidrs, text))
+    rules.unique(causes, "spec.podCIDRs", cidrs)
+
+
+def _node_amounts(status: Object, causes: Causes) -> None:
+    for field in ("capacity", "allocatable"):
+        for name, value in (status.get(field) or {}).items():
+            resources.amount(causes, f"status.{field}.{name}", name, value)
 
 
 def _node_update(new: Object, old: Object, causes: Causes) -> None:
     before, after = old.get("spec") or {}, new.get("spec") or {}
+    _node_addresses(new, causes)
     if before.get("podCIDRs") and after.get("podCIDRs") != before["podCIDRs"]:
         text = 'node updates may not change podCIDR except from "" to valid'
         causes.append(forbidden_field("spec.podCIDRs", text))
     if before.get("providerID") and after.get("providerID") != before["providerID"]:
         text = 'node updates may not change providerID except from "" to valid'
         causes.append(forbidden_field("spec.providerID", text))
+    if (after.get("externalID") or "") != (before.get("externalID") or ""):
+        causes.append(forbidden_field("spec.externalID", "may not be updated"))
+
+
+def _node_addresses(node: Object, causes: Causes) -> None:
+    addresses = (node.get("status") or {}).get("addresses") or []
+    for index, address in enumerate(addresses):
+        if address in addresses[:index]:
+            causes.append(duplicate(f"status.addresses[{index}]", address))
+
+
+def _node_status(new: Object, old: Object, causes: Causes) -> None:
+    _node_amounts(new.get("status") or {}, causes)
+    _node_addresses(new, causes)
 
 
 # --- Endpoints, ResourceQuota, LimitRange, Event ----------------------------------------------------
@@ -156,7 +203,12 @@ def _endpoints(endpoints: Object, causes: Causes) -> None:
             causes.append(required(path, "must specify `addresses` or `notReadyAddresses`"))
         for field, found in (("addresses", ready), ("notReadyAddresses", waiting)):
             for at, address in enumerate(found):
-                endpoint_ip(address.get("ip") or "", causes, f"{path}.{field}[{at}].ip")
+                where = f"{path}.{field}[{at}]"
+                endpoint_ip(address.get("ip") or "", causes, f"{where}.ip")
+                if hostname := address.get("hostname"):
+                    rules.name(causes, f"{where}.hostname", hostname, names.dns1123_label)
+                if (node := address.get("nodeName")) is not None:
+                    rules.name(causes, f"{where}.nodeName", node, names.dns1123_subdomain)
         ports = subset.get("ports") or []
         for at, port in enumerate(ports):
             where = f"{path}.ports[{at}]"
@@ -166,58 +218,20 @@ def _endpoints(endpoints: Object, causes: Causes) -> None:
                 causes.append(required(f"{where}.name"))
             rules.name(causes, f"{where}.port", port.get("port") or 0, names.port_number)
             rules.choice(causes, f"{where}.protocol", port.get("protocol"), PROTOCOLS)
+            if (protocol := port.get("appProtocol")) is not None:
+                rules.name(causes, f"{where}.appProtocol", protocol, names.qualified_name)
 
 
-_RANGES: Final = (
-    ("is_unspecified", "may not be unspecified ({})"),
-    ("is_loopback", "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
-    ("is_link_local", "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
-    ("is_multicast", "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),
-)
 # Rootless pods live on 127/8 (docs/architecture.md), so the loopback range is an endpoint like any other here.
 _ALLOWED_RANGES: Final = frozenset(("is_loopback",))
 
 
 def endpoint_ip(text: str, causes: Causes, path: str) -> None:
-    if reasons := names.ip(text):
-        causes.extend(invalid_value(path, text, reason) for reason in reasons)
-        return
-    address: Any = ipaddress.ip_address(text)
-    for attribute, reason in _RANGES:
-        if attribute not in _ALLOWED_RANGES and getattr(address, attribute, False):
-            causes.append(invalid_value(path, text, reason.format(text)))
-
-
-_SCOPES: Final = frozenset(
-    (
-        "BestEffort",
-        "CrossNamespacePodAffinity",
-        "NotBestEffort",
-        "NotTerminating",
-        "PriorityClass",
-        "Terminating",
-        "VolumeAttributesClass",
-    )
-)
-
-
-def _quota(quota: Object, causes: Causes) -> None:
-    spec = quota.get("spec") or {}
-    for name, value in (spec.get("hard") or {}).items():
-        resources.quota_resource(causes, f"spec.hard[{name}]", name)
-        resources.amount(causes, f"spec.hard[{name}]", name, value)
-    for scope in spec.get("scopes") or ():
-        if scope not in _SCOPES:
-            causes.append(invalid_value("spec.scopes", spec["scopes"], "unsupported scope"))
-
-
-def _quota_update(new: Object, old: Object, causes: Causes) -> None:
-    before, after = (old.get("spec") or {}), (new.get("spec") or {})
-    if sorted(before.get("scopes") or ()) != sorted(after.get("scopes") or ()):
-        causes.append(invalid_value("spec.scopes", after.get("scopes"), rules.IMMUTABLE))
+    services.non_special_ip(text, causes, path, _ALLOWED_RANGES)
 
 
 _LIMIT_TYPES: Final = ("Container", "PersistentVolumeClaim", "Pod")
+_LIMIT_FIELDS: Final = ("max", "min", "default", "defaultRequest", "maxLimitRequestRatio")
 
 
 def _limit_range(limit_range: Object, causes: Causes) -> None:
@@ -225,42 +239,75 @@ def _limit_range(limit_range: Object, causes: Causes) -> None:
     for index, item in enumerate((limit_range.get("spec") or {}).get("limits") or ()):
         path = f"spec.limits[{index}]"
         kind = item.get("type") or ""
-        if kind not in _LIMIT_TYPES and "/" not in kind:
+        if reasons := names.qualified_name(kind):
+            causes.extend(invalid_value(f"{path}.type", kind, reason) for reason in reasons)
+        elif kind not in _LIMIT_TYPES and "/" not in kind:
             text = "must be a standard limit type or fully qualified"
             causes.append(invalid_value(f"{path}.type", kind, text))
         if kind in seen:
             causes.append(duplicate(f"{path}.type", kind))
         seen.add(kind)
-        if kind == "Pod":
-            for field in ("default", "defaultRequest"):
-                if item.get(field):
-                    text = "may not be specified when `type` is 'Pod'"
-                    causes.append(forbidden_field(f"{path}.{field}", text))
-        _limit_order(item, causes, path)
+        check: Any = (
+            resources.container_resource
+            if kind in ("Pod", "Container")
+            else resources.resource_name
+        )
+        for field in _LIMIT_FIELDS:
+            found = item.get(field) or {}
+            if found and kind == "Pod" and field in ("default", "defaultRequest"):
+                text = "may not be specified when `type` is 'Pod'"
+                causes.append(forbidden_field(f"{path}.{field}", text))
+                continue
+            for name in found:
+                check(causes, f"{path}.{field}[{name}]", name)
+        if kind == "PersistentVolumeClaim":
+            if not any("storage" in (item.get(field) or {}) for field in ("min", "max")):
+                text = (
+                    "either minimum or maximum storage value is required, but neither was provided"
+                )
+                causes.append(required(f"{path}.limits", text))
+        _limit_order(item, causes, path, kind)
 
 
-# Each pair: the first must not be above the second.
+# (low, high, which of the two is to blame, how the two are called)
 _ORDER: Final = (
-    ("min", "max"),
-    ("min", "defaultRequest"),
-    ("min", "default"),
-    ("defaultRequest", "max"),
-    ("defaultRequest", "default"),
-    ("default", "max"),
+    ("min", "max", "min", "min", "max"),
+    ("min", "defaultRequest", "defaultRequest", "min", "default request"),
+    ("defaultRequest", "max", "defaultRequest", "default request", "max"),
+    ("defaultRequest", "default", "defaultRequest", "default request", "default limit"),
+    ("min", "default", "default", "min", "default"),
+    ("default", "max", "default", "default", "max"),
 )
 
 
-def _limit_order(item: Object, causes: Causes, path: str) -> None:
-    for low, high in _ORDER:
-        floor, ceiling = item.get(low) or {}, item.get(high) or {}
-        for name, value in floor.items():
-            if name in ceiling and rules.parsed(value) > rules.parsed(ceiling[name]):
-                text = f"{_words(low)} value {value} is greater than {_words(high)} value {ceiling[name]}"
-                causes.append(invalid_value(f"{path}.{low}[{name}]", value, text))
-
-
-def _words(field: str) -> str:
-    return "default request" if field == "defaultRequest" else field
+def _limit_order(item: Object, causes: Causes, path: str, kind: str) -> None:
+    amounts = {
+        field: {}
+        if kind == "Pod" and field in ("default", "defaultRequest")
+        else {name: rules.parsed(value) for name, value in (item.get(field) or {}).items()}
+        for field in _LIMIT_FIELDS
+    }
+    for low, high, blamed, low_words, high_words in _ORDER:
+        for name in sorted(amounts[low].keys() & amounts[high].keys()):
+            floor, ceiling = amounts[low][name], amounts[high][name]
+            if floor > ceiling:
+                text = f"{low_words} value {floor} is greater than {high_words} value {ceiling}"
+                shown = str(amounts[blamed][name])
+                causes.append(invalid_value(f"{path}.{blamed}[{name}]", shown, text))
+    for name, ratio in sorted(amounts["maxLimitRequestRatio"].items()):
+        where = f"{path}.maxLimitRequestRatio[{name}]"
+        if ratio < rules.parsed(1):
+            text = f"ratio {ratio} is less than 1"
+            causes.append(invalid_value(where, str(ratio), text))
+        least, most = amounts["min"].get(name), amounts["max"].get(name)
+        if least and most is not None and ratio.nanos() * least.nanos() > most.nanos() * 10**9:
+            text = f"ratio {ratio} is greater than max/min = {most.nanos() / least.nanos():f}"
+            causes.append(invalid_value(where, str(ratio), text))
+    for name in sorted(amounts["default"].keys() & amounts["defaultRequest"].keys()):
+        limit, asked = amounts["default"][name], amounts["defaultRequest"][name]
+        if limit != asked and not resources.overcommits(name):
+            text = f"default value {limit} must equal to defaultRequest value {asked} in {name}"
+            causes.append(invalid_value(f"{path}.defaultRequest[{name}]", str(asked), text))
 
 
 def _event(event: Object, causes: Causes) -> None:
@@ -288,10 +335,10 @@ def _binding(binding: Object, causes: Causes) -> None:
 def _replication_controller(controller: Object, causes: Causes) -> None:
     spec = controller.get("spec") or {}
     rules.not_negative(causes, "spec.minReadySeconds", spec.get("minReadySeconds"))
-    rules.not_negative(causes, "spec.replicas", spec.get("replicas"))
     selector, template = spec.get("selector") or {}, spec.get("template")
     if not selector:
         causes.append(required("spec.selector"))
+    rules.not_negative(causes, "spec.replicas", spec.get("replicas"))
     if template is None:
         causes.append(required("spec.template"))
         return
@@ -300,10 +347,14 @@ def _replication_controller(controller: Object, causes: Causes) -> None:
         text = "`selector` does not match template `labels`"
         causes.append(invalid_value("spec.template.metadata.labels", labels, text))
     pods.pod_template(template, causes, "spec.template")
-    policy = (template.get("spec") or {}).get("restartPolicy")
-    if policy and policy != "Always":
+    pod_spec = template.get("spec") or {}
+    if (policy := pod_spec.get("restartPolicy") or "") != "Always":
         where = "spec.template.spec.restartPolicy"
         causes.append(not_supported(where, policy, ["Always"]))
+    if pod_spec.get("activeDeadlineSeconds") is not None:
+        where = "spec.template.spec.activeDeadlineSeconds"
+        text = "activeDeadlineSeconds in ReplicationController is not Supported"
+        causes.append(forbidden_field(where, text))
 
 
 def _pod_template(template: Object, causes: Causes) -> None:
@@ -315,19 +366,30 @@ RULES = {
         pods.validate_pod, pod_updates.validate_pod_update, status=pod_updates.validate_status
     ),
     ("", "PodTemplate"): Rules(_pod_template),
-    ("", "ReplicationController"): Rules(_replication_controller),
-    ("", "Service"): Rules(services.validate, services.validate_update, names.dns1035_label),
+    ("", "ReplicationController"): Rules(
+        _replication_controller, status=workloads.status_of("ReplicationController")
+    ),
+    ("", "Service"): Rules(
+        services.validate,
+        services.validate_update,
+        names.dns1035_label,
+        status=services.validate_status,
+    ),
     ("", "ConfigMap"): Rules(_config_map, _config_map_update),
     ("", "Secret"): Rules(_secret, _secret_update),
-    ("", "Namespace"): Rules(_namespace, name=names.dns1123_label, namespaced=False),
+    ("", "Namespace"): Rules(
+        _namespace, name=names.dns1123_label, namespaced=False, status=_namespace_status
+    ),
     ("", "ServiceAccount"): Rules(),
-    ("", "Node"): Rules(_node, _node_update, namespaced=False),
+    ("", "Node"): Rules(_node, _node_update, namespaced=False, status=_node_status),
     ("", "Endpoints"): Rules(_endpoints),
-    ("", "ResourceQuota"): Rules(_quota, _quota_update),
+    ("", "ResourceQuota"): Rules(quotas.validate, quotas.validate_update, status=quotas.status),
     ("", "LimitRange"): Rules(_limit_range),
     ("", "Event"): Rules(_event),
     ("", "Binding"): Rules(_binding),
-    ("", "PersistentVolume"): Rules(storage.volume, storage.volume_update, namespaced=False),
-    ("", "PersistentVolumeClaim"): Rules(storage.claim, storage.claim_update),
+    ("", "PersistentVolume"): Rules(persistent.volume, persistent.volume_update, namespaced=False),
+    ("", "PersistentVolumeClaim"): Rules(
+        persistent.claim, persistent.claim_update, status=persistent.claim_status
+    ),
     ("", "ComponentStatus"): Rules(namespaced=False),
 }

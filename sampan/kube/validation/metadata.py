@@ -32,7 +32,7 @@ def validate_metadata(
     namespaced: bool | None = True,
     path: str = "metadata",
 ) -> None:
-    """Append what is wrong. `namespaced` None: the scope of the kind is not known here, so it is not checked."""
+    """Append what is wrong. `namespaced` None: the scope of the kind, a custom one, is not known here, so it is not checked."""
     metadata = metadata or {}
     prefix = metadata.get("generateName") or ""
     if prefix:
@@ -45,7 +45,7 @@ def validate_metadata(
         causes.extend(invalid_value(f"{path}.name", name, reason) for reason in reasons)
     _namespace(metadata.get("namespace") or "", causes, namespaced, path)
     rules.not_negative(causes, f"{path}.generation", metadata.get("generation"))
-    _parts(metadata, causes, path)
+    _parts(metadata, causes, path, builtin=namespaced is not None)
 
 
 def _namespace(namespace: str, causes: Causes, namespaced: bool | None, path: str) -> None:
@@ -55,7 +55,7 @@ def _namespace(namespace: str, causes: Causes, namespaced: bool | None, path: st
         causes.append(forbidden_field(f"{path}.namespace", "not allowed on this type"))
 
 
-def _parts(metadata: Object, causes: Causes, path: str) -> None:
+def _parts(metadata: Object, causes: Causes, path: str, builtin: bool) -> None:
     """What create and update check alike."""
     if found := metadata.get("labels"):
         rules.labels(causes, f"{path}.labels", found)
@@ -64,7 +64,7 @@ def _parts(metadata: Object, causes: Causes, path: str) -> None:
     if found := metadata.get("ownerReferences"):
         _owners(found, causes, f"{path}.ownerReferences")
     if found := metadata.get("finalizers"):
-        _finalizers(found, causes, f"{path}.finalizers")
+        _finalizers(found, causes, f"{path}.finalizers", builtin)
 
 
 def _owners(owners: list[Object], causes: Causes, path: str) -> None:
@@ -94,19 +94,26 @@ def _owners(owners: list[Object], causes: Causes, path: str) -> None:
             controller = name
 
 
-def _finalizers(finalizers: list[str], causes: Causes, path: str) -> None:
-    for finalizer in finalizers:
-        reasons = names.qualified_name(finalizer)
-        causes.extend(invalid_value(path, finalizer, reason) for reason in reasons)
-        if not reasons and "/" not in finalizer and finalizer not in _STANDARD_FINALIZERS:
-            text = "name is neither a standard finalizer name nor is it fully qualified"
-            causes.append(invalid_value(path, finalizer, text))
+def _finalizers(finalizers: list[str], causes: Causes, path: str, builtin: bool) -> None:
+    for index, finalizer in enumerate(finalizers):
+        # Only kinds of Kubernetes' own insist on a domain.
+        finalizer_name(finalizer, causes, path, f"{path}[{index}]" if builtin else "")
     if "orphan" in finalizers and "foregroundDeletion" in finalizers:
         text = "finalizer orphan and foregroundDeletion cannot be both set"
         causes.append(invalid_value(path, finalizers, text))
 
 
-def validate_metadata_update(new: Object | None, old: Object | None, causes: Causes) -> None:
+def finalizer_name(finalizer: str, causes: Causes, path: str, bare_path: str) -> None:
+    """`bare_path` is where a name without a domain is refused, "" where it is not."""
+    rules.name(causes, path, finalizer, names.qualified_name)
+    if bare_path and "/" not in finalizer and finalizer not in _STANDARD_FINALIZERS:
+        text = "name is neither a standard finalizer name nor is it fully qualified"
+        causes.append(invalid_value(bare_path, finalizer, text))
+
+
+def validate_metadata_update(
+    new: Object | None, old: Object | None, causes: Causes, *, builtin: bool = True
+) -> None:
     """A server-owned field that the client left out is not a change: the server fills it in."""
     new, old = new or {}, old or {}
     for field in _IMMUTABLE:
@@ -129,4 +136,4 @@ def validate_metadata_update(new: Object | None, old: Object | None, causes: Cau
                     f"finalizers []string{{{shown}}}",
                 )
             )
-    _parts(new, causes, "metadata")
+    _parts(new, causes, "metadata", builtin)

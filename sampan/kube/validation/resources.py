@@ -113,11 +113,11 @@ def pod_resource(causes: Causes, path: str, name: str) -> None:
 
 def quota_resource(causes: Causes, path: str, name: str) -> None:
     resource_name(causes, path, name)
-    if "/" not in name and not _is_quota_name(name):
+    if "/" not in name and not is_quota_name(name):
         causes.append(invalid_value(path, name, "must be a standard resource for quota"))
 
 
-def _is_quota_name(name: str) -> bool:
+def is_quota_name(name: str) -> bool:
     return name in _QUOTA or name.startswith((HUGE_PAGES, f"requests.{HUGE_PAGES}"))
 
 

@@ -79,7 +79,7 @@ def _sources(volume: Object, causes: Causes, path: str) -> None:
         found += 1
         if found > 1:
             causes.append(forbidden_field(f"{path}.{field}", _MANY))
-        elif (check := _SOURCES.get(field)) is not None:
+        elif (check := SOURCES.get(field)) is not None:
             check(source, causes, f"{path}.{field}")
     if not found:
         causes.append(required(path, "must specify a volume type"))
@@ -248,7 +248,7 @@ def _ephemeral(source: Object, causes: Causes, path: str) -> None:
     if template is None:
         causes.append(required(where))
         return
-    from sampan.kube.validation.storage import claim_spec  # a cycle: claims name volume modes
+    from sampan.kube.validation.persistent import claim_spec  # a cycle: claims name volume modes
 
     metadata = template.get("metadata") or {}
     rules.annotations(causes, f"{where}.metadata.annotations", metadata.get("annotations"))
@@ -378,7 +378,7 @@ def _git_repo(source: Object, causes: Causes, path: str) -> None:
     local_path(causes, f"{path}.directory", source.get("directory") or "")
 
 
-_SOURCES: dict[str, Callable[[Object, Causes, str], None]] = {
+SOURCES: dict[str, Callable[[Object, Causes, str], None]] = {
     "hostPath": host_path,
     "emptyDir": _empty_dir,
     "secret": _secret,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from sampan.kube import names, selectors
@@ -219,10 +220,105 @@ def _revision_update(new: Object, old: Object, causes: Causes) -> None:
     rules.immutable(causes, "data", new.get("data"), old.get("data"))
 
 
+_GREATER: Final = "cannot be greater than status.replicas"
+# Counts of a status; and (count, what it cannot be above, how that is said).
+_STATUS: Final[dict[str, tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]]] = {
+    "Deployment": (
+        (
+            "observedGeneration",
+            "replicas",
+            "updatedReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "unavailableReplicas",
+            "collisionCount",
+        ),
+        (
+            ("updatedReplicas", "replicas", _GREATER),
+            ("readyReplicas", "replicas", _GREATER),
+            ("availableReplicas", "replicas", _GREATER),
+            ("availableReplicas", "readyReplicas", "cannot be greater than readyReplicas"),
+        ),
+    ),
+    "ReplicaSet": (
+        (
+            "replicas",
+            "fullyLabeledReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "observedGeneration",
+        ),
+        (
+            ("fullyLabeledReplicas", "replicas", _GREATER),
+            ("readyReplicas", "replicas", _GREATER),
+            ("availableReplicas", "replicas", _GREATER),
+            ("availableReplicas", "readyReplicas", "cannot be greater than readyReplicas"),
+        ),
+    ),
+    "StatefulSet": (
+        (
+            "replicas",
+            "readyReplicas",
+            "currentReplicas",
+            "updatedReplicas",
+            "availableReplicas",
+            "observedGeneration",
+            "collisionCount",
+        ),
+        (
+            ("readyReplicas", "replicas", _GREATER),
+            ("currentReplicas", "replicas", _GREATER),
+            ("updatedReplicas", "replicas", _GREATER),
+            ("availableReplicas", "replicas", _GREATER),
+            ("availableReplicas", "readyReplicas", "cannot be greater than status.readyReplicas"),
+        ),
+    ),
+    "DaemonSet": (
+        (
+            "currentNumberScheduled",
+            "numberMisscheduled",
+            "desiredNumberScheduled",
+            "numberReady",
+            "observedGeneration",
+            "updatedNumberScheduled",
+            "numberAvailable",
+            "numberUnavailable",
+            "collisionCount",
+        ),
+        (),
+    ),
+}
+
+
+def status_of(kind: str) -> Callable[[Object, Object, Causes], None]:
+    """The check of a status that counts pods."""
+    counts, order = _STATUS["ReplicaSet" if kind == "ReplicationController" else kind]
+
+    def check(new: Object, old: Object, causes: Causes) -> None:
+        status = new.get("status") or {}
+        for field in counts:
+            rules.not_negative(causes, f"status.{field}", status.get(field))
+        for field, most, text in order:
+            value = status.get(field) or 0
+            if value > (status.get(most) or 0):
+                causes.append(invalid_value(f"status.{field}", value, text))
+        before = (old.get("status") or {}).get("collisionCount")
+        if before is not None and (status.get("collisionCount") or 0) < before:
+            now = status.get("collisionCount")
+            causes.append(invalid_value("status.collisionCount", now, "cannot be decremented"))
+
+    return check
+
+
 RULES = {
-    ("apps", "Deployment"): Rules(_deployment, _same_selector),
-    ("apps", "ReplicaSet"): Rules(_replica_set, _same_selector),
-    ("apps", "StatefulSet"): Rules(_stateful_set, _stateful_set_update, names.dns1123_label),
-    ("apps", "DaemonSet"): Rules(_daemon_set, _same_selector),
+    ("apps", "Deployment"): Rules(_deployment, _same_selector, status=status_of("Deployment")),
+    ("apps", "ReplicaSet"): Rules(_replica_set, _same_selector, status=status_of("ReplicaSet")),
+    ("apps", "StatefulSet"): Rules(
+        _stateful_set,
+        _stateful_set_update,
+        names.dns1123_label,
+        status=status_of("StatefulSet"),
+    ),
+    ("apps", "DaemonSet"): Rules(_daemon_set, _same_selector, status=status_of("DaemonSet")),
     ("apps", "ControllerRevision"): Rules(_revision, _revision_update),
 }
