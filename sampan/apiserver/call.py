@@ -33,6 +33,7 @@ class Call:
     tracked: bool = False  # the object that is written has its managedFields already (apply, scale)
     field_validation: str = "Warn"
     warnings: list[str] = field(default_factory=list)
+    reinvocation: Any = None  # of webhooks and policies that change the object (admission)
 
     @property
     def gvk(self) -> GVK:

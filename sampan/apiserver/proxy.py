@@ -77,6 +77,28 @@ async def connect(server: APIServer, call: Call) -> Response:
     return await upgrade(request, target, tls_context(server.pki, target))
 
 
+def options_of(call: Call) -> Object:
+    """PodExecOptions and its like: what admission is told of a stream that is about to be opened."""
+    request, info = call.request, call.info
+    kind = call.subresource.kind if call.subresource is not None else ""
+    options: Object = {"kind": kind, "apiVersion": "v1"}
+    if info.subresource == "proxy":
+        options["path"] = "/" + info.rest
+        return options
+    if info.subresource == "portforward":
+        ports = [each for value in request.params("ports") for each in value.split(",")]
+        options["ports"] = [int(each) for each in ports if each.isascii() and each.isdigit()]
+        return options
+    options |= {
+        name: True for name in ("stdin", "stdout", "stderr", "tty") if backends.truth(request, name)
+    }
+    if request.param("container"):
+        options["container"] = request.param("container")
+    if info.subresource == "exec":
+        options["command"] = request.params("command")
+    return options
+
+
 async def _find(lookup: Lookup, plural: str, namespace: str, name: str) -> Object:
     entry = await lookup.entry("", "v1", plural, namespace, name)
     if entry is None:
@@ -93,7 +115,7 @@ async def _log(server: APIServer, request: Request, pod: Object) -> Response:
     if not name:  # nothing has run, nothing was written
         return Response(200, dict(TEXT), b"")
     node = await _find(server.access.lookup, "nodes", "", name)
-    answer = await _send(server, "GET", backends.node_target(node, path, query), {}, b"")
+    answer = await send(server, "GET", backends.node_target(node, path, query), {}, b"")
     if answer.status >= 400:
         raise backends.refused(answer.status, await answer.text())
     return Response(200, dict(TEXT), answer)
@@ -120,7 +142,7 @@ async def _proxy(server: APIServer, call: Call) -> Response:
     headers["X-Forwarded-Proto"] = "https"
     if request.remote:
         headers["X-Forwarded-For"] = request.remote
-    answer = await _send(server, request.method, target, headers, request.body)
+    answer = await send(server, request.method, target, headers, request.body)
     return Response(answer.status, returned_headers(answer.headers), answer)
 
 
@@ -217,9 +239,10 @@ class Answer:
         await self._session.close()
 
 
-async def _send(
+async def send(
     server: APIServer, method: str, target: Target, headers: dict[str, str], body: bytes
 ) -> Answer:
+    """The backend's answer, to be read or closed. Raises ApiError when it cannot be reached."""
     import aiohttp
     from yarl import URL
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sampan.apiserver import resources
 from sampan.apiserver.access import Access
 from sampan.apiserver.admission.chain import Admission
+from sampan.apiserver.aggregation.aggregator import Aggregator
 from sampan.apiserver.bootstrap import bootstrap
 from sampan.apiserver.config import ServerConfig
 from sampan.apiserver.crd.controller import DefinitionController
@@ -33,6 +34,7 @@ from sampan.apiserver.fairness import follow as follow_flow_control
 from sampan.apiserver.fieldmanager import FieldManager
 from sampan.apiserver.http import HTTPServer
 from sampan.apiserver.metrics import Metrics
+from sampan.apiserver.metrics_api import MetricsAPI
 from sampan.apiserver.openapi import OpenAPI
 from sampan.apiserver.pages import Pages
 from sampan.apiserver.peers import Peers
@@ -86,6 +88,8 @@ class APIServer:
         self.fairness = Fairness(config.max_requests_in_flight, config.request_timeout)
         self.discovery = Discovery(self.table, config.advertise or config.address)
         self.webhooks = WebhookClient(self.access.lookup)
+        self.access.lookup.access = self.access
+        self.access.lookup.call_webhook = self.webhooks.call
         self.definitions = Definitions(self.caches, self.table, admission, self.webhooks.call)
         self.fields.schemas, self.fields.scales = schema_of, replica_paths
         self.openapi = OpenAPI(self.table, CustomSchemas(self.definitions))
@@ -96,6 +100,7 @@ class APIServer:
         self.immediate = self.pipeline.immediate
         self.http = HTTPServer(self)
         self.peers = Peers(self)
+        self.aggregator = Aggregator(self, (MetricsAPI(self),))
         self.port = config.port
         self.ready = False
         self.closing = False
@@ -134,6 +139,7 @@ class APIServer:
             self._own("certificate renewal", self.renewal.run())
         self.ready = True
         self._own("priority and fairness", follow_flow_control(self, self.fairness))
+        self._own("apiservice availability", self.aggregator.run())
 
     def _use_renewed(self) -> None:
         """New certificates are on disk."""

@@ -211,6 +211,7 @@ async def _bind(server: APIServer, call: Call) -> Response:
         causes.append(errors.required("target.name"))
     if causes:
         raise errors.invalid("Binding", name, causes)
+    await server.registry.admission.act(call, sent)
     row = server.table.lookup("", "v1", "pods")
     assert row is not None
     info = call.info
@@ -253,6 +254,7 @@ async def _evict(server: APIServer, call: Call) -> Response:
     name = sent["metadata"].get("name")
     if name and name != call.info.name:
         raise errors.bad_request("name in URL does not match name in Eviction object")
+    await server.registry.admission.act(call, sent)
     asked = sent.get("deleteOptions") or {}
     conditions = asked.get("preconditions") or {}
     options = DeleteOptions(
@@ -350,6 +352,7 @@ async def _token(server: APIServer, call: Call) -> Response:
 
     call.read_write_options("CreateOptions")
     sent = decode_object(call, TOKEN_REQUEST)
+    await server.registry.admission.act(call, sent)
     access = server.access
     answer = await create_token(
         sent,
@@ -367,6 +370,8 @@ async def _connect(server: APIServer, call: Call) -> Response:
     """What goes on to a node, a pod or a service."""
     from sampan.apiserver import proxy  # only a server with nodes needs it
 
+    if call.info.subresource != "log":
+        await server.registry.admission.connect(call, proxy.options_of(call))
     return await proxy.connect(server, call)
 
 

@@ -2,7 +2,8 @@
 
     decode → default → prepare → MUTATE → validate the object → VALIDATE → commit
 
-In the first phase a plug-in may change the new object in place; in the second it may only refuse. Both see creates,
+In the first phase a plug-in may change the new object in place, and when a webhook or a policy did, all are asked once more; in
+the second it may only refuse. Both see creates,
 updates, deletes and, for `connect`, the streaming subresources. One table; a plug-in names the kinds that it looks at, and
 which plug-ins care about a kind is found out once, so that the others cost nothing.
 """
@@ -33,6 +34,10 @@ from sampan.apiserver.admission.storage import (
     StorageObjectInUseProtection,
 )
 from sampan.apiserver.admission.tolerations import DefaultTolerationSeconds, TaintNodesByCondition
+from sampan.apiserver.admission.webhooks import (
+    MutatingAdmissionWebhook,
+    ValidatingAdmissionWebhook,
+)
 from sampan.apiserver.call import Call
 
 PLUGINS: tuple[type[Plugin], ...] = (
@@ -52,6 +57,8 @@ PLUGINS: tuple[type[Plugin], ...] = (
     CertificateSubjectRestriction,
     DefaultIngressClass,
     DefaultStorageClass,
+    MutatingAdmissionWebhook,
+    ValidatingAdmissionWebhook,
     ResourceQuota,
 )
 
@@ -63,6 +70,7 @@ class Admission:
         self.lookup = lookup
         self.plugins = [plugin(lookup) for plugin in PLUGINS]
         self._hooks: dict[tuple[str, str, str], Hooks] = {}
+        lookup.changed = self.forget
 
     def _of(self, hook: str, call: Call) -> Hooks:
         """What the plug-ins have to say at this hook about this kind and subresource; most often little."""
@@ -86,12 +94,22 @@ class Admission:
     # Before the object is validated
 
     async def create(self, call: Call, obj: Object) -> None:
+        call.reinvocation = None
         for hook in self._of("create", call):
             await hook(call, obj)
+        if call.reinvocation is not None and call.reinvocation.wanted:
+            call.reinvocation.repeating = True
+            for hook in self._of("create", call):
+                await hook(call, obj)
 
     async def update(self, call: Call, new: Object, old: Object) -> None:
+        call.reinvocation = None
         for hook in self._of("update", call):
             await hook(call, new, old)
+        if call.reinvocation is not None and call.reinvocation.wanted:
+            call.reinvocation.repeating = True
+            for hook in self._of("update", call):
+                await hook(call, new, old)
 
     async def delete(self, call: Call, obj: Object) -> None:
         """`obj` is what is deleted; nothing may change it."""
@@ -102,6 +120,13 @@ class Admission:
         """A streaming subresource is opened (exec, attach, portforward, proxy) with these options."""
         for hook in self._of("connect", call):
             await hook(call, options)
+
+    async def act(self, call: Call, body: Object) -> None:
+        """A subresource that is no object but an action: binding, eviction, token. Both phases at once."""
+        for hook in self._of("act", call):
+            await hook(call, body)
+        for hook in self._of("validate_act", call):
+            await hook(call, body)
 
     # After it is validated, just before it is committed
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from sampan.apiserver.call import Call
 from sampan.apiserver.resources import Resource, Table
 from sampan.apiserver.watchcache import Entry, WatchCache, encode
-from sampan.client.transport import User
+from sampan.client.transport import Request, User
 from sampan.store import Conflict
+
+if TYPE_CHECKING:
+    from sampan.apiserver.access import Access
 
 Object = dict[str, Any]
 
@@ -29,6 +32,23 @@ async def _anyone(user: User, verb: str, signer: str) -> bool:
     return True
 
 
+# (clientConfig, review, seconds) → the answer. Raises ConnectionError.
+CallWebhook = Callable[[Object, Object, float], Awaitable[Object]]
+Annotate = Callable[[Request, str, str], None]
+
+
+async def _no_webhooks(config: Object, review: Object, timeout: float) -> Object:
+    raise ConnectionError("webhooks are not called by this server")
+
+
+def _no_audit(request: Request, key: str, value: str) -> None:
+    """No audit log is kept."""
+
+
+def _nobody() -> None:
+    """Nobody needs to know."""
+
+
 async def _no_check(
     user: User, resource: str, new: Mapping[str, Any], old: Mapping[str, Any] | None
 ) -> None:
@@ -43,6 +63,12 @@ class Lookup:
         self.table = table
         self.check_grant: CheckGrant = _no_check
         self.may_use_signer: MayUseSigner = _anyone
+        # Of webhooks and policies: who is authorized, how a webhook is called, who writes down audit annotations, and
+        # whom to tell that other hooks may be needed now.
+        self.access: Access | None = None
+        self.call_webhook: CallWebhook = _no_webhooks
+        self.annotate: Annotate = _no_audit
+        self.changed: Callable[[], None] = _nobody
 
     async def entry(
         self, group: str, version: str, plural: str, namespace: str, name: str
@@ -130,8 +156,12 @@ class Plugin:
 
     async def connect(self, call: Call, options: Object) -> None: ...
 
+    async def act(self, call: Call, body: Object) -> None: ...
+
     # Validating phase: the object is complete and valid; may only refuse.
 
     async def validate_create(self, call: Call, obj: Object) -> None: ...
 
     async def validate_update(self, call: Call, new: Object, old: Object) -> None: ...
+
+    async def validate_act(self, call: Call, body: Object) -> None: ...

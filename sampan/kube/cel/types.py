@@ -123,7 +123,7 @@ class ObjectType(Type):
         return hash(self.name)
 
 
-def record(name: str, **fields: Type) -> ObjectType:
+def record(name: str, /, **fields: Type) -> ObjectType:
     """An object type by hand: `record("kubernetes.UserInfo", username=STRING)`."""
     return ObjectType(
         name, {key.rstrip("_"): Field(key.rstrip("_"), each) for key, each in fields.items()}

@@ -143,8 +143,11 @@ def sort_by(items: list[Any], keys: list[Any]) -> list[Any]:
         raise EvaluationError("list elements must have the same type")
     if keys and isinstance(keys[0], list | dict | Optional):
         raise no_overload()
-    order = sorted(range(len(items)), key=cmp_to_key(lambda a, b: compare(keys[a], keys[b])))
-    return [items[index] for index in order]
+
+    def order(left: int, right: int) -> int:
+        return compare(keys[left], keys[right])
+
+    return [items[index] for index in sorted(range(len(items)), key=cmp_to_key(order))]
 
 
 def _first(items: list[Any]) -> Optional:

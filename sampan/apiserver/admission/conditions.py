@@ -1,0 +1,279 @@
+"""The variables that expressions of admission see, and `matchConditions`.
+
+Expressions are compiled once for an object's revision, at the first request that needs them; a fault found then counts as a fault
+of evaluating (an object that was stored was checked when it was written).
+https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-policy/#validation-expression
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sampan.apiserver.admission.attributes import Attributes
+from sampan.apiserver.admission.plugin import Lookup
+from sampan.apiserver.rbac import Attributes as Asked
+from sampan.apiserver.resources import Resource
+from sampan.client.transport import User
+from sampan.kube import cel
+from sampan.kube.cel.types import BOOL, DYN, INT, STRING, TIMESTAMP, Type, list_of, map_of, record
+
+if TYPE_CHECKING:
+    from sampan.kube.cel.library.authorizer import Decision, Question
+
+Object = dict[str, Any]
+
+OUT_OF_BUDGET = (
+    "validation failed due to running out of cost budget, no further validation rules will be run"
+)
+
+_KIND = record("kubernetes.GroupVersionKind", group=STRING, version=STRING, kind=STRING)
+_RESOURCE = record("kubernetes.GroupVersionResource", group=STRING, version=STRING, resource=STRING)
+_USER = record(
+    "kubernetes.UserInfo",
+    username=STRING,
+    uid=STRING,
+    groups=list_of(STRING),
+    extra=map_of(STRING, list_of(STRING)),
+)
+REQUEST = record(
+    "kubernetes.AdmissionRequest",
+    kind=_KIND,
+    resource=_RESOURCE,
+    subResource=STRING,
+    requestKind=_KIND,
+    requestResource=_RESOURCE,
+    requestSubResource=STRING,
+    name=STRING,
+    namespace=STRING,
+    operation=STRING,
+    userInfo=_USER,
+    dryRun=BOOL,
+    options=DYN,
+)
+NAMESPACE = record(
+    "kubernetes.Namespace",
+    metadata=record(
+        "kubernetes.NamespaceMetadata",
+        name=STRING,
+        generateName=STRING,
+        namespace=STRING,
+        labels=map_of(STRING, STRING),
+        annotations=map_of(STRING, STRING),
+        UID=STRING,
+        creationTimestamp=TIMESTAMP,
+        deletionGracePeriodSeconds=INT,
+        deletionTimestamp=TIMESTAMP,
+        generation=INT,
+        resourceVersion=STRING,
+        finalizers=list_of(STRING),
+    ),
+    spec=record("kubernetes.NamespaceSpec", finalizers=list_of(STRING)),
+    status=record(
+        "kubernetes.NamespaceStatus",
+        phase=STRING,
+        conditions=list_of(
+            record(
+                "kubernetes.NamespaceCondition",
+                status=STRING,
+                type=STRING,
+                lastTransitionTime=TIMESTAMP,
+                message=STRING,
+                reason=STRING,
+            )
+        ),
+    ),
+)
+
+
+def declared(
+    *, params: bool = False, authorizer: bool = True, namespace: bool = True
+) -> dict[str, Type]:
+    """The variables of an expression of admission."""
+    found: dict[str, Type] = {"object": DYN, "oldObject": DYN, "request": REQUEST}
+    if namespace:
+        found["namespaceObject"] = NAMESPACE
+    if params:
+        found["params"] = DYN
+    if authorizer:
+        from sampan.kube.cel.library.authorizer import AUTHORIZER, RESOURCE_CHECK
+
+        found["authorizer"] = AUTHORIZER
+        found["authorizer.requestResource"] = RESOURCE_CHECK
+    return found
+
+
+async def bindings(
+    attributes: Attributes, row: Resource, lookup: Lookup, used: frozenset[str]
+) -> Object:
+    """The values of those variables that are used. Raises ApiError 404 for a namespace that is gone."""
+    found: Object = {}
+    if "object" in used:
+        found["object"] = await attributes.show(row)
+    if "oldObject" in used:
+        found["oldObject"] = await attributes.show(row, old=True)
+    if "request" in used:
+        found["request"] = attributes.request(row)
+    if "namespaceObject" in used:
+        found["namespaceObject"] = await namespace_object(attributes, lookup)
+    if "authorizer" in used or "authorizer.requestResource" in used:
+        found |= await _authorizers(attributes, lookup)
+    return found
+
+
+async def namespace_object(attributes: Attributes, lookup: Lookup) -> Object | None:
+    """The namespace of the request; null for what has none, and for a Namespace itself."""
+    if not attributes.namespace or attributes.row.storage == "core/namespaces":
+        return None
+    entry = await lookup.entry("", "v1", "namespaces", "", attributes.namespace)
+    if entry is None:
+        from sampan.kube import errors
+
+        raise errors.not_found("namespaces", attributes.namespace)
+    namespace = entry.object()
+    metadata = namespace["metadata"]
+    if "uid" in metadata:
+        metadata["UID"] = metadata.pop("uid")
+    return namespace
+
+
+async def _authorizers(attributes: Attributes, lookup: Lookup) -> Object:
+    from sampan.kube.cel.library.authorizer import Question, authorizer, resource_check
+
+    access = lookup.access
+    if access is not None and access.stale:
+        await access.load()
+    user = attributes.call.user
+
+    def check(question: Question) -> Decision:
+        return _decided(lookup, user, question)
+
+    row = attributes.row
+    question = Question(
+        group=row.group,
+        resource=row.name,
+        subresource=attributes.subresource,
+        namespace=attributes.call.info.namespace,
+        name=attributes.name,
+    )
+    return {
+        "authorizer": authorizer(check),
+        "authorizer.requestResource": resource_check(check, question),
+    }
+
+
+def _decided(lookup: Lookup, user: User, question: Question) -> Decision:
+    from sampan.kube.cel.library.authorizer import Decision
+
+    access = lookup.access
+    if access is None or not access.enforce:
+        return Decision(True)
+    if question.account is not None:
+        namespace, name = question.account
+        groups = (
+            "system:serviceaccounts",
+            f"system:serviceaccounts:{namespace}",
+            "system:authenticated",
+        )
+        user = User(f"system:serviceaccount:{namespace}:{name}", groups)
+    if question.path:
+        asked = Asked(user, question.verb, path=question.path)
+    else:
+        asked = Asked(
+            user,
+            question.verb,
+            question.group,
+            "*",
+            question.resource,
+            question.subresource,
+            question.namespace,
+            question.name,
+            field_selector=question.field_selector,
+        )
+    found = access.authorizer.authorize(asked)
+    return Decision(found.allowed, found.reason)
+
+
+class Expression:
+    """One expression, compiled at its first use."""
+
+    __slots__ = ("_failed", "_program", "objects", "results", "source", "variables")
+
+    def __init__(
+        self,
+        source: str,
+        variables: Mapping[str, Type],
+        results: str | tuple[Type, ...] = "bool",
+        objects: Any = None,
+    ) -> None:
+        self.source = source
+        self.variables = variables
+        self.results = results
+        self.objects = objects
+        self._program: cel.Program | None = None
+        self._failed: cel.CompileError | None = None
+
+    def program(self) -> cel.Program:
+        """Raises CompileError, every time alike."""
+        if self._failed is not None:
+            raise self._failed
+        if self._program is None:
+            try:
+                self._program = cel.compile(
+                    self.source, self.variables, result=self.results, objects=self.objects
+                )
+            except cel.CompileError as error:
+                self._failed = error
+                raise
+        return self._program
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """The variables that it reads; none when it is faulty."""
+        try:
+            return self.program().uses
+        except cel.CompileError:
+            return frozenset()
+
+    def evaluate(self, values: Object, budget: cel.Budget) -> Any:
+        """Raises EvaluationError worded as Kubernetes words it."""
+        try:
+            return self.program().evaluate(values, budget)
+        except cel.CompileError as error:
+            raise cel.EvaluationError(f"compilation error: compilation failed: {error}") from error
+        except cel.BudgetExceeded as error:
+            raise cel.EvaluationError(OUT_OF_BUDGET) from error
+        except cel.EvaluationError as error:
+            text = f"expression '{self.source}' resulted in error: {error}"
+            raise cel.EvaluationError(text) from error
+
+
+class Conditions:
+    """`matchConditions`: all must be true; one that is false decides, whatever the others would say."""
+
+    def __init__(
+        self, given: list[Object] | None, variables: Mapping[str, Type] | None = None
+    ) -> None:
+        declared_ = declared(namespace=False) if variables is None and given else variables or {}
+        self.expressions = [Expression(each["expression"], declared_) for each in given or ()]
+
+    @property
+    def uses(self) -> frozenset[str]:
+        return frozenset().union(*(each.uses for each in self.expressions))
+
+    def hold(self, values: Object) -> bool:
+        """Raises EvaluationError with all that went wrong, unless one was false."""
+        from sampan.kube.cel.cost import PER_MATCH
+
+        budget = cel.Budget(PER_MATCH)
+        failed: list[str] = []
+        for expression in self.expressions:
+            try:
+                if expression.evaluate(values, budget) is False:
+                    return False
+            except cel.EvaluationError as error:
+                failed.append(str(error))
+        if failed:
+            unique = list(dict.fromkeys(failed))
+            raise cel.EvaluationError(unique[0] if len(unique) == 1 else f"[{', '.join(unique)}]")
+        return True
