@@ -61,7 +61,9 @@ def web(**spec: Any) -> Object:
     return found
 
 
-def partial(kind: str = "Deployment", version: str = "apps/v1", name: str = "web", **rest: Any) -> Object:
+def partial(
+    kind: str = "Deployment", version: str = "apps/v1", name: str = "web", **rest: Any
+) -> Object:
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name}, **rest}
 
 
@@ -246,7 +248,9 @@ async def test_items_of_lists_are_shared_by_key(api: Harness) -> None:
     assert [port["protocol"] for port in left["spec"]["ports"]] == ["TCP"]
     clash = partial("Service", "v1", "s", spec={"selector": {"c": "d"}})
     refused = await api.apply(ports, clash, "two", 409)
-    assert refused["details"]["causes"][0]["field"] == ".spec.selector", "an atomic map is one field"
+    assert refused["details"]["causes"][0]["field"] == ".spec.selector", (
+        "an atomic map is one field"
+    )
 
 
 @pytest.mark.parametrize(
@@ -266,7 +270,11 @@ async def test_items_of_lists_are_shared_by_key(api: Harness) -> None:
         ),
         (partial("Pod", "v1"), 400, "invalid object type: /v1, Kind=Pod"),
         ({"metadata": {"name": "web"}}, 400, "invalid object type: /, Kind="),
-        ({**partial(), "metadata": {"managedFields": []}}, 400, "metadata.managedFields must be nil"),
+        (
+            {**partial(), "metadata": {"managedFields": []}},
+            400,
+            "metadata.managedFields must be nil",
+        ),
         (
             {**web(), "metadata": {"name": "other"}},
             400,
@@ -306,7 +314,9 @@ async def test_options_of_patches_are_checked(api: Harness) -> None:
 
 
 async def test_keys_given_twice_follow_field_validation(api: Harness) -> None:
-    body = b'{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"m"},"data":{"a":"1","a":"2"}}'
+    body = (
+        b'{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"m"},"data":{"a":"1","a":"2"}}'
+    )
     strict = await api.apply(f"{MAP}?fieldValidation=Strict", body, status=400)
     assert strict["message"] == 'error strict decoding patch: duplicate field "data.a"'
     path = f"{MAP}?fieldManager=me&fieldValidation=Warn"
@@ -320,7 +330,9 @@ async def test_an_old_resource_version_or_uid_is_refused(api: Harness) -> None:
     config = config_map("m", a="2")
     config["metadata"]["resourceVersion"] = "1"
     refused = await api.apply(MAP, config, status=409)
-    assert refused["message"].endswith("please apply your changes to the latest version and try again")
+    assert refused["message"].endswith(
+        "please apply your changes to the latest version and try again"
+    )
     config["metadata"]["resourceVersion"] = made["metadata"]["resourceVersion"]
     assert (await api.apply(MAP, config))["data"] == {"a": "2"}
     config = config_map("m", a="3")
@@ -359,7 +371,9 @@ async def test_status_is_applied_at_its_own_path(api: Harness) -> None:
     assert ("reporter", "Apply", "apps/v1", "status") in managers(applied)
     assert owned(applied, "reporter") == {"f:status": {"f:replicas": {}}}
     refused = await api.apply(f"{WEB}/status", partial(status={"replicas": 3}), "b", 409)
-    assert 'conflict with "reporter" with subresource "status": .status.replicas' in refused["message"]
+    assert (
+        'conflict with "reporter" with subresource "status": .status.replicas' in refused["message"]
+    )
     await api.apply(f"{DEPLOYMENTS}/none/status", partial(name="none"), status=404)
 
 
@@ -422,7 +436,10 @@ async def test_managers_follow_versions(api: Harness) -> None:
     refused = await api.apply(newer, v2, "new", 409)
     assert refused["message"].endswith('conflict with "old": .spec.maxReplicas')
     forced = await api.apply(newer, v2, "new", force=True)
-    assert managers(forced) == [("new", "Apply", "autoscaling/v2"), ("old", "Apply", "autoscaling/v1")]
+    assert managers(forced) == [
+        ("new", "Apply", "autoscaling/v2"),
+        ("old", "Apply", "autoscaling/v1"),
+    ]
     assert "f:maxReplicas" not in owned(forced, "old")["f:spec"]
     # The same applier in the other version: its entry moves along, and what it drops goes.
     moved = partial(
@@ -488,9 +505,7 @@ async def test_apply_needs_patch_and_create_to_create(tmp_path: Path) -> None:
 
 async def test_many_appliers_at_once_lose_nothing(api: Harness) -> None:
     names = [f"w{number}" for number in range(12)]
-    await asyncio.gather(
-        *(api.apply(MAP, config_map("m", **{name: name}), name) for name in names)
-    )
+    await asyncio.gather(*(api.apply(MAP, config_map("m", **{name: name}), name) for name in names))
     found = await api.call("GET", MAP)
     assert found["data"] == {name: name for name in names}
     assert sorted(name for name, *_ in managers(found)) == sorted(names)
