@@ -1,6 +1,6 @@
 """One client connection: aiohttp's protocol object, which knows who is behind it and words errors as Kubernetes does.
 
-Requests of one connection are answered in order, each by a task that aiohttp owns and cancels when the client goes.
+Requests of one connection are answered in order, by tasks that aiohttp owns. When the client goes, a read is cancelled.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Connection(RequestHandler):
     user: User | None = None
     remote = ""
     reading: StreamReader | None = None  # a body that is not here in full yet
+    ends_with_client: asyncio.Task[None] | None = None  # cancelled when the client goes
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -52,6 +53,11 @@ class Connection(RequestHandler):
             self.user = user_of_certificate(certificate, der)
         peer = transport.get_extra_info("peername")
         self.remote = peer[0] if isinstance(peer, tuple) else ""
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        if self.ends_with_client is not None:
+            self.ends_with_client.cancel()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -1,15 +1,14 @@
 """One request over HTTP and its answer: aiohttp's request made into ours, the pipeline asked, the answer put on the wire.
 
 What the cache can answer at once is answered without waiting for anything. A read is cancelled when its client goes; a
-write goes on without it, owned by the server, which waits for it at the end.
+write goes on without it, and the server waits for it at the end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 from urllib.parse import parse_qsl
 
 from aiohttp.http_writer import HttpVersion10, HttpVersion11
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
     from sampan.apiserver.server import APIServer
 
-Begin = Callable[[Coroutine[Any, Any, Response]], "asyncio.Task[Response]"]
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 
 log = logging.getLogger(__name__)
@@ -36,16 +34,15 @@ log = logging.getLogger(__name__)
 QUERY_FIELDS = 512
 REMEMBERED = 1024  # header blocks
 _JOINED_BY_LINES = "impersonate-"  # whose values may hold commas
-_WHOLE_READS = ("GET", "HEAD")
+READS = ("GET", "HEAD")
 # A request with one of these is the last of its connection. aiohttp 3.14 reads on behind an upgrade only when it was one to
 # WebSocket, and takes the trailer behind a chunked body for a header of the next request.
 LAST = frozenset(("upgrade", "transfer-encoding"))
 
 
 class Exchange:
-    def __init__(self, api: APIServer, begin: Begin, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, api: APIServer, loop: asyncio.AbstractEventLoop) -> None:
         self.api = api
-        self.begin = begin
         self.loop = loop
         # A Kubernetes client sends the same headers with every read.
         self._blocks: dict[RawHeaders, dict[str, str]] = {}
@@ -67,11 +64,10 @@ class Exchange:
                     return await self._send(asked, request, response)
         except ApiError as error:
             return refusal(error)
-        if request.method in _WHOLE_READS or "upgrade" in request.headers:
-            response = await self._timed(request)
-        else:
-            response = await asyncio.shield(self.begin(self._timed(request)))
-        return await self._send(asked, request, response)
+        # A write goes on when its client has gone: what was begun may be durable already.
+        reads = request.method in READS or "upgrade" in request.headers
+        connection.ends_with_client = asked.task if reads else None
+        return await self._send(asked, request, await self._timed(request))
 
     # The request
 
@@ -156,7 +152,7 @@ class Exchange:
 
         As `asyncio.timeout`, for a quarter of its cost: one timer, looked at only when it fires.
         """
-        task = asyncio.current_task()
+        task = asyncio.current_task(self.loop)
         assert task is not None
         timeout = self.api.config.request_timeout
         expired = False

@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp.web_server import Server
 
 from sampan.apiserver.connection import LIMITS, Connection
 from sampan.apiserver.exchange import Exchange
-from sampan.client.transport import Response
 
 if TYPE_CHECKING:
     from sampan.apiserver.pki import PKIPaths
@@ -26,10 +24,10 @@ SHUTDOWN = 5.0  # seconds that requests get to finish when the server stops
 
 
 class Door(Server):
-    """aiohttp's server, which makes connections of ours. A client that goes cancels what is being done for it."""
+    """aiohttp's server, which makes connections of ours."""
 
     def __init__(self, exchange: Exchange) -> None:
-        super().__init__(exchange.answer, handler_cancellation=True, loop=exchange.loop)
+        super().__init__(exchange.answer, loop=exchange.loop)
 
     def __call__(self) -> Connection:
         return Connection(self, loop=self._loop, **LIMITS)
@@ -40,9 +38,8 @@ class HTTPServer:
 
     def __init__(self, api: APIServer) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        self.exchange = Exchange(api, self.begin, self.loop)
+        self.exchange = Exchange(api, self.loop)
         self.door = Door(self.exchange)
-        self._writes: set[asyncio.Task[Response]] = set()
         self._socket: socket.socket | None = None
         self._listener: asyncio.Server | None = None
         self._tls: ssl.SSLContext | None = None
@@ -74,21 +71,12 @@ class HTTPServer:
         if self._tls is not None:
             self._tls.load_cert_chain(pki.apiserver.crt, pki.apiserver.key)
 
-    def begin(self, work: Coroutine[Any, Any, Response]) -> asyncio.Task[Response]:
-        """A write, which goes on when its client is gone. `close` waits for it."""
-        task = self.loop.create_task(work)
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
-        return task
-
     async def close(self) -> None:
         if self._listener is not None:
             self._listener.close()
         elif self._socket is not None:
             self._socket.close()
         self.door.pre_shutdown()
-        if self._writes:
-            await asyncio.wait(self._writes, timeout=SHUTDOWN)
         await self.door.shutdown(SHUTDOWN)
 
 

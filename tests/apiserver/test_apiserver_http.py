@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from memory_door import exchange
+from memory_door import Memory, exchange
 
 from sampan.apiserver.connection import LIMITS
 from sampan.apiserver.exchange import Exchange
@@ -43,7 +43,7 @@ class Recorder:
 async def send(wire: bytes, step: int = 0) -> tuple[list[Request], bytes, bool]:
     """(the requests in these bytes, what was said to them, whether the connection was closed)"""
     recorder, loop = Recorder(), asyncio.get_running_loop()
-    exchanged = Exchange(recorder, loop.create_task, loop)  # type: ignore[arg-type]
+    exchanged = Exchange(recorder, loop)  # type: ignore[arg-type]
     pieces = [
         wire[at : at + (step or len(wire))] for at in range(0, len(wire), step or len(wire) or 1)
     ]
@@ -113,7 +113,7 @@ async def test_a_body_of_no_known_length_goes_to_http_1_0_without_chunks() -> No
         return Response(200, {}, parts())
 
     recorder.handle = handle  # type: ignore[method-assign]
-    door = Door(Exchange(recorder, loop.create_task, loop))  # type: ignore[arg-type]
+    door = Door(Exchange(recorder, loop))  # type: ignore[arg-type]
     old = await exchange(door, [b"GET / HTTP/1.0" + END])
     assert old.closed and old.seen.endswith(END + b"one two")
     new = await exchange(door, [b"GET / HTTP/1.1\r\nHost: a" + END])
@@ -255,3 +255,34 @@ async def test_malformed_chunks(body: bytes, step: int) -> None:
 async def test_a_packed_body_is_not_unpacked(encoding: bytes) -> None:
     head = b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Encoding: " + encoding
     assert await refused(head + b"\r\nContent-Length: 2" + END + b"ab") == 415
+
+
+@pytest.mark.parametrize(("method", "ends"), [("GET", "cancelled"), ("PUT", "done")])
+async def test_a_read_ends_with_its_client_and_a_write_does_not(method: str, ends: str) -> None:
+    recorder, loop = Recorder(), asyncio.get_running_loop()
+    begun, go, ended = asyncio.Event(), asyncio.Event(), loop.create_future()
+
+    async def handle(request: Request) -> Response:
+        begun.set()
+        try:
+            await go.wait()
+        except asyncio.CancelledError:
+            ended.set_result("cancelled")
+            raise
+        ended.set_result("done")
+        return Response(200)
+
+    recorder.handle = handle  # type: ignore[method-assign]
+    door = Door(Exchange(recorder, loop))  # type: ignore[arg-type]
+    connection = door()
+    connection.connection_made(Memory())
+    connection.data_received(method.encode() + b" / HTTP/1.1\r\nHost: a" + END)
+    async with asyncio.timeout(5):
+        await begun.wait()
+        connection.connection_lost(None)
+        stopping = loop.create_task(door.shutdown(5))
+        await asyncio.sleep(0)
+        loop.call_soon(go.set)
+        assert await ended == ends
+        await stopping
+    assert not door.connections
