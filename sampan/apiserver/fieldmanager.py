@@ -25,11 +25,12 @@ from sampan.apiserver.resources import Resource, Table
 from sampan.kube import errors
 from sampan.kube.apply import managers, operations, scale, types, updater
 from sampan.kube.apply.conflicts import Conflicts
-from sampan.kube.apply.fields import FieldsError, Path
+from sampan.kube.apply.fields import Fields, FieldsError, Path
 from sampan.kube.apply.managers import Managed
 from sampan.kube.apply.types import FieldType
 from sampan.kube.apply.updater import Kind, Steps
 from sampan.kube.apply.values import TypeErrors, check
+from sampan.kube.crowds import Crowd
 from sampan.kube.errors import ApiError
 from sampan.kube.types import GVK, split_api_version
 
@@ -52,6 +53,7 @@ class FieldManager:
         self.schemas: Callable[[Resource], Object | None] | None = None
         self.scales: Callable[[Resource], Mapping[str, Path | None]] | None = None
         self._types: dict[tuple[str, str, str], tuple[object, FieldType]] = {}
+        self._pod_specs: Crowd[Fields] | None = None
 
     # Kinds
 
@@ -125,8 +127,7 @@ class FieldManager:
         given = obj["metadata"].pop("managedFields", None)
         if given:
             return await self._created_with(call, obj, given)
-        seen = conversion.from_storage(row, obj)
-        owned = operations.created(seen, self._type(row), resetfields.on_create(row))
+        owned = self._owned(row, conversion.from_storage(row, obj))
         if not owned:
             return None
         entry = {
@@ -138,6 +139,17 @@ class FieldManager:
             "fieldsV1": owned,
         }
         return [entry]
+
+    def _owned(self, row: Resource, obj: Object) -> Fields:
+        """What the creator of an object owns. Pods of one template own the same of their specs."""
+        of, reset = self._type(row), resetfields.on_create(row)
+        spec = obj.get("spec")
+        if not spec or row.storage != "core/pods":
+            return operations.created(obj, of, reset)
+        if self._pod_specs is None:
+            self._pod_specs = Crowd(lambda spec: operations.created({"spec": spec}, of, ()))
+        rest = {key: value for key, value in obj.items() if key != "spec"}
+        return operations.created(rest, of, reset) | self._pod_specs(spec)
 
     async def _created_with(self, call: Call, obj: Object, given: Any) -> Entries | None:
         """A client that creates an object with managers in it: what it writes is its own all the same."""
@@ -160,7 +172,7 @@ class FieldManager:
 
     def placed(self, row: Resource, obj: Object) -> Entries | None:
         """The managers of an object that the server makes for itself."""
-        owned = operations.created(obj, self._type(row), resetfields.on_create(row))
+        owned = self._owned(row, obj)
         if not owned:
             return None
         manager = managers.updater(SERVER, row.api_version)

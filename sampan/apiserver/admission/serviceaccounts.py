@@ -54,7 +54,7 @@ def mount_token(spec: Object) -> None:
     ]
     if not without:
         return
-    volume = "kube-api-access-" + "".join(random.choices(SUFFIX_ALPHABET, k=5))
+    volume = _name_of_volume(spec)
     for container in without:
         mounts = container.setdefault("volumeMounts", [])
         mounts.append({"name": volume, "readOnly": True, "mountPath": TOKEN_MOUNT})
@@ -71,6 +71,22 @@ def mount_token(spec: Object) -> None:
     ]
     volumes = spec.setdefault("volumes", [])
     volumes.append({"name": volume, "projected": {"sources": sources, "defaultMode": 420}})
+
+
+def _name_of_volume(spec: Object) -> str:
+    """The same for all, so that pods of one template stay equal (see `kube.crowds`), unless this pod has a volume of that name."""
+    taken = {each.get("name") for each in spec.get("volumes") or ()}
+    name = _VOLUME
+    while name in taken:
+        name = _random_name()
+    return name
+
+
+def _random_name() -> str:
+    return "kube-api-access-" + "".join(random.choices(SUFFIX_ALPHABET, k=5))
+
+
+_VOLUME = _random_name()
 
 
 def is_mirror(pod: Object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sampan.kube import names
+from sampan.kube.crowds import Crowd
 from sampan.kube.errors import (
     duplicate,
     forbidden_field,
@@ -35,7 +36,14 @@ def validate_pod(pod: Object, causes: Causes) -> None:
     metadata, spec = pod.get("metadata") or {}, pod.get("spec") or {}
     if marks := metadata.get("annotations"):
         _annotations(marks, spec, causes, "metadata.annotations")
-    pod_spec(spec, causes, "spec", pod=metadata.get("name") or "", is_pod=True)
+    if any("ephemeral" in volume for volume in spec.get("volumes") or ()):
+        _own_spec(spec, causes, metadata.get("name") or "")  # its claims are named after the pod
+    else:
+        causes.extend(_of_crowd(spec))
+
+
+def _own_spec(spec: Object, causes: Causes, pod: str) -> None:
+    pod_spec(spec, causes, "spec", pod=pod, is_pod=True)
     if not spec.get("serviceAccountName"):
         for index, volume in enumerate(spec.get("volumes") or ()):
             for at, source in enumerate((volume.get("projected") or {}).get("sources") or ()):
@@ -43,6 +51,15 @@ def validate_pod(pod: Object, causes: Causes) -> None:
                     where = f"spec.volumes[{index}].projected.sources[{at}].serviceAccountToken"
                     text = "must not be specified when serviceAccountName is not set"
                     causes.append(forbidden_field(where, text))
+
+
+def _nameless(spec: Object) -> Causes:
+    causes: Causes = []
+    _own_spec(spec, causes, "")
+    return causes
+
+
+_of_crowd: Final = Crowd(_nameless)
 
 
 def validate_new_pod(pod: Object, causes: Causes) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from sampan.kube import names
+from sampan.kube.crowds import Crowd
 from sampan.kube.errors import quote
 from sampan.kube.objects import annotations, generation
 from sampan.kube.objects import name as name_of
@@ -301,7 +302,15 @@ def _collisions(paths: Iterable[str], text: str) -> Iterator[str]:
 def _pod(new: Object, old: Object | None) -> list[str]:
     if old is not None:
         return []
-    return [*of_name(new, "the Pod's hostname"), *of_template(new, "")]
+    of_crowd = _of_crowd({"annotations": annotations(new), "spec": new.get("spec")})
+    return [*of_name(new, "the Pod's hostname"), *of_crowd]
+
+
+def _nameless(part: Object) -> list[str]:
+    return of_template({"metadata": {"annotations": part["annotations"]}, "spec": part["spec"]}, "")
+
+
+_of_crowd: Final = Crowd(_nameless)
 
 
 def _unchanged(new: Object, old: Object | None) -> bool:
