@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
+import time
 from typing import TYPE_CHECKING, Any
 
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+WATCHED = 7 * 86400.0  # seconds; a certificate that is good for longer outlives its connection
 LIMITS: dict[str, Any] = {
     "max_line_size": 256 * 1024,  # `kubectl exec` sends its command in the query
     "max_field_size": 16 * 1024,
@@ -44,6 +47,9 @@ class Connection(RequestHandler):
     remote = ""
     reading: StreamReader | None = None  # a body that is not here in full yet
     ends_with_client: asyncio.Task[None] | None = None  # cancelled when the client goes
+    end: asyncio.TimerHandle | None = (
+        None  # of the client's certificate, and so of what it was let in for
+    )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -51,10 +57,15 @@ class Connection(RequestHandler):
         if certificate:
             der = transport.get_extra_info("ssl_object").getpeercert(True)
             self.user = user_of_certificate(certificate, der)
+            left = ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()
+            if left < WATCHED:
+                self.end = self._loop.call_later(left, transport.abort)  # type: ignore[attr-defined]
         peer = transport.get_extra_info("peername")
         self.remote = peer[0] if isinstance(peer, tuple) else ""
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if self.end is not None:
+            self.end.cancel()
         super().connection_lost(exc)
         if self.ends_with_client is not None:
             self.ends_with_client.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ import pytest
 from apiserver_harness import Harness, open_server
 
 from sampan import controllers
-from sampan.apiserver.pki import Leaf, Pair, issue
+from sampan.apiserver.pki import LEAF_LIFETIME, Leaf, Pair, issue
 from sampan.apiserver.signing import sign
 from sampan.client.client import Client
 from sampan.client.http import HTTPTransport
@@ -73,6 +74,28 @@ async def test_the_server_renews_its_own(live: Harness) -> None:
     await client.close()
     left = read_certificate(server.pki.admin.crt.read_bytes()).not_after - datetime.now(UTC)
     assert left > timedelta(days=360)
+
+
+async def test_a_connection_ends_with_the_certificate_that_opened_it(live: Harness) -> None:
+    pki = live.server.pki
+    pair = Pair(pki.directory / "brief.crt", pki.directory / "brief.key")
+    leaf = Leaf(pair, "brief", ("system:masters",))
+    issue(leaf, pki.ca, datetime.now(UTC) - LEAF_LIFETIME + timedelta(seconds=2))
+    context = ssl.create_default_context(cafile=str(pki.ca.crt))
+    context.load_cert_chain(pair.crt, pair.key)
+    reader, writer = await asyncio.open_connection("127.0.0.1", live.server.port, ssl=context)
+    writer.write(b"GET /api/v1/pods?watch=true HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b" 200 " in await reader.readline()
+    async with asyncio.timeout(10):
+        with contextlib.suppress(ConnectionError):
+            await reader.read()  # to its end
+    assert datetime.now(UTC) >= read_certificate(pair.crt.read_bytes()).not_after
+    writer.close()
+    with pytest.raises((ssl.SSLError, ConnectionError)):  # and a new one does not begin
+        reader, writer = await asyncio.open_connection("127.0.0.1", live.server.port, ssl=context)
+        writer.write(b"GET /api/v1/pods HTTP/1.1\r\nHost: x\r\n\r\n")
+        if not await reader.readline():
+            raise ConnectionResetError
 
 
 async def test_what_cannot_be_renewed_is_said_and_tried_again(
