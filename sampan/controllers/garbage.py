@@ -26,6 +26,8 @@ FOREGROUND = "foregroundDeletion"
 ORPHAN = "orphan"
 ABSENT_KEPT = 4096  # uids remembered as gone
 REDISCOVER = 30.0  # seconds between looks for new resources, when no watch tells of them
+SETTLE = 0.1  # seconds that a burst of new definitions is given
+DEFINITIONS = "customresourcedefinitions"
 
 
 @dataclass(slots=True)
@@ -84,6 +86,7 @@ class GarbageCollector:
         self.absent: OrderedDict[Hashable, None] = OrderedDict()
         self.synced: set[GVR] = set()
         self.sighted = asyncio.Event()  # all there was at the start has been seen
+        self.redefined = asyncio.Event()  # a custom resource came or went
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -99,7 +102,18 @@ class GarbageCollector:
                         watched[resource.gvr] = group.create_task(self.follow(resource))
                 if self.synced >= watched.keys():
                     self.sighted.set()
-                await asyncio.sleep(REDISCOVER)
+                await self.look_again()
+
+    async def look_again(self) -> None:
+        """Return when other resources may be served than before."""
+        try:
+            async with asyncio.timeout(REDISCOVER):
+                await self.redefined.wait()
+                await asyncio.sleep(SETTLE)
+        except TimeoutError:
+            return
+        finally:
+            self.redefined.clear()
 
     async def begin(self, group: asyncio.TaskGroup) -> None:
         """Act only once everything was seen: a dependent not yet seen would be lost to its owner's orphaning."""
@@ -151,6 +165,8 @@ class GarbageCollector:
     def see(self, resource: Resource, kind: str, obj: Object) -> None:
         if kind == "BOOKMARK":
             return
+        if resource.gvr.resource == DEFINITIONS:
+            self.redefined.set()
         metadata = obj["metadata"]
         uid = metadata["uid"]
         if kind == "DELETED":
