@@ -42,6 +42,10 @@ Entries = list[dict[str, Any]]
 
 MAX_SUBRESOURCE = 256
 SCALE = GVK("autoscaling", "v1", "Scale")
+AFTER_ADMISSION = (
+    ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated "
+    "mutating admission controller; please fix your requests"
+)
 LOOPBACK = "system:apiserver"  # the user as whom the server speaks to itself
 SERVER = "kube-apiserver"  # manager of what the server makes for itself
 
@@ -371,6 +375,21 @@ def _from_agent(agent: str) -> str:
     while len(name.encode()) > MAX_MANAGER:
         name = name[:-1]
     return name or "unknown"
+
+
+def after_admission(call: Call, metadata: Object, managed: Entries | None) -> None:
+    """Put back the managers when a webhook has left nonsense in their place."""
+    after = metadata.get("managedFields")
+    if after is managed or after == managed or after is None:
+        return
+    try:
+        managers.decode(after)
+    except (FieldsError, AttributeError, TypeError) as error:
+        call.warnings.append(f"{AFTER_ADMISSION}: {error}")
+        if managed:
+            metadata["managedFields"] = managed
+        else:
+            del metadata["managedFields"]
 
 
 def times_only(new: Entries | None, old: Entries | None) -> bool:

@@ -21,7 +21,7 @@ import orjson
 
 from sampan.apiserver.admission.chain import Admission
 from sampan.apiserver.call import Call
-from sampan.apiserver.fieldmanager import FieldManager, times_only
+from sampan.apiserver.fieldmanager import FieldManager, after_admission, times_only
 from sampan.apiserver.resources import Resource
 from sampan.apiserver.strategies import Strategies, Strategy
 from sampan.apiserver.watchcache import Entry, ResourceCache, WatchCache, encode, respliced
@@ -119,7 +119,9 @@ class Registry:
         strategy = self.strategies.of(resource)
         for key in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"):
             metadata.pop(key, None)
-        if not call.tracked and (managed := await self.fields.created(call, obj)):
+        if call.tracked:
+            managed = metadata.get("managedFields")
+        elif managed := await self.fields.created(call, obj):
             metadata["managedFields"] = managed
         metadata["uid"] = new_uid()
         metadata["creationTimestamp"] = Clock.now()
@@ -129,6 +131,7 @@ class Registry:
             metadata.pop("generation", None)
         strategy.prepare_create(call, obj)
         await self.admission.create(call, obj)
+        after_admission(call, obj["metadata"], managed)
         if not name:
             required = errors.required("metadata.name", "name or generateName is required")
             raise call.invalid([required], "")
@@ -263,6 +266,7 @@ class Registry:
         else:
             after.pop("managedFields", None)
         await self.admission.update(call, new, old)
+        after_admission(call, new["metadata"], managed)
         if not status and resource.generation and wants_differ(resource, new, old):
             after["generation"] = before.get("generation", 0) + 1
         rollback = None if status else await strategy.reserve(self, call, new, old)
@@ -275,6 +279,7 @@ class Registry:
                 if not status:
                     call.warnings += strategy.warn(call, new, old)
             await self.admission.validate_update(call, new, old)
+            managed = after.get("managedFields")
             if times_only(managed, before.get("managedFields")):
                 # Who writes again what is there already has not written (KEP-555).
                 after["managedFields"] = before["managedFields"]

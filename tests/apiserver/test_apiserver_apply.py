@@ -470,6 +470,37 @@ async def test_client_side_apply_is_taken_over(api: Harness) -> None:
     assert kept.endswith("\n") and '"data":{"a":"2"}' in kept
 
 
+async def test_managers_that_a_webhook_broke_are_put_back(api: Harness) -> None:
+    changes: list[Any] = [
+        [{"manager": "x", "operation": "Own", "apiVersion": "v1"}],
+        ["nonsense"],
+    ]
+
+    class Broken:
+        """Stands where the mutating webhooks do."""
+
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+        async def create(self, call: Any, obj: Object) -> None:
+            await self.inner.create(call, obj)
+            obj["metadata"]["managedFields"] = changes.pop()
+
+        async def update(self, call: Any, new: Object, old: Object) -> None:
+            await self.inner.update(call, new, old)
+            new["metadata"]["managedFields"] = changes.pop()
+
+    api.server.registry.admission = Broken(api.server.registry.admission)  # type: ignore[assignment]
+    response = await api.send("POST", f"{MAPS}?fieldManager=me", config_map("m"))
+    assert "invalid state after admission" in response.headers["Warning"]
+    assert managers(await api.call("GET", MAP)) == [("me", "Update", "v1")]
+    again = await api.apply(MAP, config_map("m", more="x"), "other")
+    assert {name for name, *_ in managers(again)} == {"me", "other"}
+
+
 # --- rights, races, others --------------------------------------------------------------------------
 
 
