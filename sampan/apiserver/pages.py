@@ -29,6 +29,7 @@ TEXT_HEADERS = {
     "Cache-Control": "no-cache, private",
     "X-Content-Type-Options": "nosniff",
 }
+KEPT = {"Cache-Control": "public, max-age=3600"}
 PATHS = ("/healthz", "/livez", "/readyz", "/metrics", "/openapi/v2", "/openapi/v3", "/version")
 KUBERNETES = ("1", "36")
 
@@ -86,12 +87,13 @@ class Pages:
             )
         signer = self.server.access.signer
         if path == "/.well-known/openid-configuration":
-            address = f"https://{self.server.config.address}:{self.server.port}"
-            return Response(200, JSON_HEADERS, orjson.dumps(signer.openid_configuration(address)))
+            host = self.server.config.advertise
+            address = f"https://{host}:{self.server.port}" if host else self.server.address
+            body = orjson.dumps(signer.openid_configuration(address))
+            return Response(200, {**JSON_HEADERS, **KEPT}, body)
         if path == "/openid/v1/jwks":
-            return Response(
-                200, {"Content-Type": "application/jwk-set+json"}, orjson.dumps(signer.key_set())
-            )
+            headers = {"Content-Type": "application/jwk-set+json", **KEPT}
+            return Response(200, headers, orjson.dumps(signer.key_set()))
         for documents in (self.server.discovery, self.server.openapi):
             found_page = documents.respond(request)
             if found_page is not None:

@@ -98,6 +98,23 @@ def load(encoded: str) -> x509.CertificateSigningRequest:
     return request
 
 
+def check_certificates(encoded: str) -> None:
+    """`status.certificate` is base64 of one or more PEM certificates and nothing else. Raises BadRequest."""
+    from cryptography import x509
+
+    try:
+        pem = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise BadRequest("illegal base64 data") from error
+    blocks = pem.count(b"-----BEGIN ")
+    if not blocks or blocks != pem.count(b"-----BEGIN CERTIFICATE-----"):
+        raise BadRequest("must contain only CERTIFICATE PEM blocks, and at least one")
+    try:
+        x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise BadRequest(f"the certificate cannot be read: {error}") from error
+
+
 def parse(encoded: str) -> Asked:
     """Raises BadRequest."""
     from cryptography import x509

@@ -228,7 +228,8 @@ async def test_approvers_of_one_signer_are_not_those_of_another(api: Harness) ->
                 f'not permitted to approve requests with signerName "{signer}"' in answer["message"]
             )
         made = await api.call("GET", f"{requests}/{name}")
-        made["status"]["certificate"] = base64.b64encode(b"forged").decode()
+        forged = api.server.pki.ca.crt.read_bytes()
+        made["status"]["certificate"] = base64.b64encode(forged).decode()
         answer = await api.call("PUT", f"{requests}/{name}/status", made, 403, user=user("eve"))
         assert f'not permitted to sign requests with signerName "{signer}"' in answer["message"]
     masters = signing_request("c", "kubernetes.io/kube-apiserver-client", "system:masters")

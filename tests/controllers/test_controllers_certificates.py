@@ -271,6 +271,26 @@ async def test_requests_are_checked_when_they_are_made(idle: World) -> None:
         assert caught.value.code == 422 and said in caught.value.message
 
 
+async def test_a_certificate_is_written_once_and_is_one(signing: World) -> None:
+    made = signing_request("x", "example.com/x", request_for("x"), ["client auth"])
+    request = await signing.client.create(CERTIFICATESIGNINGREQUESTS, made)
+    good = base64.b64encode(signing.server.pki.ca.crt.read_bytes()).decode()
+    for certificate, said in (
+        (base64.b64encode(b"paper").decode(), "must contain only CERTIFICATE PEM blocks"),
+        (base64.b64encode(signing.server.pki.ca.key.read_bytes()).decode(), "only CERTIFICATE"),
+        (good, ""),
+        (base64.b64encode(signing.server.pki.admin.crt.read_bytes()).decode(), "may not modify"),
+    ):
+        request["status"] = {"certificate": certificate}
+        try:
+            request = await signing.client.update(
+                CERTIFICATESIGNINGREQUESTS, request, subresource="status"
+            )
+            assert not said
+        except ApiError as error:
+            assert error.code == 422 and said and said in error.message
+
+
 def test_rules_of_the_signers() -> None:
     node = Asked("system:node:boat", ("system:nodes",))
     assert refusal(KUBELET_CLIENT, node, CLIENT_USAGES) == ""

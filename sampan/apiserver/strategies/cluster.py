@@ -55,6 +55,9 @@ class SigningRequestStrategy(Strategy):
     def validate_create(self, call: Call, obj: Object) -> list[errors.Cause]:
         return [*super().validate_create(call, obj), *request_causes(obj.get("spec") or {})]
 
+    def validate_update(self, call: Call, new: Object, old: Object) -> list[errors.Cause]:
+        return [*super().validate_update(call, new, old), *certificate_causes(new, old)]
+
     def prepare_update(self, call: Call, new: Object, old: Object) -> None:
         keep(new, old, "spec")
         keep(new, old, "status")
@@ -97,6 +100,22 @@ def request_causes(spec: Object) -> list[errors.Cause]:
         text = "the legacy signerName is not allowed via this API version"
         causes.append(errors.invalid_value("spec.signerName", spec["signerName"], text))
     return causes
+
+
+def certificate_causes(new: Object, old: Object) -> list[errors.Cause]:
+    """A certificate is written once, and is one."""
+    path = "status.certificate"
+    given = (new.get("status") or {}).get("certificate") or ""
+    present = (old.get("status") or {}).get("certificate") or ""
+    if given == present:
+        return []
+    if present:
+        return [errors.forbidden_field(path, "updates may not modify a non-empty certificate")]
+    try:
+        signing_requests.check_certificates(given)
+    except signing_requests.BadRequest as error:
+        return [errors.invalid_value(path, "<certificate data>", str(error))]
+    return []
 
 
 def approval_causes(new: list[Object], old: list[Object]) -> list[errors.Cause]:
