@@ -67,6 +67,7 @@ async def bootstrap(server: APIServer) -> None:
     await repair(server.registry)
     await _kubernetes_service(server)
     await lay_down(server)
+    await server.aggregator.lay_down()
     if server.config.authorization:
         await ensure_rbac(server.handle)
 

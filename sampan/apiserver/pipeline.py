@@ -212,6 +212,8 @@ class Pipeline:
     async def _admitted(self, request: Request, user: User, info: RequestInfo) -> Response:
         """Behind authentication, and in its turn."""
         await self.server.access.check(user, info)
+        if (answer := await self.server.aggregator.respond(request, info, user)) is not None:
+            return answer
         if not info.is_resource:
             return await self.server.pages.respond(request, info, user)
         row = self.server.table.lookup(info.group, info.version, info.resource)

@@ -31,6 +31,8 @@ RENEW_BEFORE = timedelta(days=90)
 BACKDATE = timedelta(minutes=5)  # clients whose clock is a little behind
 
 CA_NAME = "sampan-ca"
+FRONT_PROXY_CA = "sampan-front-proxy-ca"
+FRONT_PROXY_CLIENT = "front-proxy-client"
 UNSPECIFIED = ("0.0.0.0", "::")  # one may listen there, nobody connects to it
 SERVICE_NAMES = (
     "kubernetes",
@@ -60,6 +62,8 @@ class PKIPaths:
     node: Pair  # client: system:node:NAME
     node_serving: Pair  # serving certificate of the node's HTTPS endpoint
     kubelet_client: Pair  # client: API server → node
+    front_proxy_ca: Pair  # an authority of its own: whoever it signs may say who asks
+    front_proxy_client: Pair  # client: API server → extension API servers
     service_account_key: Path  # signs service-account tokens (EC P-256, PKCS #8)
     service_account_public: Path
 
@@ -76,6 +80,8 @@ class PKIPaths:
             node=pair("node"),
             node_serving=pair("node-serving"),
             kubelet_client=pair("kubelet-client"),
+            front_proxy_ca=pair("front-proxy-ca"),
+            front_proxy_client=pair("front-proxy-client"),
             service_account_key=directory / "service-account.key",
             service_account_public=directory / "service-account.pub",
         )
@@ -148,6 +154,10 @@ def ensure_pki(
     for leaf in leaves:
         if not is_current(leaf, authority, now):
             issue(leaf, paths.ca, now)
+    front_proxy = _ensure_ca(paths.front_proxy_ca, now, FRONT_PROXY_CA)
+    client = Leaf(paths.front_proxy_client, FRONT_PROXY_CLIENT)
+    if not is_current(client, front_proxy, now):
+        issue(client, paths.front_proxy_ca, now)
     _ensure_signing_key(paths)
     return paths
 
@@ -192,7 +202,7 @@ def is_current(leaf: Leaf, authority: Certificate, now: datetime) -> bool:
     )
 
 
-def _ensure_ca(pair: Pair, now: datetime) -> Certificate:
+def _ensure_ca(pair: Pair, now: datetime, common_name: str = CA_NAME) -> Certificate:
     if pair.crt.exists():
         if not pair.key.exists():
             raise PKIError(f"{pair.crt} has no key beside it: restore {pair.key} or remove both")
@@ -204,7 +214,7 @@ def _ensure_ca(pair: Pair, now: datetime) -> Certificate:
     from cryptography import x509
 
     key = _load_or_make_key(pair.key)
-    name = _name(CA_NAME, ())
+    name = _name(common_name, ())
     builder = _builder(name, name, key.public_key(), key.public_key(), now, CA_LIFETIME)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     builder = builder.add_extension(_usage(signs_certificates=True), critical=True)

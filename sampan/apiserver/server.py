@@ -22,6 +22,7 @@ from sampan.apiserver import resources
 from sampan.apiserver.access import Access
 from sampan.apiserver.admission.chain import Admission
 from sampan.apiserver.aggregation.aggregator import Aggregator
+from sampan.apiserver.aggregation.aggregator import Aggregator
 from sampan.apiserver.bootstrap import bootstrap
 from sampan.apiserver.config import ServerConfig
 from sampan.apiserver.crd.controller import DefinitionController
@@ -34,6 +35,7 @@ from sampan.apiserver.fairness import follow as follow_flow_control
 from sampan.apiserver.fieldmanager import FieldManager
 from sampan.apiserver.http import HTTPServer
 from sampan.apiserver.metrics import Metrics
+from sampan.apiserver.metrics_api import MetricsAPI
 from sampan.apiserver.metrics_api import MetricsAPI
 from sampan.apiserver.openapi import OpenAPI
 from sampan.apiserver.pages import Pages
@@ -101,6 +103,7 @@ class APIServer:
         self.http = HTTPServer(self)
         self.peers = Peers(self)
         self.aggregator = Aggregator(self, (MetricsAPI(self),))
+        self.aggregator = Aggregator(self, (MetricsAPI(self),))
         self.port = config.port
         self.ready = False
         self.closing = False
@@ -139,6 +142,7 @@ class APIServer:
             self._own("certificate renewal", self.renewal.run())
         self.ready = True
         self._own("priority and fairness", follow_flow_control(self, self.fairness))
+        self._own("apiservice availability", self.aggregator.run())
         self._own("apiservice availability", self.aggregator.run())
 
     def _use_renewed(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Iterable
 
 import orjson
 
@@ -111,9 +112,13 @@ def is_upgrade(request: Request) -> bool:
 
 
 async def upgrade(
-    request: Request, target: Target, context: ssl.SSLContext | None
+    request: Request,
+    target: Target,
+    context: ssl.SSLContext | None,
+    headers: Iterable[tuple[str, str]] = (),
 ) -> BackendUpgrade:
-    """Pass the client's Upgrade request on to `target`. Raises ApiError when the backend cannot be reached or refuses."""
+    """Pass the client's Upgrade request on to `target`, with further `headers`. Raises ApiError when the backend cannot be
+    reached or refuses."""
     try:
         async with asyncio.timeout(DIAL_TIMEOUT):
             reader, writer = await asyncio.open_connection(
@@ -127,7 +132,7 @@ async def upgrade(
         raise unreachable(target, error) from error
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT):
-            writer.write(upgrade_request(request, target))
+            writer.write(upgrade_request(request, target, headers))
             await writer.drain()
             head = await reader.readuntil(b"\r\n\r\n")
             status = status_of(head)
@@ -150,7 +155,9 @@ def unreachable(target: Target, error: BaseException) -> ApiError:
     return errors.internal(f"error dialing backend: {target.host}:{target.port}: {why}")
 
 
-def upgrade_request(request: Request, target: Target) -> bytes:
+def upgrade_request(
+    request: Request, target: Target, headers: Iterable[tuple[str, str]] = ()
+) -> bytes:
     host = f"[{target.host}]" if ":" in target.host else target.host
     lines = [
         f"{request.method} {target.target} HTTP/1.1",
@@ -166,6 +173,7 @@ def upgrade_request(request: Request, target: Target) -> bytes:
         if name in request.headers
         for value in request.headers[name].split("\n")
     ]
+    lines += [f"{name}: {value}" for name, value in headers]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,33 @@ def pressure(data_dir: Path) -> Pressure:
         memory=_meminfo("MemAvailable") < MEMORY_FLOOR,
         disk=disk.f_bavail < disk.f_blocks * DISK_FLOOR,
         pids=running > limit * (1 - PID_FLOOR),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the whole node uses: pods and everything beside them."""
+
+    time: int  # nanoseconds since the epoch
+    cpu: int  # nanoseconds of all processors since boot
+    working_set: int  # bytes that cannot be taken back without writing
+    available: int
+
+
+# Fields of the line `cpu` in /proc/stat that are work: user nice system irq softirq steal (proc_stat(5)).
+BUSY = (0, 1, 2, 5, 6, 7)
+
+
+def usage() -> Usage:
+    with open("/proc/stat", encoding="ascii") as lines:
+        ticks = [int(field) for field in next(lines).split()[1:]]
+    busy = sum(ticks[index] for index in BUSY if index < len(ticks))
+    available = _meminfo("MemAvailable")
+    return Usage(
+        time.time_ns(),
+        busy * 10**9 // os.sysconf("SC_CLK_TCK"),
+        _meminfo("MemTotal") - available,
+        available,
     )
 
 

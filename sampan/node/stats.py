@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sampan.node.machine import Machine
+from sampan.node.machine import Usage
 from sampan.node.podspec import Object
 from sampan.node.status import timestamp
 
 
-def summary(node: str, machine: Machine, stats: Iterable[Any]) -> Object:
+def summary(node: str, usage: Usage, stats: Iterable[Any]) -> Object:
     """kubelet's Summary API (stats/v1alpha1)."""
+    time = timestamp(usage.time)
     return {
-        "node": {"nodeName": node, "memory": {"availableBytes": machine.memory}},
+        "node": {
+            "nodeName": node,
+            "cpu": {"time": time, "usageCoreNanoSeconds": usage.cpu},
+            "memory": {
+                "time": time,
+                "availableBytes": usage.available,
+                "workingSetBytes": usage.working_set,
+            },
+        },
         "pods": [_pod(item) for item in stats],
     }
 
@@ -54,11 +63,13 @@ def _container(stats: Any) -> Object:
 
 
 def _cpu(cpu: Any) -> Object:
-    return {
+    told = {
         "time": timestamp(cpu.timestamp),
-        "usageNanoCores": cpu.usage_nano_cores.value,
         "usageCoreNanoSeconds": cpu.usage_core_nano_seconds.value,
     }
+    if cpu.HasField("usage_nano_cores"):
+        told["usageNanoCores"] = cpu.usage_nano_cores.value
+    return told
 
 
 def _memory(memory: Any) -> Object:
