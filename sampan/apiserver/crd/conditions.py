@@ -7,7 +7,6 @@ established, and stays so. Reasons and messages: apiextensions `controller/statu
 from __future__ import annotations
 
 from collections.abc import Iterable
-from copy import deepcopy
 from typing import Any, Final
 
 from sampan.kube import objects
@@ -25,9 +24,23 @@ IN_PROGRESS: Final = ("InstanceDeletionInProgress", "CustomResource deletion is 
 COMPLETED: Final = ("InstanceDeletionCompleted", "removed all instances")
 
 
+def settled(crd: Object) -> bool:
+    """Is the status as it should be? Quick, and right for every definition that needs no change."""
+    status = crd.get("status") or {}
+    group = crd["spec"].get("group") or ""
+    return (
+        status.get("acceptedNames") == crd["spec"]["names"]
+        and condition(crd, "NamesAccepted") == "True"
+        and condition(crd, "Established") == "True"
+        and not condition(crd, "NonStructuralSchema")
+        and not approval.is_protected(group)
+    )
+
+
 def wanted(crd: Object, others: Iterable[Object], now: str) -> Object:
-    """The definition with the status that it should have; a new dict. `others` are the group's other definitions."""
-    found = deepcopy(crd)
+    """The definition with the status that it should have; a new dict. `others` are the names that the group's others hold."""
+    found = objects.clone(crd)
+    first = condition(crd, "Established") != "True"
     status = found.setdefault("status", {})
     names = found["spec"]["names"]
     accepted, reason, message = _accept(names, status.get("acceptedNames") or {}, others)
@@ -45,28 +58,28 @@ def wanted(crd: Object, others: Iterable[Object], now: str) -> Object:
         objects.set_condition(
             found, "KubernetesAPIApprovalPolicyConformant", *approval.state(found), now
         )
-    _structural(found, now)
-    return found
+    if first or condition(crd, "NonStructuralSchema"):
+        _structural(found, now)
+    return found  # type: ignore[no-any-return]
 
 
 def _accept(names: Object, accepted: Object, others: Iterable[Object]) -> tuple[Object, str, str]:
     """(the names accepted now, reason, message): each name is judged on its own, and the last conflict is told."""
     plurals: set[Any] = set()
     kinds: set[Any] = set()
-    for other in others:
-        held = (other.get("status") or {}).get("acceptedNames") or {}
+    for held in others:
         plurals.update((held.get("plural"), held.get("singular"), *(held.get("shortNames") or ())))
         kinds.update((held.get("kind"), held.get("listKind")))
     new = dict(accepted)
     reason, message = "NoConflicts", "no conflicts found"
     for key, taken in (
         ("plural", plurals), ("singular", plurals), ("shortNames", plurals), ("kind", kinds), ("listKind", kinds)):  # fmt: skip
-        asked, held = names.get(key), accepted.get(key)
+        asked, before = names.get(key), accepted.get(key)
         if key == "shortNames":
-            fresh = [each for each in asked or () if each not in (held or ())]
+            fresh = [each for each in asked or () if each not in (before or ())]
             used = [each for each in fresh if each in taken]
         else:
-            used = [asked] if asked != held and asked in taken else []
+            used = [asked] if asked != before and asked in taken else []
         if used:
             texts = [f'"{each}" is already in use' for each in used]
             message = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"

@@ -9,15 +9,13 @@ import asyncio
 import logging
 from typing import Any
 
-import orjson
-
 from sampan.apiserver.call import Call
 from sampan.apiserver.crd import conditions
 from sampan.apiserver.crd.definitions import Definitions
 from sampan.apiserver.registry import DeleteOptions, Registry
 from sampan.apiserver.resources import Resource
 from sampan.apiserver.routes import RequestInfo
-from sampan.apiserver.watchcache import ResourceCache
+from sampan.apiserver.watchcache import Entry, ResourceCache
 from sampan.client.transport import Request, User
 from sampan.kube import objects
 from sampan.kube.errors import ApiError
@@ -66,9 +64,9 @@ class DefinitionController:
         if crd is None:
             # Names were given back: another definition of the group may be waiting for them.
             wanted = name.partition(".")[2]
-            for entry in self._cache.entries.values():
+            for entry in self._group(wanted):
                 other = entry.object()
-                if other["spec"].get("group") == wanted and not _is_accepted(other):
+                if other["spec"].get("group") == wanted and not conditions.settled(other):
                     await self._write_status(entry.name)
             return
         if conditions.must_clean(crd):
@@ -76,7 +74,8 @@ class DefinitionController:
                 self._cleaning.add(name)
                 group.create_task(self._clean(name))
             return
-        await self._write_status(name)
+        if not conditions.settled(crd):
+            await self._write_status(name)
 
     @property
     def _cache(self) -> ResourceCache:
@@ -89,13 +88,24 @@ class DefinitionController:
         entry = self._cache.entries.get(self.definitions.row.key("", name))
         return entry.object() if entry is not None else None
 
+    def _group(self, group: str) -> list[Entry]:
+        """The definitions of an API group; a definition's name ends with it."""
+        end = f".{group}"
+        return [entry for entry in self._cache.entries.values() if entry.name.endswith(end)]
+
+    def _names(self, entry: Entry) -> Object:
+        """The names that a definition holds."""
+        served = self.definitions.served.get(entry.name)
+        if served is not None:
+            return served.accepted
+        return (entry.object().get("status") or {}).get("acceptedNames") or {}
+
     async def _write_status(self, name: str) -> None:
         def change(crd: Object) -> Object:
-            group = crd["spec"].get("group")
             others = [
-                orjson.loads(entry.data)
-                for entry in self._cache.entries.values()
-                if entry.name != name and entry.name.endswith(f".{group}")
+                self._names(entry)
+                for entry in self._group(crd["spec"].get("group") or "")
+                if entry.name != name
             ]
             return conditions.wanted(crd, others, objects.now())
 
@@ -175,10 +185,6 @@ class DefinitionController:
                     return
             finally:
                 watcher.close()
-
-
-def _is_accepted(crd: Object) -> bool:
-    return objects.condition_true(crd, "NamesAccepted")
 
 
 def as_is(call: Call, new: Object, old: Object) -> None:
