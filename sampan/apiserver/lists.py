@@ -56,12 +56,20 @@ async def list_entries(caches: WatchCache, call: Call, selection: Selection) -> 
     if token is not None and token.revision > 0:
         await caches.wait(token.revision, FRESH_WAIT)  # another server may have begun this list
         return await _at(caches, cache, selection, token.revision, token.after)
-    if selection.resource_version_match == EXACT:
+    if is_exact(selection):
         await fresh(caches, selection.resource_version)
         return await _at(caches, cache, selection, revision_of(selection.resource_version), "")
     if selection.resource_version:
         await fresh(caches, selection.resource_version)
     return from_cache(caches, cache, selection, token.after if token else "")
+
+
+def is_exact(selection: Selection) -> bool:
+    """Asked for, or the oldest clients' way to say it: a limit and a version (KEP-2523's "legacy exact match")."""
+    match = selection.resource_version_match
+    if match:
+        return match == EXACT
+    return bool(selection.limit) and selection.resource_version not in ("", "0")
 
 
 def from_cache(

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from sampan.apiserver.call import Call, boolean, integer, revision_of
+from sampan.apiserver.resources import Resource
 from sampan.apiserver.watchcache import Entry, Matcher
 from sampan.kube import errors
+from sampan.kube.errors import ApiError, Cause
 from sampan.kube.selectors import FieldRequirement, FieldSelector, parse_fields, parse_labels
 
 EXACT, NOT_OLDER = "Exact", "NotOlderThan"
+_MATCH: Final = "resourceVersionMatch"
+_EVERY_KINDS_FIELDS: Final = ("metadata.name", "metadata.namespace")
 # events.k8s.io names the fields of the one stored Event differently.
 _EVENT_FIELDS = {"regarding": "involvedObject", "reportingController": "reportingComponent"}
 
@@ -104,14 +108,8 @@ def _fields(call: Call) -> FieldSelector | None:
     requirements = []
     for item in found.requirements:
         path = item.path
-        if path not in ("metadata.name", "metadata.namespace") and path not in row.selectable:
-            raise errors.bad_request(
-                f'Unable to find "{row.group + ", " if row.group else ""}{row.api_version}, Resource={row.name}" '
-                f'that match label selector "{call.request.param("labelSelector")}", '
-                f'field selector "{text}": field label not supported: {path}'
-                if row.kind not in _KNOWN_LABELS
-                else f'"{path}" is not a known field selector: only "metadata.name", "metadata.namespace"'
-            )
+        if path not in _EVERY_KINDS_FIELDS and path not in row.selectable:
+            raise _no_such_field(row, path)
         head, dot, rest = path.partition(".")
         requirements.append(
             FieldRequirement(_EVENT_FIELDS.get(head, head) + dot + rest, item.operator, item.value)
@@ -124,74 +122,68 @@ def _fields(call: Call) -> FieldSelector | None:
     return FieldSelector(requirements) if requirements else None
 
 
-_KNOWN_LABELS = (
-    "ConfigMap",
-    "Endpoints",
-    "Lease",
-    "EndpointSlice",
-    "Deployment",
-    "DaemonSet",
-    "StatefulSet",
-)
+def _no_such_field(row: Resource, path: str) -> ApiError:
+    """Kinds that select on fields of their own refuse others in other words than those that do not."""
+    if row.group == "batch" and row.selectable:
+        return errors.bad_request(f'field label "{path}" not supported for batchv1.{row.kind}')
+    if row.selectable or row.custom is not None:
+        return errors.bad_request(f"field label not supported: {path}")
+    return errors.bad_request(
+        f'"{path}" is not a known field selector: only "metadata.name", "metadata.namespace"'
+    )
+
+
+_WITH_CONTINUE: Final = "resourceVersionMatch is forbidden when continue is provided"
 
 
 def _check(selection: Selection, token: str, watch: bool) -> None:
     """Raises 422 for a combination of options that means nothing."""
-    match, version = selection.resource_version_match, selection.resource_version
-    causes = []
-    if selection.initial_events is not None:
-        if not watch:
-            causes.append(
-                errors.forbidden_field(
-                    "sendInitialEvents", "sendInitialEvents is forbidden for list"
-                )
-            )
-        elif match != NOT_OLDER:
-            causes.append(
-                errors.forbidden_field(
-                    "resourceVersionMatch",
-                    f"sendInitialEvents requires setting resourceVersionMatch to {NOT_OLDER}",
-                )
-                if not match
-                else errors.not_supported("resourceVersionMatch", match, [NOT_OLDER])
-            )
-    elif match and watch:
-        causes.append(
-            errors.forbidden_field(
-                "resourceVersionMatch", "resourceVersionMatch is forbidden for watch"
-            )
-        )
-    elif match:
-        if not version:
-            causes.append(
-                errors.forbidden_field(
-                    "resourceVersionMatch",
-                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
-                )
-            )
-        if token:
-            causes.append(
-                errors.forbidden_field(
-                    "resourceVersionMatch",
-                    "resourceVersionMatch is forbidden when continue is provided",
-                )
-            )
-        if match not in (EXACT, NOT_OLDER):
-            causes.append(
-                errors.not_supported("resourceVersionMatch", match, [EXACT, NOT_OLDER, ""])
-            )
-        elif match == EXACT and version == "0":
-            causes.append(
-                errors.forbidden_field(
-                    "resourceVersionMatch",
-                    'resourceVersionMatch "exact" is forbidden for resourceVersion "0"',
-                )
-            )
+    causes = (_watch_causes if watch else _list_causes)(selection, token)
     if causes:
         raise errors.invalid("ListOptions", "", causes, "meta.k8s.io")
-    if token and version not in ("", "0"):
+    version = selection.resource_version
+    if token and not watch and version not in ("", "0"):
         raise errors.bad_request("specifying resource version is not allowed when using continue")
     revision_of(version)
+
+
+def _list_causes(selection: Selection, token: str) -> list[Cause]:
+    causes: list[Cause] = []
+    match, version = selection.resource_version_match, selection.resource_version
+    if match:
+        if not version:
+            text = "resourceVersionMatch is forbidden unless resourceVersion is provided"
+            causes.append(errors.forbidden_field(_MATCH, text))
+        if token:
+            causes.append(errors.forbidden_field(_MATCH, _WITH_CONTINUE))
+        if match not in (EXACT, NOT_OLDER):
+            causes.append(errors.not_supported(_MATCH, match, [EXACT, NOT_OLDER, ""]))
+        if match == EXACT and version == "0":
+            text = 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
+            causes.append(errors.forbidden_field(_MATCH, text))
+    if selection.initial_events is not None:
+        text = "sendInitialEvents is forbidden for list"
+        causes.append(errors.forbidden_field("sendInitialEvents", text))
+    return causes
+
+
+def _watch_causes(selection: Selection, token: str) -> list[Cause]:
+    causes: list[Cause] = []
+    match, wants_state = selection.resource_version_match, selection.initial_events is not None
+    if wants_state and match != NOT_OLDER:
+        text = f"sendInitialEvents requires setting resourceVersionMatch to {NOT_OLDER}"
+        causes.append(errors.forbidden_field(_MATCH, text))
+    if match:
+        if not wants_state:
+            text = (
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
+            )
+            causes.append(errors.forbidden_field(_MATCH, text))
+        if match != NOT_OLDER:
+            causes.append(errors.not_supported(_MATCH, match, [NOT_OLDER]))
+        if token:
+            causes.append(errors.forbidden_field(_MATCH, _WITH_CONTINUE))
+    return causes
 
 
 def decode_continue(text: str, prefix: str) -> Continue:

@@ -72,7 +72,7 @@ RESOURCES: tuple[Resource, ...] = (
         verbs=("create", "delete", "get", "list", "patch", "update", "watch"),
         subresources=(Subresource("finalize", "Namespace", ("update",)), status("Namespace")),
         strategy="namespace",
-        selectable=("status.phase", "name"),
+        selectable=("status.phase",),
     ),
     resource(
         "",
@@ -93,7 +93,6 @@ RESOURCES: tuple[Resource, ...] = (
         short_names=("pvc",),
         subresources=(status("PersistentVolumeClaim"),),
         strategy="returning",
-        selectable=("name",),
     ),
     resource(
         "",
@@ -104,7 +103,6 @@ RESOURCES: tuple[Resource, ...] = (
         short_names=("pv",),
         subresources=(status("PersistentVolume"),),
         strategy="returning",
-        selectable=("name",),
     ),
     resource(
         "",
