@@ -99,7 +99,7 @@ async def led(client: Any, name: str, work: Callable[[], Awaitable[None]]) -> No
 
 def addons(config: Config) -> list[tuple[Any, dict[str, Any]]]:
     """(resource, object) of what a cluster has from the start: a RuntimeClass a kind, and the DNS Service."""
-    from sampan.client.resources import CONFIGMAPS, RUNTIMECLASSES, SERVICES
+    from sampan.client.resources import CLUSTERROLES, CONFIGMAPS, RUNTIMECLASSES, SERVICES
 
     ours = {"app.kubernetes.io/managed-by": "sampan"}
     found: list[tuple[Any, dict[str, Any]]] = [
@@ -137,7 +137,34 @@ def addons(config: Config) -> list[tuple[Any, dict[str, Any]]]:
             ],
         },
     }
-    return [*found, (SERVICES, dns), (CONFIGMAPS, cluster_info(config))]
+    return [
+        *found,
+        (SERVICES, dns),
+        (CONFIGMAPS, cluster_info(config)),
+        (CLUSTERROLES, metrics_reader()),
+    ]
+
+
+def metrics_reader() -> dict[str, Any]:
+    """Who may see pods may see what they use, as metrics-server grants it (by aggregation of ClusterRoles)."""
+    group = "rbac.authorization.k8s.io"
+    return {
+        "apiVersion": f"{group}/v1",
+        "kind": "ClusterRole",
+        "metadata": {
+            "name": "system:aggregated-metrics-reader",
+            "labels": {
+                f"{group}/aggregate-to-{role}": "true" for role in ("admin", "edit", "view")
+            },
+        },
+        "rules": [
+            {
+                "apiGroups": ["metrics.k8s.io"],
+                "resources": ["pods", "nodes"],
+                "verbs": ["get", "list", "watch"],
+            }
+        ],
+    }
 
 
 def cluster_info(config: Config) -> dict[str, Any]:
