@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 APISERVICES = GVR(GROUP, "v1", "apiservices")
-DEFINITIONS = GVR("apiextensions.k8s.io", "v1", "customresourcedefinitions")
 AGGREGATOR = User("system:kube-aggregator", ("system:masters",))
 CHECK_EVERY = 30.0  # seconds between checks of a server that answers
 CHECK_AGAIN = (
@@ -258,21 +257,23 @@ class Aggregator:
         from sampan.client.inprocess import InProcess
 
         client = Client(InProcess(self.server, User("system:apiserver", ("system:masters",))))
-        found, custom = Informer(client, APISERVICES), Informer(client, DEFINITIONS)
+        found = Informer(client, APISERVICES)
         changed = asyncio.Event()
+        listeners = self.server.definitions.listeners
+        listeners.append(changed.set)
         watching: dict[str, tuple[Remote, asyncio.Task[None]]] = {}
         try:
             async with asyncio.TaskGroup() as group:
-                for informer in (found, custom):
-                    informer.start(group)
-                    await informer.synced()
-                    informer.add_handler(lambda *_: changed.set())
+                found.start(group)
+                await found.synced()
+                found.add_handler(lambda *_: changed.set())
                 while True:
                     changed.clear()
                     await self._keep_locals(client, found)
                     self._sync(group, client, found, watching)
                     await changed.wait()
         finally:
+            listeners.remove(changed.set)
             if "backend" in vars(self):
                 await self.backend.close()
 

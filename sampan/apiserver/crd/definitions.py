@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
@@ -46,6 +46,8 @@ class Definitions:
         self.served: dict[str, Definition] = {}  # by the definition's name
         self.changed: set[str] = set()
         self.wake = asyncio.Event()
+        # Called after the table has changed; must not await or fail.
+        self.listeners: list[Callable[[], None]] = []
         self.cache: ResourceCache | None = None
         row = table.lookup(GROUP, "v1", PLURAL)
         assert row is not None
@@ -147,7 +149,7 @@ class Definitions:
             self.caches.drop(definition.storage_row.storage)
         for row in definition.rows:
             self.table.add(row)
-        self.admission.forget()
+        self._tell()
 
     def _is_free(self, row: Resource) -> bool:
         """A built-in kind is never replaced."""
@@ -167,7 +169,12 @@ class Definitions:
         for row in definition.rows:
             self.table.remove(row)
         self.caches.drop(definition.storage_row.storage)
+        self._tell()
+
+    def _tell(self) -> None:
         self.admission.forget()
+        for listen in self.listeners:
+            listen()
 
     # For the documents
 
