@@ -50,29 +50,46 @@ LOOPBACK = "system:apiserver"  # the user as whom the server speaks to itself
 SERVER = "kube-apiserver"  # manager of what the server makes for itself
 
 
+class _Known:
+    """What is worked out once for a row."""
+
+    __slots__ = ("direct", "kinds", "pods", "reset", "subject", "type", "version")
+
+    def __init__(self, row: Resource, subject: object, of: FieldType) -> None:
+        self.subject = (
+            subject  # the row, or the version of the definition: another one is another schema
+        )
+        self.type = of
+        self.version = row.api_version
+        self.reset = resetfields.on_create(row)
+        self.direct = row.custom is not None or row.storage_version == row.api_version
+        self.pods = row.storage == "core/pods"
+        self.kinds: dict[tuple[str, bool], Kind] = {}  # by subresource and stability
+
+
 class FieldManager:
     def __init__(self, table: Table, now: Callable[[], str]) -> None:
         self.table = table
         self.now = now
         self.schemas: Callable[[Resource], Object | None] | None = None
         self.scales: Callable[[Resource], Mapping[str, Path | None]] | None = None
-        self._types: dict[tuple[str, str, str], tuple[object, FieldType]] = {}
+        self._known: dict[tuple[str, str, str], _Known] = {}
         self._pod_specs: Crowd[Fields] | None = None
 
     # Kinds
 
-    def _type(self, row: Resource) -> FieldType:
+    def _of(self, row: Resource) -> _Known:
         """Found by name, because hashing a row costs more than a small object's walk."""
         key = (row.group, row.version, row.name)
         subject = row if row.custom is None else row.custom
-        known = self._types.get(key)
-        if known is not None and known[0] is subject:
-            return known[1]
+        known = self._known.get(key)
+        if known is not None and known.subject is subject:
+            return known
         found = types.of_kind(GVK(row.group, row.version, row.kind))
         if found is None:
             found = types.of_custom(self.schemas(row) if self.schemas else None)
-        self._types[key] = subject, found
-        return found
+        known = self._known[key] = _Known(row, subject, found)
+        return known
 
     def _row(self, row: Resource, version: str) -> Resource | None:
         """The same kind in another version."""
@@ -86,13 +103,23 @@ class FieldManager:
         found = self.table.lookup(group, name, row.name)
         return found if found is not None and found.storage == row.storage else None
 
-    def _kind(self, row: Resource, subresource: str) -> Kind:
-        def type_of(version: str) -> FieldType | None:
-            found = self._row(row, version)
-            return None if found is None else self._type(found)
-
+    def _kind(self, row: Resource, subresource: str, *, stable: bool = True) -> Kind:
+        """`stable` False: the managers may be older than the schema, or come from a client."""
+        known = self._of(row)
         custom = row.custom is not None
-        return Kind(type_of, resetfields.kept(row, subresource, custom=custom), stable=not custom)
+        stable = stable and not custom
+        found = known.kinds.get((subresource, stable))
+        if found is None:
+
+            def type_of(version: str) -> FieldType | None:
+                if version == known.version:
+                    return known.type
+                other = self._row(row, version)
+                return None if other is None else self._of(other).type
+
+            kept = resetfields.kept(row, subresource, custom=custom)
+            found = known.kinds[subresource, stable] = Kind(type_of, kept, stable)
+        return found
 
     async def _run(self, row: Resource, steps: Steps[T]) -> T:
         """The steps to their end, with whatever is to be converted on the way."""
@@ -131,24 +158,25 @@ class FieldManager:
         given = obj["metadata"].pop("managedFields", None)
         if given:
             return await self._created_with(call, obj, given)
-        owned = self._owned(row, conversion.from_storage(row, obj))
+        known = self._of(row)
+        owned = self._owned(known, obj if known.direct else conversion.from_storage(row, obj))
         if not owned:
             return None
         entry = {
             "manager": manager_of(call),
             "operation": managers.UPDATE,
-            "apiVersion": row.api_version,
+            "apiVersion": known.version,
             "time": self.now(),
             "fieldsType": managers.FIELDS_TYPE,
             "fieldsV1": owned,
         }
         return [entry]
 
-    def _owned(self, row: Resource, obj: Object) -> Fields:
+    def _owned(self, known: _Known, obj: Object) -> Fields:
         """What the creator of an object owns. Pods of one template own the same of their specs."""
-        of, reset = self._type(row), resetfields.on_create(row)
-        spec = obj.get("spec")
-        if not spec or row.storage != "core/pods":
+        of, reset = known.type, known.reset
+        spec = obj.get("spec") if known.pods else None
+        if not spec:
             return operations.created(obj, of, reset)
         if self._pod_specs is None:
             self._pod_specs = Crowd(lambda spec: operations.created({"spec": spec}, of, ()))
@@ -176,7 +204,7 @@ class FieldManager:
 
     def placed(self, row: Resource, obj: Object) -> Entries | None:
         """The managers of an object that the server makes for itself."""
-        owned = self._owned(row, obj)
+        owned = self._owned(self._of(row), obj)
         if not owned:
             return None
         manager = managers.updater(SERVER, row.api_version)
@@ -197,11 +225,9 @@ class FieldManager:
             managed = _decoded(call, given)
         present = old["metadata"].pop("managedFields", None)
         try:
-            kind = self._kind(row, subresource)
+            kind = self._kind(row, subresource, stable=managed is None)
             if managed is None:
                 managed = managers.trusted(entries or ())
-            else:
-                kind.stable = False
             if not managed:
                 return None
             steps = operations.updated(
@@ -232,8 +258,7 @@ class FieldManager:
         """
         row = call.resource
         self._check_config(call, config, call.gvk)
-        kind = self._kind(row, call.info.subresource)
-        kind.stable = False
+        kind = self._kind(row, call.info.subresource, stable=False)
         if live is None:
             live = {"apiVersion": row.api_version, "kind": row.kind, "metadata": {}}
         return await self._applied(call, row, kind, live, config, call.gvk, force)

@@ -224,14 +224,18 @@ def _created(value: Any, of: FieldType, present: bool) -> Fields | None:
 
 def _created_fields(value: Fields, of: FieldType, exists: bool) -> Fields:
     """`exists`: the map was there, empty, before."""
+    if not of.struct and of.element is not None and of.element.leaf:
+        return {f"f:{key}": LEAF for key in value}
     found: Fields = {}
-    known, present = of._known, of.present if exists else ()
+    names, present = of._plain, of.present if exists else ()
     for key, item in value.items():
-        child = known.get(key) or of.child(key) or ATOMIC
-        if child.leaf and not present:
-            found[f"f:{key}"] = LEAF
-        elif (node := _created(item, child, key in present)) is not None:
-            found[f"f:{key}"] = node
+        name = names.get(key) or of.plain(key)
+        if name is not None:
+            found[name] = LEAF
+        else:
+            node = _created(item, of.child(key) or ATOMIC, key in present)
+            if node is not None:
+                found[f"f:{key}"] = node
     return found
 
 

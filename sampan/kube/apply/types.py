@@ -48,6 +48,7 @@ class FieldType:
         "_exact",
         "_items",
         "_known",
+        "_plain",
         "_preserve",
         "_properties",
         "_strict",
@@ -95,6 +96,16 @@ class FieldType:
         self.struct = bool(self._properties)
         self.leaf = (not is_map or atomic_map) and (not is_list or atomic_list)
         self._exact: bool | None = None
+        self._plain: dict[str, str] = {}
+
+    def plain(self, key: str) -> str | None:
+        """The path element of a field that is owned whole; None for others. Asked for each key of each new object."""
+        name = self._plain.get(key)
+        if name is None and key in self._properties and key not in self.present:
+            child = self.child(key)
+            if child is not None and child.leaf:
+                name = self._plain[key] = f"f:{key}"
+        return name
 
     @property
     def exact(self) -> bool:
