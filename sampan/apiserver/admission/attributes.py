@@ -233,3 +233,9 @@ def _gvk(kind: GVK) -> Object:
 
 def _gvr(row: Resource) -> Object:
     return {"group": row.group, "version": row.version, "resource": row.name}
+
+
+def why(error: ApiError) -> str:
+    """What is wrong with a patch: its cause says more than its message."""
+    causes = error.details.get("causes") or [{}]
+    return str(causes[0].get("message") or error.message)

@@ -24,6 +24,10 @@ from sampan.apiserver.admission.namespaces import NamespaceLifecycle
 from sampan.apiserver.admission.noderestriction import NodeRestriction
 from sampan.apiserver.admission.plugin import Lookup, Object, Plugin
 from sampan.apiserver.admission.podsecurity import PodSecurity
+from sampan.apiserver.admission.policies import (
+    MutatingAdmissionPolicy,
+    ValidatingAdmissionPolicy,
+)
 from sampan.apiserver.admission.priority import Priority
 from sampan.apiserver.admission.privilege import Privilege
 from sampan.apiserver.admission.resourcequota import ResourceQuota
@@ -57,7 +61,9 @@ PLUGINS: tuple[type[Plugin], ...] = (
     CertificateSubjectRestriction,
     DefaultIngressClass,
     DefaultStorageClass,
+    MutatingAdmissionPolicy,
     MutatingAdmissionWebhook,
+    ValidatingAdmissionPolicy,
     ValidatingAdmissionWebhook,
     ResourceQuota,
 )

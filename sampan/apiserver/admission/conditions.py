@@ -16,7 +16,8 @@ from sampan.apiserver.rbac import Attributes as Asked
 from sampan.apiserver.resources import Resource
 from sampan.client.transport import User
 from sampan.kube import cel
-from sampan.kube.cel.types import BOOL, DYN, INT, STRING, TIMESTAMP, Type, list_of, map_of, record
+from sampan.kube.cel.admission import declared
+from sampan.kube.cel.types import Type
 
 if TYPE_CHECKING:
     from sampan.kube.cel.library.authorizer import Decision, Question
@@ -26,81 +27,6 @@ Object = dict[str, Any]
 OUT_OF_BUDGET = (
     "validation failed due to running out of cost budget, no further validation rules will be run"
 )
-
-_KIND = record("kubernetes.GroupVersionKind", group=STRING, version=STRING, kind=STRING)
-_RESOURCE = record("kubernetes.GroupVersionResource", group=STRING, version=STRING, resource=STRING)
-_USER = record(
-    "kubernetes.UserInfo",
-    username=STRING,
-    uid=STRING,
-    groups=list_of(STRING),
-    extra=map_of(STRING, list_of(STRING)),
-)
-REQUEST = record(
-    "kubernetes.AdmissionRequest",
-    kind=_KIND,
-    resource=_RESOURCE,
-    subResource=STRING,
-    requestKind=_KIND,
-    requestResource=_RESOURCE,
-    requestSubResource=STRING,
-    name=STRING,
-    namespace=STRING,
-    operation=STRING,
-    userInfo=_USER,
-    dryRun=BOOL,
-    options=DYN,
-)
-NAMESPACE = record(
-    "kubernetes.Namespace",
-    metadata=record(
-        "kubernetes.NamespaceMetadata",
-        name=STRING,
-        generateName=STRING,
-        namespace=STRING,
-        labels=map_of(STRING, STRING),
-        annotations=map_of(STRING, STRING),
-        UID=STRING,
-        creationTimestamp=TIMESTAMP,
-        deletionGracePeriodSeconds=INT,
-        deletionTimestamp=TIMESTAMP,
-        generation=INT,
-        resourceVersion=STRING,
-        finalizers=list_of(STRING),
-    ),
-    spec=record("kubernetes.NamespaceSpec", finalizers=list_of(STRING)),
-    status=record(
-        "kubernetes.NamespaceStatus",
-        phase=STRING,
-        conditions=list_of(
-            record(
-                "kubernetes.NamespaceCondition",
-                status=STRING,
-                type=STRING,
-                lastTransitionTime=TIMESTAMP,
-                message=STRING,
-                reason=STRING,
-            )
-        ),
-    ),
-)
-
-
-def declared(
-    *, params: bool = False, authorizer: bool = True, namespace: bool = True
-) -> dict[str, Type]:
-    """The variables of an expression of admission."""
-    found: dict[str, Type] = {"object": DYN, "oldObject": DYN, "request": REQUEST}
-    if namespace:
-        found["namespaceObject"] = NAMESPACE
-    if params:
-        found["params"] = DYN
-    if authorizer:
-        from sampan.kube.cel.library.authorizer import AUTHORIZER, RESOURCE_CHECK
-
-        found["authorizer"] = AUTHORIZER
-        found["authorizer.requestResource"] = RESOURCE_CHECK
-    return found
 
 
 async def bindings(
@@ -254,8 +180,8 @@ class Conditions:
     def __init__(
         self, given: list[Object] | None, variables: Mapping[str, Type] | None = None
     ) -> None:
-        declared_ = declared(namespace=False) if variables is None and given else variables or {}
-        self.expressions = [Expression(each["expression"], declared_) for each in given or ()]
+        known = declared() if variables is None else variables
+        self.expressions = [Expression(each["expression"], known) for each in given or ()]
 
     @property
     def uses(self) -> frozenset[str]:

@@ -23,6 +23,7 @@ from sampan.apiserver.admission.attributes import (
     DELETE,
     UPDATE,
     Attributes,
+    why,
 )
 from sampan.apiserver.admission.matching import Match, exempt
 from sampan.apiserver.admission.plugin import Lookup, Plugin
@@ -232,7 +233,7 @@ class MutatingAdmissionWebhook(_Webhooks):
         try:
             new = json_patch(clone(seen), patch)
         except ApiError as error:
-            raise errors.internal(error.message) from error
+            raise errors.internal(why(error)) from error
         told = {
             "configuration": webhook.configuration,
             "webhook": webhook.name,

@@ -79,9 +79,10 @@ def build(
     program = Program(source, variables, objects)
     if results and program.type not in results:
         wanted = (
-            f"must evaluate to {results[0]}"
+            f"must evaluate to {results[0]} but got {program.type}"
             if len(results) == 1
-            else f"must evaluate to one of [{' '.join(str(each) for each in results)}]"
+            else f"must evaluate to one of [{' '.join(str(each) for each in results)}] "
+            f"but got {program.type}"
         )
         raise CompileError(source, [Issue(-2, wanted)])
     return program

@@ -31,7 +31,7 @@ from sampan.kube.cel.types import (
     list_of,
     map_of,
 )
-from sampan.kube.cel.values import MapList, SetList
+from sampan.kube.cel.values import MapList, Optional, SetList
 
 Schema = Mapping[str, Any]
 
@@ -122,6 +122,8 @@ def typed(value: Any, type_: Type) -> Any:
     if type_.plain or value is None:
         return value
     kind = type_.kind
+    if isinstance(value, Optional):
+        return Optional(typed(value.value, type_.params[0])) if value.present else value
     if isinstance(type_, ObjectType):
         if not isinstance(value, dict):
             return value
@@ -173,7 +175,7 @@ def _typed_text(value: str, type_: Type) -> Any:
 
 def to_json(value: Any) -> Any:
     """A value as JSON, for what an expression writes into an object. Raises EvaluationError for what has no JSON."""
-    from sampan.kube.cel.values import Duration, Opaque, Optional, Timestamp, UInt, unkey
+    from sampan.kube.cel.values import Duration, Opaque, Timestamp, UInt, unkey
 
     if value is None or isinstance(value, bool | str | float):
         return value

@@ -1,0 +1,506 @@
+"""ValidatingAdmissionPolicy and MutatingAdmissionPolicy: what applies, what is said, what is changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from apiserver_harness import (
+    DEPLOYMENTS,
+    MAPS,
+    PODS,
+    Harness,
+    api,
+    config_map,
+    deployment,
+    open_server,
+    pod,
+    service_account,
+)
+
+from sampan.client.transport import User
+
+__all__ = ["api"]
+
+Object = dict[str, Any]
+GROUP = "/apis/admissionregistration.k8s.io/v1"
+
+
+def rule(resources: str, operations: str = "*", group: str = "", version: str = "*") -> Object:
+    return {
+        "apiGroups": [group],
+        "apiVersions": [version],
+        "resources": resources.split(),
+        "operations": operations.split(),
+    }
+
+
+def policy(kind: str, name: str, rules: list[Object] | None = None, **spec: Any) -> Object:
+    spec.setdefault("matchConstraints", {"resourceRules": rules or [rule("configmaps")]})
+    if kind == "Mutating":
+        spec.setdefault("reinvocationPolicy", "Never")
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": f"{kind}AdmissionPolicy",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+
+
+def binding(kind: str, name: str, of: str, **spec: Any) -> Object:
+    if kind == "Validating":
+        spec.setdefault("validationActions", ["Deny"])
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": f"{kind}AdmissionPolicyBinding",
+        "metadata": {"name": name},
+        "spec": {"policyName": of, **spec},
+    }
+
+
+async def validating(
+    api: Harness,
+    *validations: Object | str,
+    name: str = "p",
+    bound: Object | None = None,
+    **spec: Any,
+) -> None:
+    given = [{"expression": each} if isinstance(each, str) else each for each in validations]
+    made = policy("Validating", name, validations=given, **spec)
+    await api.call("POST", f"{GROUP}/validatingadmissionpolicies", made)
+    bind = binding("Validating", f"{name}-b", name, **(bound or {}))
+    await api.call("POST", f"{GROUP}/validatingadmissionpolicybindings", bind)
+
+
+async def mutating(api: Harness, *mutations: Object, name: str = "p", **spec: Any) -> None:
+    made = policy("Mutating", name, mutations=list(mutations), **spec)
+    await api.call("POST", f"{GROUP}/mutatingadmissionpolicies", made)
+    bind = binding("Mutating", f"{name}-b", name)
+    await api.call("POST", f"{GROUP}/mutatingadmissionpolicybindings", bind)
+
+
+def applying(expression: str) -> Object:
+    return {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": expression}}
+
+
+def patching(expression: str) -> Object:
+    return {"patchType": "JSONPatch", "jsonPatch": {"expression": expression}}
+
+
+async def refused(api: Harness, method: str, path: str, body: Any = None, **more: Any) -> Object:
+    response = await api.send(method, path, body, **more)
+    found: Object = orjson.loads(await response.read())
+    assert response.status >= 400, found
+    return found
+
+
+async def test_a_policy_denies_with_its_message(api: Harness) -> None:
+    await validating(
+        api,
+        "object.spec.replicas <= 5",
+        matchConstraints={"resourceRules": [rule("deployments", "CREATE UPDATE", "apps")]},
+    )
+    await api.call("POST", DEPLOYMENTS, deployment("ok", 5))
+    found = await refused(api, "POST", DEPLOYMENTS, deployment("a", 6))
+    message = (
+        "ValidatingAdmissionPolicy 'p' with binding 'p-b' denied request: "
+        "failed expression: object.spec.replicas <= 5"
+    )
+    assert found["message"] == f'deployments.apps "a" is forbidden: {message}'
+    assert (found["code"], found["reason"]) == (422, "Invalid")
+    assert found["details"] == {
+        "name": "a",
+        "group": "apps",
+        "kind": "deployments",
+        "causes": [{"message": message}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("validation", "message", "reason", "code"),
+    [
+        ({"message": "too many"}, "too many", "Invalid", 422),
+        ({"message": "x", "reason": "Forbidden"}, "x", "Forbidden", 403),
+        ({"reason": "Unauthorized", "message": "x"}, "x", "Unauthorized", 401),
+        (
+            {"messageExpression": "'found ' + string(size(object.data))", "message": "x"},
+            "found 1",
+            "Invalid",
+            422,
+        ),
+        (
+            {"messageExpression": "string(object.data.none)", "message": "fallback"},
+            "fallback",
+            "Invalid",
+            422,
+        ),
+        ({"messageExpression": "'a\\nb'", "message": "fallback"}, "fallback", "Invalid", 422),
+    ],
+)
+async def test_messages_and_reasons(
+    api: Harness, validation: Object, message: str, reason: str, code: int
+) -> None:
+    given = {"expression": "false", **validation}
+    await validating(api, given)
+    found = await refused(api, "POST", MAPS, config_map("a"))
+    assert found["message"].endswith(f"denied request: {message}")
+    assert (found["reason"], found["code"]) == (reason, code)
+
+
+async def test_what_expressions_see(api: Harness) -> None:
+    await validating(
+        api,
+        "request.operation == 'DELETE' || object.kind == 'ConfigMap'",
+        "request.kind.kind == 'ConfigMap' && request.resource.resource == 'configmaps'",
+        "request.userInfo.username == 'admin' && 'system:masters' in request.userInfo.groups",
+        "request.namespace == 'default' && request.name.startsWith('a') && !request.dryRun",
+        "namespaceObject.metadata.name == 'default' && namespaceObject.status.phase == 'Active'",
+        "namespaceObject.metadata.creationTimestamp < timestamp('2200-01-01T00:00:00Z')",
+        "request.operation != 'UPDATE' || object.data.a != oldObject.data.a",
+        "request.operation != 'DELETE' || (object == null && oldObject.metadata.name == 'a')",
+        "request.operation != 'CREATE' || oldObject == null",
+        "authorizer.group('apps').resource('deployments').check('create').allowed()",
+        "variables.double == 2 * variables.size && variables.names.all(n, n == 'a')",
+        "!has(object.metadata) || has(object.metadata.uid)",
+        variables=[
+            {"name": "size", "expression": "request.operation == 'DELETE' ? 1 : size(object.data)"},
+            {"name": "double", "expression": "variables.size + variables.size"},
+            {"name": "names", "expression": "[request.name]"},
+            {"name": "broken", "expression": "object.none.none"},
+        ],
+    )
+    await api.call("POST", MAPS, config_map("a"))
+    await api.patch("merge", f"{MAPS}/a", {"data": {"a": "c"}})
+    await api.call("DELETE", f"{MAPS}/a")
+    found = await refused(api, "POST", MAPS, config_map("b"))
+    assert "request.name.startsWith" in found["message"]
+
+
+async def test_faults_are_judged_by_the_failure_policy(api: Harness) -> None:
+    await validating(api, "object.none == 'x'")
+    found = await refused(api, "POST", MAPS, config_map("a"))
+    assert found["message"].endswith(
+        "expression 'object.none == 'x'' resulted in error: no such key: none"
+    )
+    await validating(
+        api,
+        "variables.v",
+        name="q",
+        variables=[{"name": "v", "expression": "object.data.a.contains(object.data.zz)"}],
+    )
+    await api.call("DELETE", f"{GROUP}/validatingadmissionpolicies/p")
+    found = await refused(api, "POST", MAPS, config_map("a"))
+    assert 'composited variable "v" fails to evaluate: no such key: zz' in found["message"]
+    await api.patch(
+        "merge", f"{GROUP}/validatingadmissionpolicies/q", {"spec": {"failurePolicy": "Ignore"}}
+    )
+    await api.call("POST", MAPS, config_map("a"))
+
+
+async def test_budget(api: Harness) -> None:
+    items = ", ".join(str(number) for number in range(120))
+    await validating(
+        api,
+        f"[{items}].all(a, [{items}].all(b, [{items}].all(c, a + b + c >= 0)))",
+    )
+    found = await refused(api, "POST", MAPS, config_map("a"))
+    assert "running out of cost budget" in found["message"]
+
+
+async def test_warn_and_audit(api: Harness) -> None:
+    noted: dict[str, str] = {}
+    api.server.access.lookup.annotate = lambda request, key, value: noted.update({key: value})
+    await validating(
+        api,
+        {"expression": "false", "message": "beware"},
+        bound={"validationActions": ["Warn", "Audit"]},
+        auditAnnotations=[
+            {"key": "who", "valueExpression": "'by ' + request.userInfo.username"},
+            {"key": "none", "valueExpression": "null"},
+        ],
+    )
+    response = await api.send("POST", MAPS, config_map("a"))
+    assert response.status == 201
+    assert (
+        "Validation failed for ValidatingAdmissionPolicy 'p' with binding 'p-b': beware"
+        in response.headers["Warning"]
+    )
+    assert noted["p/who"] == "by admin"
+    assert "p/none" not in noted
+    (failure,) = orjson.loads(noted["validation.policy.admission.k8s.io/validation_failure"])
+    assert failure == {
+        "message": "beware",
+        "policy": "p",
+        "binding": "p-b",
+        "expressionIndex": 0,
+        "validationActions": ["Warn", "Audit"],
+    }
+
+
+async def test_where_a_binding_counts(api: Harness) -> None:
+    await validating(
+        api,
+        "false",
+        matchConditions=[
+            {"name": "guarded", "expression": "object.?metadata.?labels.?guard.hasValue()"}
+        ],
+        bound={
+            "matchResources": {
+                "namespaceSelector": {"matchLabels": {"team": "a"}},
+                "excludeResourceRules": [
+                    rule("configmaps", "CREATE") | {"resourceNames": ["free"]}
+                ],
+            }
+        },
+    )
+    space = {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": "n", "labels": {"team": "a"}},
+    }
+    await api.call("POST", "/api/v1/namespaces", space)
+    guarded = config_map("a")
+    guarded["metadata"]["labels"] = {"guard": "on"}
+    maps = "/api/v1/namespaces/n/configmaps"
+    await api.call("POST", MAPS, guarded)
+    await api.call("POST", maps, config_map("a"))
+    free = config_map("free")
+    free["metadata"]["labels"] = {"guard": "on"}
+    await api.call("POST", maps, free)
+    guarded["metadata"]["name"] = "b"
+    await refused(api, "POST", maps, guarded)
+
+
+async def test_params(api: Harness) -> None:
+    limits = config_map("limits", maximum="2")
+    await validating(
+        api,
+        {
+            "expression": "object.spec.replicas <= int(params.data.maximum)",
+            "messageExpression": "'at most ' + params.data.maximum",
+        },
+        paramKind={"apiVersion": "v1", "kind": "ConfigMap"},
+        matchConstraints={"resourceRules": [rule("deployments", "*", "apps")]},
+        bound={"paramRef": {"name": "limits", "parameterNotFoundAction": "Deny"}},
+    )
+    found = await refused(api, "POST", DEPLOYMENTS, deployment("a", 1))
+    assert found["message"].endswith(
+        "denied request: failed to configure binding: no params found for policy binding with "
+        "`Deny` parameterNotFoundAction"
+    )
+    await api.call("POST", MAPS, limits)
+    await api.call("POST", DEPLOYMENTS, deployment("a", 2))
+    found = await refused(api, "POST", DEPLOYMENTS, deployment("b", 3))
+    assert found["message"].endswith("denied request: at most 2")
+    await api.patch("merge", f"{MAPS}/limits", {"data": {"maximum": "3"}})
+    await api.call("POST", DEPLOYMENTS, deployment("b", 3))
+    await api.patch(
+        "merge",
+        f"{GROUP}/validatingadmissionpolicybindings/p-b",
+        {
+            "spec": {
+                "paramRef": {
+                    "name": None,
+                    "selector": {"matchLabels": {"limit": "yes"}},
+                    "parameterNotFoundAction": "Allow",
+                }
+            }
+        },
+    )
+    await api.call("POST", DEPLOYMENTS, deployment("many", 30))
+    for name, most in (("one", "10"), ("two", "20")):
+        each = config_map(name, maximum=most)
+        each["metadata"]["labels"] = {"limit": "yes"}
+        await api.call("POST", MAPS, each)
+    found = await refused(api, "POST", DEPLOYMENTS, deployment("c", 15))
+    assert found["message"].endswith("at most 10")
+
+
+async def test_unknown_param_kind(api: Harness) -> None:
+    await validating(api, "true", paramKind={"apiVersion": "example.com/v1", "kind": "Limit"})
+    found = await refused(api, "POST", MAPS, config_map("a"))
+    assert (
+        "failed to configure policy: failed to find resource referenced by paramKind: "
+        "'example.com/v1, Kind=Limit'" in found["message"]
+    )
+
+
+async def test_authorizer_knows_what_the_user_may(tmp_path: Any) -> None:
+    harness = await open_server(tmp_path, authorization=True)
+    await harness.server.start(serve=False)
+    try:
+        role = {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": "writer"},
+            "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["*"]}],
+        }
+        await harness.call("POST", "/apis/rbac.authorization.k8s.io/v1/clusterroles", role)
+        bound = {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": "writer"},
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io",
+                "kind": "ClusterRole",
+                "name": "writer",
+            },
+            "subjects": [{"kind": "User", "name": "eve", "apiGroup": "rbac.authorization.k8s.io"}],
+        }
+        await harness.call("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", bound)
+        await validating(
+            harness,
+            {
+                "expression": "authorizer.requestResource.check('create').allowed()",
+                "message": "one",
+            },
+            {
+                "expression": "!authorizer.group('').resource('secrets').check('get').allowed()",
+                "message": "two",
+            },
+            {
+                "expression": "!authorizer.serviceAccount('default', 'x').group('').resource('configmaps')"
+                ".namespace('default').check('get').allowed()",
+                "message": "three",
+            },
+        )
+        await harness.call(
+            "POST", MAPS, config_map("a"), user=User("eve", ("system:authenticated",))
+        )
+        found = await refused(harness, "POST", MAPS, config_map("b"))
+        assert found["message"].endswith("two")
+    finally:
+        await harness.server.close()
+        await harness.store.close()
+
+
+async def test_policies_are_exempt_and_changes_count_at_once(api: Harness) -> None:
+    every = {"resourceRules": [rule("*", "*", "*")]}
+    for number in range(3):
+        await api.call("POST", MAPS, config_map(f"a{number}"))
+        await validating(api, "false", matchConstraints=every)
+        await refused(api, "POST", MAPS, config_map("b"))
+        await api.call("DELETE", f"{GROUP}/validatingadmissionpolicies/p")
+        await api.call("DELETE", f"{GROUP}/validatingadmissionpolicybindings/p-b")
+
+
+async def test_connect_and_actions(api: Harness) -> None:
+    await service_account(api)
+    await api.call("POST", PODS, pod("p"))
+    await validating(
+        api,
+        "object.command[0] != 'rm'",
+        matchConstraints={"resourceRules": [rule("pods/exec", "CONNECT")]},
+    )
+    await validating(
+        api,
+        "false",
+        name="q",
+        matchConstraints={"resourceRules": [rule("pods/eviction", "CREATE")]},
+    )
+    found = await refused(api, "POST", f"{PODS}/p/exec?command=rm&container=c")
+    assert "denied request" in found["message"]
+    found = await refused(api, "POST", f"{PODS}/p/exec?command=ls&container=c")
+    assert "denied request" not in found["message"]
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}}
+    await refused(api, "POST", f"{PODS}/p/eviction", eviction)
+
+
+# Mutating
+
+
+async def test_apply_configuration(api: Harness) -> None:
+    await mutating(
+        api,
+        applying(
+            "Object{metadata: Object.metadata{labels: {'env': namespaceObject.metadata.name}}, "
+            "spec: Object.spec{replicas: object.spec.replicas + 1, template: Object.spec.template{"
+            "spec: Object.spec.template.spec{containers: [Object.spec.template.spec.containers{"
+            "name: 'side', image: 'x'}]}}}}"
+        ),
+        matchConstraints={"resourceRules": [rule("deployments", "CREATE", "apps")]},
+    )
+    made = await api.call("POST", DEPLOYMENTS, deployment("a", 1))
+    assert made["metadata"]["labels"] == {"env": "default"}
+    assert made["spec"]["replicas"] == 2
+    containers = made["spec"]["template"]["spec"]["containers"]
+    assert {each["name"] for each in containers} == {"c", "side"}
+    assert all(each["imagePullPolicy"] for each in containers)
+
+
+async def test_json_patch(api: Harness) -> None:
+    await mutating(
+        api,
+        patching(
+            "[JSONPatch{op: 'test', path: '/data/a', value: 'b'}, "
+            "JSONPatch{op: 'add', path: '/data/' + jsonpatch.escapeKey('x.y'), value: 'z'}, "
+            "JSONPatch{op: 'copy', from: '/data/a', path: '/data/c'}]"
+        ),
+        patching(
+            "has(object.metadata.labels) ? [] : "
+            "[JSONPatch{op: 'add', path: '/metadata/labels', value: Object.metadata.labels{q: object.data.c}}]"
+        ),
+    )
+    made = await api.call("POST", MAPS, config_map("a"))
+    assert made["data"] == {"a": "b", "x.y": "z", "c": "b"}
+    assert made["metadata"]["labels"] == {"q": "b"}
+    other = await api.call("POST", MAPS, config_map("b", a="other"))
+    assert other["data"] == {"a": "other"}
+
+
+@pytest.mark.parametrize(
+    ("mutation", "message"),
+    [
+        (
+            applying("Object{data: Object.wrong{a: 'x'}}"),
+            'unexpected type name "Object.wrong", expected "Object.data"',
+        ),
+        (applying("Object{nonsense: 1}"), "error applying patch"),
+        (patching("[JSONPatch{op: 'remove', path: '/none'}]"), "JSON Patch:"),
+        (applying("Object{data: {'x': object.data.none}}"), "no such key: none"),
+    ],
+)
+async def test_mutations_that_cannot_be_applied(
+    api: Harness, mutation: Object, message: str
+) -> None:
+    await mutating(api, mutation)
+    found = await refused(api, "POST", MAPS, config_map("a"))
+    assert found["message"].startswith("policy 'p' with binding 'p-b' denied request: ")
+    assert message in found["message"]
+    await api.patch(
+        "merge", f"{GROUP}/mutatingadmissionpolicies/p", {"spec": {"failurePolicy": "Ignore"}}
+    )
+    await api.call("POST", MAPS, config_map("a"))
+
+
+async def test_atomic_lists_are_not_mutated_by_apply(api: Harness) -> None:
+    await service_account(api)
+    await mutating(
+        api,
+        applying(
+            "Object{spec: Object.spec{tolerations: [Object.spec.tolerations{key: 'x', operator: 'Exists'}]}}"
+        ),
+        matchConstraints={"resourceRules": [rule("pods")]},
+    )
+    found = await refused(api, "POST", PODS, pod("a"))
+    assert "may not mutate atomic arrays, maps or structs: .spec.tolerations" in found["message"]
+
+
+async def test_policies_are_asked_again_if_needed(api: Harness) -> None:
+    note = (
+        "[JSONPatch{op: 'replace', path: '/data/seen', value: string(int(object.data.seen) + 1)}]"
+    )
+    await mutating(api, patching(note), name="a", reinvocationPolicy="IfNeeded")
+    add = "has(object.data.more) ? [] : [JSONPatch{op: 'add', path: '/data/more', value: 'x'}]"
+    await mutating(api, patching(add), name="b", reinvocationPolicy="Never")
+    made = await api.call("POST", MAPS, config_map("a", seen="0"))
+    assert made["data"] == {"seen": "2", "more": "x"}
+
+
+async def test_mutated_objects_are_validated_by_policies(api: Harness) -> None:
+    add = "[JSONPatch{op: 'add', path: '/data/more', value: 'x'}]"
+    await mutating(api, patching(add))
+    await validating(api, "!has(object.data.more)", name="v")
+    found = await refused(api, "POST", MAPS, config_map("a"))
+    assert "ValidatingAdmissionPolicy 'v'" in found["message"]
