@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampan.client.client import Client
@@ -35,9 +36,19 @@ from sampan.node.config import NodeConfig
 from sampan.node.context import Context
 from sampan.node.environment import NodeFacts
 from sampan.node.errors import SandboxError, VolumeError
+from sampan.node.eviction import Eviction
+from sampan.node.imagegc import ImageGC
 from sampan.node.images import Images
-from sampan.node.observed import POD_NAME, POD_NAMESPACE, ContainerState, SandboxState
+from sampan.node.logrotation import LogRotation
+from sampan.node.observed import (
+    POD_NAME,
+    POD_NAMESPACE,
+    RUNNING,
+    ContainerState,
+    SandboxState,
+)
 from sampan.node.podspec import Object
+from sampan.node.pressure import PressureWatch
 from sampan.node.quietevents import QuietRecorder
 from sampan.node.references import References
 from sampan.node.registration import Registrar
@@ -93,6 +104,7 @@ class NodeAgent:
                 if self.client is not None:
                     self._connect(self.client, group)
                 group.create_task(self._open(), name="pods")
+                self._keep_house(cri, group)
         finally:
             for worker in self.workers.values():
                 worker.close()
@@ -109,9 +121,12 @@ class NodeAgent:
         runtime = RuntimeWatch(cri)
         runtime.event, runtime.listing = self._on_event, self._on_listing
         runtime.connected = self._on_connected
+        image_dir = config.image_dir or config.data_dir
+        pressure = PressureWatch(config.data_dir, image_dir, config.eviction_hard)
         self._registrar = (
-            Registrar(config, facts, self.client, cri, recorder) if self.client else None
+            Registrar(config, facts, self.client, cri, recorder, pressure) if self.client else None
         )
+        self._pressure = pressure
         self.context = Context(
             config=config,
             client=self.client,
@@ -151,6 +166,43 @@ class NodeAgent:
 
             feed = NetworkFeed(client, self.config.network, self._services)
             group.create_task(feed.run(), name="services and dns")
+
+    def _keep_house(self, cri: CRIClient, group: asyncio.TaskGroup) -> None:
+        """What keeps the node within its means: logs, images, pods that take too much."""
+        config = self.config
+        rotation = LogRotation(
+            cri,
+            self._running_logs,
+            most_bytes=config.container_log_max_size,
+            most_files=config.container_log_max_files,
+        )
+        images = ImageGC(
+            cri,
+            config.image_dir or config.data_dir,
+            high=config.image_gc_high,
+            low=config.image_gc_low,
+            deleted=self.context.images.forget_all,
+        )
+        eviction = Eviction(
+            self.context,
+            self.workers,
+            self._pressure,
+            free_images=images.free,
+            changed=self._look_again,
+        )
+        group.create_task(rotation.run(), name="log rotation")
+        group.create_task(images.run(), name="image garbage")
+        group.create_task(eviction.run(), name="eviction")
+
+    def _running_logs(self) -> Iterator[tuple[str, Path]]:
+        for worker in self.workers.values():
+            for state in worker.observed.containers.values():
+                if state.state == RUNNING:
+                    yield state.id, worker.log_path(state)
+
+    def _look_again(self) -> None:
+        if self._registrar:
+            self._registrar.look_again()
 
     async def _listen(self, group: asyncio.TaskGroup) -> None:
         from sampan.node.server import Endpoint

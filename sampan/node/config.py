@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sampan.node.pressure import DEFAULTS
+
 
 @dataclass(slots=True)
 class NodeConfig:
@@ -37,6 +39,12 @@ class NodeConfig:
     network: Callable[[], Any] | None = None
     parallel_pods: int = 8  # sandboxes that are being made at once
     parallel_pulls: int = 4
+    container_log_max_size: int = 10 * 1024 * 1024  # bytes of one file
+    container_log_max_files: int = 5
+    eviction_hard: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULTS))
+    image_gc_high: int = 85  # per cent of the images' disk
+    image_gc_low: int = 80
+    image_dir: Path | None = None  # where the runtime keeps images; None: data_dir
     lease_seconds: int = 10
     status_seconds: int = 300
 

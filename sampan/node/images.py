@@ -106,6 +106,10 @@ class Images:
             del self._seen[key]
         return bool(known)
 
+    def forget_all(self) -> None:
+        """Images were deleted: ask about any the next time."""
+        self._seen.clear()
+
     async def look(self, image: str, handler: str) -> ImageFacts | None:
         """What the runtime knows of the image; None when it is not there. Raises ImageError for a bad name."""
         spec = api.ImageSpec(image=image, runtime_handler=handler)

@@ -40,55 +40,24 @@ def read(data_dir: Path) -> Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Pressure:
-    """Whether the node is short of something, and what was found."""
-
-    memory: bool
-    disk: bool
-    pids: bool
-
-
-MEMORY_FLOOR = 100 * 1024 * 1024  # bytes available, kubelet's default eviction threshold
-DISK_FLOOR = 0.10  # free part of the file system, likewise
-PID_FLOOR = 0.05
-
-
-def pressure(data_dir: Path) -> Pressure:
-    disk = os.statvfs(data_dir)
-    limit = int(_first("/proc/sys/kernel/pid_max") or 32768)
-    running = int(_first("/proc/loadavg").split()[3].partition("/")[2])
-    return Pressure(
-        memory=_meminfo("MemAvailable") < MEMORY_FLOOR,
-        disk=disk.f_bavail < disk.f_blocks * DISK_FLOOR,
-        pids=running > limit * (1 - PID_FLOOR),
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class Usage:
-    """What the whole node uses: pods and everything beside them."""
+    """What the whole machine uses now."""
 
-    time: int  # nanoseconds since the epoch
-    cpu: int  # nanoseconds of all processors since boot
-    working_set: int  # bytes that cannot be taken back without writing
-    available: int
-
-
-# Fields of the line `cpu` in /proc/stat that are work: user nice system irq softirq steal (proc_stat(5)).
-BUSY = (0, 1, 2, 5, 6, 7)
+    time: int  # ns since the epoch
+    cpu: int  # ns of processor since the machine started
+    available: int  # bytes
+    working_set: int  # bytes that cannot be had back without hurting
 
 
 def usage() -> Usage:
+    tick = 10**9 // os.sysconf("SC_CLK_TCK")
     with open("/proc/stat", encoding="ascii") as lines:
-        ticks = [int(field) for field in next(lines).split()[1:]]
-    busy = sum(ticks[index] for index in BUSY if index < len(ticks))
-    available = _meminfo("MemAvailable")
-    return Usage(
-        time.time_ns(),
-        busy * 10**9 // os.sysconf("SC_CLK_TCK"),
-        _meminfo("MemTotal") - available,
-        available,
-    )
+        user, nice, system, _idle, _wait, irq, soft, *_ = (
+            int(word) for word in lines.readline().split()[1:]
+        )
+    total, available = _meminfo("MemTotal"), _meminfo("MemAvailable")
+    busy = user + nice + system + irq + soft
+    return Usage(time.time_ns(), busy * tick, available, total - available)
 
 
 def _meminfo(field: str) -> int:

@@ -58,6 +58,7 @@ class View:
     backoff: Backoff = field(default_factory=Backoff)
     sandbox_after: float = 0.0  # a failed sandbox is not tried again before
     verdict: Verdict | None = None
+    disrupted: bool = False  # the verdict is the node's need, not the pod's fault
     removed: bool = False  # the pod is gone from the API
     messages: Mapping[str, str] = field(default_factory=dict)  # termination message by container id
 

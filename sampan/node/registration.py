@@ -21,10 +21,10 @@ from sampan.cri.client import CRIClient
 from sampan.cri.errors import CRIError
 from sampan.kube import objects
 from sampan.kube.errors import ApiError
-from sampan.node import machine as machines
 from sampan.node.config import NodeConfig
-from sampan.node.machine import Machine, Pressure
+from sampan.node.machine import Machine
 from sampan.node.podspec import Object
+from sampan.node.pressure import PressureWatch
 from sampan.node.quietevents import QuietRecorder
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def build(
     config: NodeConfig,
     machine: Machine,
     runtime: RuntimeFacts,
-    pressure: Pressure,
+    pressure: frozenset[str],
     images: Iterable[Any],
     port: int,
     now: str,
@@ -130,24 +130,24 @@ def build(
 
 
 def _conditions(
-    runtime: RuntimeFacts, pressure: Pressure, now: str, old: Object | None
+    runtime: RuntimeFacts, pressure: frozenset[str], now: str, old: Object | None
 ) -> list[Object]:
     wanted = [
         (
             "MemoryPressure",
-            pressure.memory,
+            "MemoryPressure" in pressure,
             ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
             ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ),
         (
             "DiskPressure",
-            pressure.disk,
+            "DiskPressure" in pressure,
             ("KubeletHasDiskPressure", "kubelet has disk pressure"),
             ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         ),
         (
             "PIDPressure",
-            pressure.pids,
+            "PIDPressure" in pressure,
             ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
             ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         ),
@@ -227,8 +227,10 @@ class Registrar:
         client: Client,
         cri: CRIClient,
         recorder: QuietRecorder | None,
+        pressure: PressureWatch,
     ) -> None:
         self._config = config
+        self._pressure = pressure
         self._machine = machine
         self._client = client
         self._cri = cri
@@ -308,11 +310,12 @@ class Registrar:
         return age >= self._config.status_seconds - 1
 
     def _wanted(self, runtime: RuntimeFacts, images: Any, old: Object | None) -> Object:
+        self._pressure.look()
         return build(
             self._config,
             self._machine,
             runtime,
-            machines.pressure(self._config.data_dir),
+            self._pressure.holding(),
             images,
             self._port,
             objects.now(),

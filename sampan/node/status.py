@@ -91,7 +91,22 @@ def pod_status(pod: Object, view: View, facts: Facts, now: float, *, done: bool 
         if groups[kind]:
             status[field] = groups[kind]
     status["conditions"] = _conditions(pod, view, groups, phase, moment)
+    if view.disrupted and view.verdict:
+        status["conditions"].append(_disruption(pod, view.verdict.message, moment))
     return status
+
+
+def _disruption(pod: Object, message: str, moment: str) -> Object:
+    """The condition that tells a Job not to count this failure against the pod (KEP-3329)."""
+    old = objects.condition(pod, "DisruptionTarget")
+    return {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "TerminationByKubelet",
+        "message": message,
+        "lastProbeTime": None,
+        "lastTransitionTime": (old or {}).get("lastTransitionTime") or moment,
+    }
 
 
 def _container(

@@ -75,6 +75,7 @@ class PodWorker:
         self.held: set[str] = set()  # containers whose CrashLoopBackOff was reported
         self._messages: dict[str, str] = {}
         self._verdict: Verdict | None = None
+        self._disrupted = False
         self._news = asyncio.Event()
         self._dirty = False
         self._task: asyncio.Task[None] | None = None
@@ -111,6 +112,24 @@ class PodWorker:
         self.ending.shorten(1)
         self.context.status.forget(self.uid)
         self.wake()
+
+    def fail(self, verdict: Verdict, *, disruption: bool = False) -> None:
+        """End the pod as Failed. `disruption`: not for what it did, but for what the node needs."""
+        if self._verdict is not None or self.removed:
+            return
+        self._verdict = verdict
+        self._disrupted = disruption
+        self.event("Warning", verdict.reason, verdict.message)
+        self.wake()
+
+    async def ended(self, seconds: float) -> None:
+        """Return when nothing of the pod runs, or after so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                while any(s.state == RUNNING for s in self.observed.containers.values()):
+                    await self._news.wait()
+        except TimeoutError:
+            log.warning("pod %s takes long to end", podspec.full_name(self.pod))
 
     def objects_changed(self) -> None:
         """A ConfigMap or Secret of the pod became another."""
@@ -255,6 +274,7 @@ class PodWorker:
             backoff=self.starting.backoff,
             sandbox_after=self.starting.sandbox_after,
             verdict=self._verdict,
+            disrupted=self._disrupted,
             removed=self.removed,
             messages=self._messages,
         )

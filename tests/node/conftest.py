@@ -31,6 +31,7 @@ GUEST = """
   (data (i32.const 64) "ahoy\\0a")
   (data (i32.const 128) "\\40\\00\\00\\00\\05\\00\\00\\00")
   (data (i32.const 208) "\\01\\00\\00\\00\\00\\00\\00\\00\\00\\00\\d0\\ed\\90\\2e\\00\\00")
+  (data (i32.const 416) "\\01\\00\\00\\00\\00\\00\\00\\00\\80\\f0\\fa\\02")
   (func (export "_start")
     (drop (call $write (i32.const 1) (i32.const 128) (i32.const 1) (i32.const 160)))
     BODY))
@@ -39,6 +40,9 @@ GUESTS = {
     # A subscription at 192: type clock (200), id monotonic (208), timeout (216) of 592 days.
     "sleeper": "(loop (drop (call $poll (i32.const 192) (i32.const 304) (i32.const 1) "
     "(i32.const 160))) (br 0))",
+    # The same at 400, with 50 ms: it says its word again and again.
+    "ticker": "(loop (drop (call $write (i32.const 1) (i32.const 128) (i32.const 1) (i32.const 160)))"
+    "(drop (call $poll (i32.const 400) (i32.const 304) (i32.const 1) (i32.const 160))) (br 0))",
     "worker": "(call $exit (i32.const 0))",
     "crasher": "(call $exit (i32.const 3))",
 }

@@ -20,7 +20,6 @@ from sampan.node import images, machine, registration
 from sampan.node.config import NodeConfig
 from sampan.node.errors import ImageError
 from sampan.node.images import Images
-from sampan.node.machine import Pressure
 from sampan.node.network import NetworkFeed
 from sampan.node.observed import Observed
 from sampan.node.registration import RuntimeFacts, build, differs
@@ -151,7 +150,7 @@ def test_credentials_are_for_their_registry() -> None:
 
 
 RUNTIME = RuntimeFacts("sampan", "1", True, handlers=("", "wasm"))
-CALM = Pressure(False, False, False)
+CALM: frozenset[str] = frozenset()
 
 
 def test_the_node_object(tmp_path: Path) -> None:
