@@ -1,7 +1,7 @@
 """`metrics.k8s.io/v1beta1`: what nodes and pods use now, for `kubectl top` and autoscalers.
 
-Read from the nodes' `/stats/summary` when somebody asks, and only then. Processor use is a rate between two readings: the
-one before is remembered; when there is none, or it is too old or too fresh, a node is read twice, `WINDOW` apart. So the first
+Read from the nodes' `/stats/summary` when somebody asks, and only then. Processor use is a rate between two readings: those
+before are remembered; when there is none, or something has begun since, a node is read twice, `WINDOW` apart. So the first
 question after a while takes a second, and nothing runs while nobody asks.
 (https://kubernetes.io/docs/tasks/debug/debug-cluster/resource-metrics-pipeline/)
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -70,31 +70,36 @@ def _used(told: Object) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """Two readings of one node, and what lies between them."""
+class Readings:
+    """The present reading of a node, and those before it that rates can be made with: the oldest first."""
 
-    before: Reading
     after: Reading
+    before: tuple[Reading, ...]
 
-    @property
-    def seconds(self) -> float:
-        return self.after.moment - self.before.moment
-
-    def node(self) -> Object:
-        return _usage(
-            self.after.node_cpu - self.before.node_cpu, self.seconds, self.after.node_memory
+    def node(self) -> tuple[float, Object]:
+        first = self.before[0]
+        seconds = self.after.moment - first.moment
+        return seconds, _usage(
+            self.after.node_cpu - first.node_cpu, seconds, self.after.node_memory
         )
 
-    def container(self, key: Container) -> Object | None:
-        """None when it was not there both times, or began anew in between."""
-        if key not in self.after.cpu or key not in self.before.cpu:
-            return None
-        spent = self.after.cpu[key] - self.before.cpu[key]
-        return None if spent < 0 else _usage(spent, self.seconds, self.after.memory[key])
+    def container(self, key: Container) -> tuple[float, Object] | None:
+        """(seconds looked over, usage), over the longest time for which it ran; None when it was never seen before."""
+        if key in self.after.cpu:
+            for before in self.before:
+                spent = self.after.cpu[key] - before.cpu.get(key, 1 << 63)
+                if spent >= 0:  # else it began after that
+                    seconds = self.after.moment - before.moment
+                    return seconds, _usage(spent, seconds, self.after.memory[key])
+        return None
 
-    def times(self) -> Object:
+    @property
+    def complete(self) -> bool:
+        return all(self.container(key) is not None for key in self.after.cpu)
+
+    def times(self, seconds: float) -> Object:
         moment = datetime.fromtimestamp(self.after.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return {"timestamp": moment, "window": f"{self.seconds:.3f}s"}
+        return {"timestamp": moment, "window": f"{seconds:.3f}s"}
 
 
 def _usage(spent: int, seconds: float, memory: int) -> Object:
@@ -106,11 +111,16 @@ class MetricsAPI:
 
     group, version = GROUP, VERSION
 
-    def __init__(self, server: APIServer, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        server: APIServer,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self.server = server
         self.monotonic = monotonic
-        self._last: dict[str, Pair] = {}
-        self._base: dict[str, Reading] = {}
+        self.sleep = sleep
+        self._last: dict[str, Readings] = {}
         self._reading: dict[str, asyncio.Lock] = {}
 
     # What is served
@@ -210,12 +220,15 @@ class MetricsAPI:
         return found
 
     async def _nodes(self, nodes: list[Object]) -> list[Object]:
-        pairs = await self._measure(nodes)
-        return [
-            {**_head("NodeMetrics", node), **pair.times(), "usage": pair.node()}
-            for node in nodes
-            if (pair := pairs.get(objects.name(node))) is not None
-        ]
+        measured = await self._measure(nodes)
+        found = []
+        for node in nodes:
+            readings = measured.get(objects.name(node))
+            if readings is not None:
+                seconds, usage = readings.node()
+                head = _head("NodeMetrics", node)
+                found.append({**head, **readings.times(seconds), "usage": usage})
+        return found
 
     async def _pods(self, pods: list[Object]) -> list[Object]:
         pods = [
@@ -228,33 +241,35 @@ class MetricsAPI:
         cache = await self.server.caches.get(row)
         names = {pod["spec"]["nodeName"] for pod in pods}
         nodes = [entry.object() for entry in cache.entries.values() if entry.name in names]
-        pairs = await self._measure(nodes)
+        measured = await self._measure(nodes)
         found = []
         for pod in pods:
-            pair = pairs.get(pod["spec"]["nodeName"])
-            if pair is None:
+            readings = measured.get(pod["spec"]["nodeName"])
+            if readings is None:
                 continue
-            containers = []
+            containers, shortest = [], LONGEST
             for container in pod["spec"].get("containers") or ():
-                usage = pair.container((objects.uid(pod), container["name"]))
-                if usage is not None:
-                    containers.append({"name": container["name"], "usage": usage})
+                used = readings.container((objects.uid(pod), container["name"]))
+                if used is not None:
+                    shortest = min(shortest, used[0])
+                    containers.append({"name": container["name"], "usage": used[1]})
             if containers:
-                found.append({**_head("PodMetrics", pod), **pair.times(), "containers": containers})
+                head = _head("PodMetrics", pod)
+                found.append({**head, **readings.times(shortest), "containers": containers})
         return found
 
     # Reading nodes
 
-    async def _measure(self, nodes: Iterable[Object]) -> dict[str, Pair]:
+    async def _measure(self, nodes: Iterable[Object]) -> dict[str, Readings]:
         """By name; a node that does not answer is left out."""
         limit = asyncio.Semaphore(AT_ONCE)
-        found: dict[str, Pair] = {}
+        found: dict[str, Readings] = {}
 
         async def one(node: Object) -> None:
             name = objects.name(node)
             try:
                 async with limit, self._reading.setdefault(name, asyncio.Lock()):
-                    found[name] = await self._pair(name, node)
+                    found[name] = await self._now(name, node)
             except (ApiError, TimeoutError, ConnectionError, ValueError, KeyError) as error:
                 log.info("node %s tells no metrics: %s", name, error)
 
@@ -263,22 +278,29 @@ class MetricsAPI:
                 group.create_task(one(node))
         return found
 
-    async def _pair(self, name: str, node: Object) -> Pair:
-        now = self.monotonic()
+    async def _now(self, name: str, node: Object) -> Readings:
         last = self._last.get(name)
-        if last is not None and now - last.after.moment < FRESH:
+        if last is not None and self.monotonic() - last.after.moment < FRESH:
             return last
-        before = self._base.get(name)
-        if before is None or now - before.moment > LONGEST:
-            before = await self._read(node)
-        wait = before.moment + WINDOW - self.monotonic()
+        known = (*last.before, last.after) if last is not None else ()
+        found = self._last[name] = await self._step(node, known)
+        if not found.complete:  # something began since: it is seen twice now
+            found = self._last[name] = await self._step(node, (*found.before, found.after))
+        return found
+
+    async def _step(self, node: Object, known: tuple[Reading, ...]) -> Readings:
+        """One more reading, after enough time for a rate."""
+        now = self.monotonic()
+        known = tuple(each for each in known if now - each.moment <= LONGEST)
+        if not known:
+            known = (await self._read(node),)
+        wait = known[-1].moment + WINDOW - self.monotonic()
         if wait > 0:
-            await asyncio.sleep(wait)
+            await self.sleep(wait)
         after = await self._read(node)
-        pair = self._last[name] = Pair(before, after)
-        # Short windows jump: the first reading stays for the next rates until they span enough.
-        self._base[name] = after if pair.seconds >= SPAN else before
-        return pair
+        # The newest, for what began lately, and the oldest that spans enough, since short windows jump.
+        spanning = [each for each in known[:-1] if after.moment - each.moment <= SPAN]
+        return Readings(after, (*(spanning[:1] or known[:-1][-1:]), known[-1]))
 
     async def _read(self, node: Object) -> Reading:
         from sampan.apiserver import backends, proxy  # only a server with nodes needs them
