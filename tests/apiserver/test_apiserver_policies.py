@@ -439,7 +439,7 @@ async def test_json_patch(api: Harness) -> None:
         ),
         patching(
             "has(object.metadata.labels) ? [] : "
-            "[JSONPatch{op: 'add', path: '/metadata/labels', value: Object.metadata.labels{q: object.data.c}}]"
+            "[JSONPatch{op: 'add', path: '/metadata/labels', value: Object.metadata.labels{q: object.data.a}}]"
         ),
     )
     made = await api.call("POST", MAPS, config_map("a"))
@@ -504,3 +504,169 @@ async def test_mutated_objects_are_validated_by_policies(api: Harness) -> None:
     await validating(api, "!has(object.data.more)", name="v")
     found = await refused(api, "POST", MAPS, config_map("a"))
     assert "ValidatingAdmissionPolicy 'v'" in found["message"]
+
+
+# What is refused when it is written
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "message"),
+    [
+        (
+            {"validations": [{"expression": "foo"}]},
+            "spec.validations[0].expression",
+            "compilation failed: ERROR: <input>:1:1: undeclared reference to 'foo' (in container '')\n"
+            " | foo\n | ^",
+        ),
+        (
+            {"validations": [{"expression": "1"}]},
+            "spec.validations[0].expression",
+            "must evaluate to bool but got int",
+        ),
+        (
+            {"validations": [{"expression": "request.foo == 1"}]},
+            "spec.validations[0].expression",
+            "undefined field 'foo'",
+        ),
+        (
+            {"validations": [{"expression": "params.x"}]},
+            "spec.validations[0].expression",
+            "'params'",
+        ),
+        ({"validations": [{"expression": " "}]}, "spec.validations[0].expression", "not specified"),
+        (
+            {"validations": [{"expression": "true", "messageExpression": "1"}]},
+            "spec.validations[0].messageExpression",
+            "must evaluate to string",
+        ),
+        (
+            {"validations": [{"expression": "true", "messageExpression": "authorizer"}]},
+            "spec.validations[0].messageExpression",
+            "undeclared reference to 'authorizer'",
+        ),
+        (
+            {"validations": [{"expression": "true", "reason": "Odd"}]},
+            "spec.validations[0].reason",
+            'Unsupported value: "Odd"',
+        ),
+        (
+            {"validations": [{"expression": "true\n&& true"}]},
+            "spec.validations[0].message",
+            "message must be specified if expression contains line breaks",
+        ),
+        (
+            {
+                "variables": [
+                    {"name": "a", "expression": "variables.b"},
+                    {"name": "b", "expression": "1"},
+                ]
+            },
+            "spec.variables[0].expression",
+            "undefined field 'b'",
+        ),
+        (
+            {"variables": [{"name": "a b", "expression": "1"}]},
+            "spec.variables[0].name",
+            "name is not a valid CEL identifier",
+        ),
+        (
+            {"matchConditions": [{"name": "x", "expression": "variables.n > 'a'"}]},
+            "spec.matchConditions[0].expression",
+            "found no matching overload",
+        ),
+        (
+            {"auditAnnotations": [{"key": "k", "valueExpression": "1"}]},
+            "spec.auditAnnotations[0].valueExpression",
+            "must evaluate to one of [string null] but got int",
+        ),
+        ({"paramKind": {"kind": "X"}}, "spec.paramKind.apiVersion", "Required value"),
+        ({"matchConstraints": None}, "spec.matchConstraints", "Required value"),
+    ],
+)
+async def test_faulty_validating_policies(
+    api: Harness, change: Object, field: str, message: str
+) -> None:
+    spec: Object = {
+        "validations": [{"expression": "variables.n == 1"}],
+        "variables": [{"name": "n", "expression": "1"}],
+    }
+    spec |= change
+    if "variables" in change:
+        spec["validations"] = [{"expression": "true"}]
+    given = policy("Validating", "p", **spec)
+    if given["spec"]["matchConstraints"] is None:
+        del given["spec"]["matchConstraints"]
+    found = await refused(api, "POST", f"{GROUP}/validatingadmissionpolicies", given)
+    assert found["code"] == 422
+    causes = {each["field"]: each["message"] for each in found["details"]["causes"]}
+    assert message in causes[field], causes
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "message"),
+    [
+        ({"mutations": []}, "spec.mutations", "at least one item"),
+        (
+            {"mutations": [applying("1")]},
+            "spec.mutations[0].applyConfiguration.expression",
+            "must evaluate to Object but got int",
+        ),
+        (
+            {"mutations": [patching("[JSONPatch{op: 1}]")]},
+            "spec.mutations[0].jsonPatch.expression",
+            "expected type of field 'op' is 'string' but provided type is 'int'",
+        ),
+        ({"mutations": [{"patchType": "X"}]}, "spec.mutations[0].patchType", "Unsupported value"),
+        ({"reinvocationPolicy": "X"}, "spec.reinvocationPolicy", "Unsupported value"),
+    ],
+)
+async def test_faulty_mutating_policies(
+    api: Harness, change: Object, field: str, message: str
+) -> None:
+    spec = {"mutations": [applying("Object{}")]} | change
+    given = policy("Mutating", "p", **spec)
+    found = await refused(api, "POST", f"{GROUP}/mutatingadmissionpolicies", given)
+    assert found["code"] == 422
+    causes = {each["field"]: each["message"] for each in found["details"]["causes"]}
+    assert message in causes[field], causes
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"validationActions": ["Deny", "Warn"]}, "spec.validationActions"),
+        ({"validationActions": ["Deny", "Deny"]}, "spec.validationActions[1]"),
+        ({"paramRef": {"parameterNotFoundAction": "Deny"}}, "spec.paramRef"),
+        ({"paramRef": {"name": "x"}}, "spec.paramRef.parameterNotFoundAction"),
+        (
+            {"paramRef": {"name": "x", "selector": {}, "parameterNotFoundAction": "Deny"}},
+            "spec.paramRef.name",
+        ),
+    ],
+)
+async def test_faulty_bindings(api: Harness, spec: Object, field: str) -> None:
+    given = binding("Validating", "b", "p", **spec)
+    found = await refused(api, "POST", f"{GROUP}/validatingadmissionpolicybindings", given)
+    assert found["code"] == 422
+    assert field in [each["field"] for each in found["details"]["causes"]]
+
+
+async def test_faulty_match_conditions_of_webhooks(api: Harness) -> None:
+    webhook = {
+        "name": "a.example.com",
+        "clientConfig": {"url": "https://127.0.0.1:1/"},
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "rules": [rule("configmaps")],
+        "matchConditions": [{"name": "x", "expression": "object.x ="}],
+    }
+    given = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "v"},
+        "webhooks": [webhook],
+    }
+    found = await refused(api, "POST", f"{GROUP}/validatingwebhookconfigurations", given)
+    (cause,) = found["details"]["causes"]
+    assert cause["field"] == "webhooks[0].matchConditions[0].expression"
+    assert "compilation failed: ERROR: <input>:1:10: Syntax error" in cause["message"]

@@ -13,7 +13,7 @@ from sampan.kube.errors import (
     required,
 )
 from sampan.kube.objects import name as name_of
-from sampan.kube.validation import rules
+from sampan.kube.validation import expressions, rules
 from sampan.kube.validation.rules import Causes, Object, Rules
 
 GROUP: Final = "admissionregistration.k8s.io"
@@ -54,6 +54,9 @@ def _webhooks(configuration: Object, causes: Causes) -> None:
         for field in ("namespaceSelector", "objectSelector"):
             rules.label_selector(causes, f"{path}.{field}", webhook.get(field))
         client_config(webhook.get("clientConfig") or {}, causes, f"{path}.clientConfig")
+        expressions.match_conditions(
+            causes, f"{path}.matchConditions", webhook.get("matchConditions")
+        )
 
 
 def _qualified(name: str, causes: Causes, path: str) -> None:
@@ -106,10 +109,6 @@ def _policy(policy: Object, causes: Causes) -> None:
             causes.append(required("spec.matchConstraints.resourceRules"))
         for index, rule in enumerate(constraints.get("resourceRules") or ()):
             _rule(rule, causes, f"spec.matchConstraints.resourceRules[{index}]")
-    for index, item in enumerate(spec.get("validations") or ()):
-        if not (item.get("expression") or "").strip():
-            text = "expression is not specified"
-            causes.append(required(f"spec.validations[{index}].expression", text))
 
 
 def _validating_policy(policy: Object, causes: Causes) -> None:
@@ -118,6 +117,12 @@ def _validating_policy(policy: Object, causes: Causes) -> None:
         text = "validations or auditAnnotations must contain at least one item"
         causes.append(required("spec.validations", text))
     _policy(policy, causes)
+    expressions.validations(spec, causes)
+
+
+def _mutating_policy(policy: Object, causes: Causes) -> None:
+    _policy(policy, causes)
+    expressions.mutations(policy.get("spec") or {}, causes)
 
 
 def _binding(binding: Object, causes: Causes) -> None:
@@ -134,6 +139,7 @@ def _binding(binding: Object, causes: Causes) -> None:
             if action not in _ACTIONS:
                 path = f"spec.validationActions[{index}]"
                 causes.append(not_supported(path, action, sorted(_ACTIONS)))
+    expressions.binding(spec, causes)
 
 
 # --- CustomResourceDefinition and APIService --------------------------------------------------------
@@ -183,7 +189,7 @@ RULES = {
     (GROUP, "MutatingWebhookConfiguration"): Rules(_webhooks, namespaced=False),
     (GROUP, "ValidatingAdmissionPolicy"): Rules(_validating_policy, namespaced=False),
     (GROUP, "ValidatingAdmissionPolicyBinding"): Rules(_binding, namespaced=False),
-    (GROUP, "MutatingAdmissionPolicy"): Rules(_policy, namespaced=False),
+    (GROUP, "MutatingAdmissionPolicy"): Rules(_mutating_policy, namespaced=False),
     (GROUP, "MutatingAdmissionPolicyBinding"): Rules(_binding, namespaced=False),
     ("apiextensions.k8s.io", "CustomResourceDefinition"): Rules(
         _definition, _definition_update, namespaced=False
