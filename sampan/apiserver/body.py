@@ -76,17 +76,36 @@ def patched(call: Call, gvk: GVK) -> Callable[[Object], Object]:
     except orjson.JSONDecodeError as error:
         raise errors.bad_request(f"error decoding patch: {error}") from None
 
+    aside = kind != JSON_PATCH and not _names_managers(body)
+
     def apply(old: Object) -> Object:
+        # Copying and checking managed fields would cost as much as the rest of a usual object.
+        managers = old["metadata"].pop("managedFields", None) if aside else None
+        new = patched_object(old)
+        new = conforming(call, gvk, new)
+        if managers is not None:
+            new["metadata"]["managedFields"] = managers
+        return new
+
+    def patched_object(old: Object) -> Any:
         if kind == JSON_PATCH:
-            new = patch.json_patch(old, body)
-        elif kind == MERGE_PATCH:
-            new = patch.merge_patch(old, body)
-        else:
-            assert name is not None
-            new = patch.strategic_merge_patch(old, body, name)
-        return conforming(call, gvk, new)
+            return patch.json_patch(old, body)
+        if kind == MERGE_PATCH:
+            return patch.merge_patch(old, body)
+        assert name is not None
+        return patch.strategic_merge_patch(old, body, name)
 
     return apply
+
+
+def _names_managers(patch: Any) -> bool:
+    """May the merge patch touch metadata.managedFields?"""
+    if not isinstance(patch, dict) or "$patch" in patch or "$retainKeys" in patch:
+        return True
+    metadata = patch.get("metadata", {})
+    return not isinstance(metadata, dict) or any(
+        key == "managedFields" or key.startswith("$") for key in metadata
+    )
 
 
 def applies(call: Call) -> bool:

@@ -20,15 +20,10 @@ class Comparison:
     added: Fields = field(default_factory=dict)
     removed: Fields = field(default_factory=dict)
     modified: Fields = field(default_factory=dict)
+    changed: Fields = field(init=False)  # what the new object says anew
 
-    @property
-    def same(self) -> bool:
-        return not (self.added or self.removed or self.modified)
-
-    @property
-    def changed(self) -> Fields:
-        """What the new object says anew."""
-        return fields.union(self.modified, self.added)
+    def __post_init__(self) -> None:
+        self.changed = fields.union(self.modified, self.added)
 
 
 ABSENT: Final = object()

@@ -135,10 +135,10 @@ def is_reset(entries: Any) -> bool:
 
 def cap(managed: Managed) -> None:
     """Merge the oldest updaters into one per API version, until few enough are left."""
+    if len(managed) <= MAX_UPDATERS:
+        return
     updaters = [manager for manager in managed if manager.operation == UPDATE]
     count = len(updaters)
-    if count <= MAX_UPDATERS:
-        return
     updaters.sort(key=lambda manager: (managed[manager].time, manager))
     first: dict[str, Manager] = {}
     for manager in updaters:

@@ -19,7 +19,6 @@ from sampan.kube.apply.conflicts import Conflicts
 from sampan.kube.apply.fields import SELF, Fields
 from sampan.kube.apply.managers import (
     Managed,
-    Manager,
     Owned,
     applier,
     cap,
@@ -31,7 +30,6 @@ from sampan.kube.apply.updater import Kind, Steps, apply, update
 Object = dict[str, Any]
 
 BEFORE_FIRST_APPLY: Final = "before-first-apply"
-_CURRENT: Final = Manager("current-operation", "", "", "")
 _SERVERS: Final = (
     "name",
     "namespace",
@@ -84,13 +82,12 @@ def updated(
     """The managers after `manager` has made `new` of `live`. `exists` False: this is a create."""
     if not managed and exists:
         return managed
-    managed = yield from update(kind, live, new, version, managed, _CURRENT)
     own = updater(manager, version, subresource)
-    taken = managed.pop(_CURRENT, None)
-    if taken is not None and (gained := fields.difference(taken.fields, SERVER_FIELDS)):
+    managed, changed = yield from update(kind, live, new, version, managed, own)
+    if gained := fields.difference(changed, SERVER_FIELDS):
         before = managed.get(own)
         if before is not None:
-            gained = fields.union(gained, before.fields)
+            gained = fields.union(before.fields, gained)
         managed[own] = Owned(version, gained, now)
     cap(managed)
     return managed

@@ -126,16 +126,20 @@ def _reconciled(kind: Kind, managed: Managed) -> Managed:
 
 def update(
     kind: Kind, live: Object, new: Object, version: str, managed: Managed, own: Manager
-) -> Steps[Managed]:
-    """The managers after `live` has become `new` by the hand of `own`, who owns what it has changed or added."""
+) -> Steps[tuple[Managed, Fields]]:
+    """The managers after `live` has become `new` by the hand of `own`, and what that manager has changed or added.
+
+    It owns this now; adding it to its entry is left to the caller, who knows what nobody owns.
+    """
     managed = _reconciled(kind, managed)
     managed, comparison = yield from _settle(kind, live, new, version, managed, own, True)
-    before = managed.pop(own).fields if own in managed else {}
-    owned = fields.union(fields.difference(before, comparison.removed), comparison.changed)
-    owned = kind.kept(owned)
-    if owned:
-        managed[own] = Owned(version, owned)
-    return managed
+    before = managed.get(own)
+    if before is not None and comparison.removed:
+        if left := fields.difference(before.fields, comparison.removed):
+            managed[own] = before.having(left)
+        else:
+            del managed[own]
+    return managed, comparison.changed
 
 
 def apply(
