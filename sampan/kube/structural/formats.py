@@ -21,8 +21,8 @@ Check = Callable[[str], bool]
 
 
 def _full(pattern: str, flags: int = 0) -> Check:
-    found = re.compile(pattern, flags).fullmatch
-    return lambda text: found(text) is not None
+    """Compiled when it is first needed (and kept, by `re`): few schemas use more than one or two formats."""
+    return lambda text: re.fullmatch(pattern, text, flags) is not None
 
 
 def _uri(text: str) -> bool:
@@ -51,14 +51,14 @@ def _email(text: str) -> bool:
     )
 
 
-_HOST_LABEL = re.compile(r"[A-Za-z0-9\u00a1-\uffff](?:[A-Za-z0-9\u00a1-\uffff_-]{0,62})?")
+_HOST_LABEL: Final = r"[A-Za-z0-9\u00a1-\uffff](?:[A-Za-z0-9\u00a1-\uffff_-]{0,62})?"
 
 
 def _hostname(text: str) -> bool:
     if not text or len(text) > 255:
         return False
     return all(
-        _HOST_LABEL.fullmatch(label) and not label.endswith("-") for label in text.split(".")
+        re.fullmatch(_HOST_LABEL, label) and not label.endswith("-") for label in text.split(".")
     )
 
 
@@ -103,13 +103,11 @@ def _date(text: str) -> bool:
     return len(text) == 10
 
 
-_MOMENT = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII
-)
+_MOMENT: Final = r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)"
 
 
 def _datetime(text: str) -> bool:
-    found = _MOMENT.fullmatch(text)
+    found = re.fullmatch(_MOMENT, text, re.ASCII)
     if found is None:
         return False
     try:
@@ -119,15 +117,15 @@ def _datetime(text: str) -> bool:
     return True
 
 
-_GO_DURATION = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+|[+-]?0")
-_WORDED = re.compile(
+_GO_DURATION: Final = r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+|[+-]?0"
+_WORDED: Final = (
     r"\s*\d+\s*(?:ns|nanoseconds?|nano|us|µs|microseconds?|micro|ms|milliseconds?|millis?|milli|s|"
     r"secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|wks?|weeks?)\s*"
 )
 
 
 def _duration(text: str) -> bool:
-    return bool(_GO_DURATION.fullmatch(text) or _WORDED.fullmatch(text))
+    return bool(re.fullmatch(_GO_DURATION, text) or re.fullmatch(_WORDED, text))
 
 
 def _luhn(digits: str) -> bool:
@@ -138,7 +136,7 @@ def _luhn(digits: str) -> bool:
     return total % 10 == 0
 
 
-_CARD = re.compile(
+_CARD: Final = (
     r"4[0-9]{12}(?:[0-9]{3})?|5[1-5][0-9]{14}|6(?:011|5[0-9][0-9])[0-9]{12}|3[47][0-9]{13}|"
     r"3(?:0[0-5]|[68][0-9])[0-9]{11}|(?:2131|1800|35\d{3})\d{11}"
 )
@@ -146,7 +144,7 @@ _CARD = re.compile(
 
 def _credit_card(text: str) -> bool:
     digits = re.sub(r"[^0-9]+", "", text)
-    return bool(_CARD.fullmatch(digits)) and _luhn(digits)
+    return bool(re.fullmatch(_CARD, digits)) and _luhn(digits)
 
 
 def _isbn10(text: str) -> bool:

@@ -7,8 +7,7 @@ checked by `rules.py`; what is checked here of them is their form.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sampan.kube import errors
 from sampan.kube.errors import Cause
@@ -25,12 +24,11 @@ REASONS: Final = (
     "FieldValueRequired",
 )
 _UNSUPPORTED: Final = ("id", "additionalItems", "patternProperties", "definitions", "dependencies", "$ref")  # fmt: skip
-_NEWLINES: Final = re.compile(r"[\n\r]+")
+_NEWLINES: Final = r"[\n\r]+"
 _MAP: Final = "x-kubernetes-list-type is map"
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(NamedTuple):
     """Where in the schema we are, as far as rules depend on it."""
 
     no_default: str = ""  # why a default may not be set here
@@ -59,14 +57,14 @@ def _check(raw: Any, path: str, place: _Place, causes: Causes, *, root: bool = F
         inner = place
         if place.in_metadata:
             text = "inside additionalProperties applying to object metadata"
-            inner = replace(place, no_default=text)
+            inner = place._replace(no_default=text)
         _check(additional, where, inner, causes)
     for name, each in properties.items():
         inner = place
         if name in META_FIELDS and (root or raw.get("x-kubernetes-embedded-resource")):
-            inner = replace(place, in_metadata=True)
+            inner = place._replace(in_metadata=True)
             if root:
-                inner = replace(inner, no_default=f"in top-level {name}")
+                inner = inner._replace(no_default=f"in top-level {name}")
         _check(each, f"{path}.properties[{name}]", inner, causes)
     _check(raw.get("not"), f"{path}.not", place, causes)
     for junctor in ("allOf", "oneOf", "anyOf"):
@@ -215,10 +213,10 @@ def _rule(rule: Raw, raw: Raw, path: str, causes: Causes) -> None:
     elif message and not message.strip():
         where = f"{path}.message"
         causes.append(errors.invalid_value(where, message, "must be non-empty if specified"))
-    elif _NEWLINES.search(message.strip()):
+    elif re.search(_NEWLINES, message.strip()):
         where = f"{path}.message"
         causes.append(errors.invalid_value(where, message, "must not contain line breaks"))
-    elif _NEWLINES.search(text.strip()) and not message.strip():
+    elif re.search(_NEWLINES, text.strip()) and not message.strip():
         words = "message must be specified if rule contains line breaks"
         causes.append(errors.required(f"{path}.message", words))
     expression = rule.get("messageExpression") or ""
@@ -232,7 +230,7 @@ def _rule(rule: Raw, raw: Raw, path: str, causes: Causes) -> None:
     where = f"{path}.fieldPath"
     if found and not found.strip():
         causes.append(errors.invalid_value(where, found, "must be non-empty if specified"))
-    if _NEWLINES.search(found):
+    if re.search(_NEWLINES, found):
         causes.append(errors.invalid_value(where, found, "must not contain line breaks"))
     if found:
         try:
