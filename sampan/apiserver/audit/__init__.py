@@ -89,6 +89,15 @@ class AuditTrail:
         if trail is not None:
             trail.panicked = True
 
+    def annotate(self, request: Request, key: str, value: str) -> None:
+        """What admission has to say about a request; a webhook's patch only where bodies are recorded."""
+        trail = self._open.get(id(request))
+        if trail is None:
+            return
+        if key.startswith("patch.webhook.") and trail.decision.level < Level.REQUEST:
+            return
+        trail.event.setdefault("annotations", {})[key] = value
+
     def _begin(
         self,
         request: Request,
@@ -146,6 +155,7 @@ class AuditTrail:
             return
         decision = self.access.authorizer.authorize(attributes(user, info))
         trail.event["annotations"] = {
+            **trail.event.get("annotations", {}),
             "authorization.k8s.io/decision": "allow" if decision.allowed else "forbid",
             "authorization.k8s.io/reason": decision.reason,
         }

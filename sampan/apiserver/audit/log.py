@@ -1,6 +1,6 @@
 """The audit log: JSON lines in a file of its owner's (0600), written in batches by a thread, rotated by size.
 
-`write` only puts bytes into a list; one task takes the whole list at once, so that under load many events share one write.
+`write` only puts bytes into a queue; one task has all of it written at once, so that under load many events share one write.
 When the disk is slower than the requests, those that are audited wait, as kube-apiserver's blocking mode has it: an event
 is never dropped for want of room. Rotated files are named as lumberjack names them, `audit-2026-01-31T12-00-00.000.log`.
 """
@@ -8,10 +8,13 @@ is never dropped for want of room. Rotated files are named as lumberjack names t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,11 +44,12 @@ class AuditLog:
         self.max_backups = max_backups
         self.limit = max_size * MEGABYTE
         self.clock = clock
-        self._pending: list[bytes] = []
+        self._pending: deque[bytes] = deque()  # put in by the loop, taken out by whoever writes
         self._bytes = 0
         self._more = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+        self._lock = threading.Lock()  # of the file, and of the order of what is in it
         self._file: int = -1
         self._size = 0
 
@@ -63,41 +67,49 @@ class AuditLog:
         try:
             while True:
                 await self._more.wait()
-                batch = self._take()
-                await asyncio.shield(asyncio.to_thread(self._store, batch))
+                self._more.clear()
+                self._written(await asyncio.shield(asyncio.to_thread(self._store)))
         finally:
             self.flush()
 
     def flush(self) -> None:
         """Everything taken so far is in the file on return; the file is closed."""
-        self._store(self._take())
-        if self._file >= 0 and self.path is not None:
-            os.close(self._file)
-        self._file = -1
+        self._written(self._store(close=True))
 
-    def _take(self) -> bytes:
-        lines, self._pending = self._pending, []
-        self._bytes = 0
-        self._more.clear()
+    def _written(self, size: int) -> None:
+        self._bytes = max(0, self._bytes - size)
         self._room.set()
-        return b"".join(line + b"\n" for line in lines)
 
     # In a thread
 
-    def _store(self, data: bytes) -> None:
-        if not data:
-            return
-        try:
-            if self._file < 0:
-                self._open()
-            if self.limit and self._size and self._size + len(data) > self.limit:
-                self._rotate()
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._file, view) :]
-            self._size += len(data)
-        except OSError as error:
-            log.error("audit log %s: %s; events are lost", self.path, error)
+    def _store(self, close: bool = False) -> int:
+        """Write what waits; its size."""
+        with self._lock:
+            lines = []
+            with contextlib.suppress(IndexError):
+                while True:
+                    lines.append(self._pending.popleft())
+            data = b"".join(line + b"\n" for line in lines)
+            try:
+                if data:
+                    self._append(data)
+            except OSError as error:
+                log.error("audit log %s: %s; events are lost", self.path, error)
+            if close and self._file >= 0:
+                if self.path is not None:
+                    os.close(self._file)
+                self._file = -1
+            return len(data)
+
+    def _append(self, data: bytes) -> None:
+        if self._file < 0:
+            self._open()
+        if self.limit and self._size and self._size + len(data) > self.limit:
+            self._rotate()
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._file, view) :]
+        self._size += len(data)
 
     def _open(self) -> None:
         if self.path is None:
