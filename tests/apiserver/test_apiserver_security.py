@@ -10,6 +10,7 @@ import resource
 import ssl
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from apiserver_harness import ADMIN, CONTENT, Harness, config_map, open_server, 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from sampan.apiserver.pki import LEAF_LIFETIME, Leaf, Pair, ensure_pki, issue
 from sampan.client.transport import Request, Response, User
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
@@ -350,6 +352,47 @@ async def test_a_stolen_token_ends_with_what_it_is_bound_to(api: Harness) -> Non
     assert (await show(api, stolen)).status == 401
     await service_account(api)
     assert (await show(api, stolen)).status == 401
+
+
+# --- certificates ----------------------------------------------------------------------------------------
+
+
+async def certified(api: Harness, pair: Pair) -> bytes:
+    """What the server answers to who shows this certificate; b"" when the handshake fails."""
+    context = ssl.create_default_context(cafile=str(api.server.pki.ca.crt))
+    context.load_cert_chain(pair.crt, pair.key)
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.server.port, ssl=context)
+        writer.write(b"GET /api/v1/secrets HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        async with asyncio.timeout(10):
+            return await reader.read()
+    except (ssl.SSLError, ConnectionError):
+        return b""
+
+
+async def test_certificates_that_are_not_for_clients_or_not_of_ours(
+    api: Harness, tmp_path: Path
+) -> None:
+    pki, now = api.server.pki, datetime.now(UTC)
+    masters = ("system:masters",)
+    assert b" 200 " in (await certified(api, pki.admin))[:20]
+    foreign = ensure_pki(tmp_path / "foreign")
+    assert await certified(api, foreign.admin) == b""  # of another authority, however it is named
+    # A serving certificate says who a machine is, not what it may do.
+    serving = Pair(tmp_path / "serving.crt", tmp_path / "serving.key")
+    issue(Leaf(serving, "boat", masters, frozenset({"localhost"})), pki.ca, now)
+    assert await certified(api, serving) == b""
+    expired = Pair(tmp_path / "expired.crt", tmp_path / "expired.key")
+    issue(Leaf(expired, "root", masters), pki.ca, now - LEAF_LIFETIME - timedelta(days=1))
+    assert await certified(api, expired) == b""
+    # What one of our own certificates signed is not ours.
+    issuer = Pair(tmp_path / "issuer.crt", tmp_path / "issuer.key")
+    issuer.crt.write_bytes(pki.admin.crt.read_bytes())
+    issuer.key.write_bytes(pki.admin.key.read_bytes())
+    derived = Pair(tmp_path / "derived.crt", tmp_path / "derived.key")
+    issue(Leaf(derived, "root", masters), issuer, now)
+    derived.crt.write_bytes(derived.crt.read_bytes() + issuer.crt.read_bytes())
+    assert await certified(api, derived) == b""
 
 
 # --- paths -----------------------------------------------------------------------------------------------
