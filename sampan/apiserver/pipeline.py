@@ -10,22 +10,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
 from sampan.apiserver import conversion, lists, routes
+from sampan.apiserver.apply import apply
 from sampan.apiserver.authz import MASTERS
 from sampan.apiserver.body import (
-    applied_configuration,
     applies,
-    conforming,
     decode_object,
     delete_options,
     patched,
 )
-from sampan.apiserver.call import Call, boolean
+from sampan.apiserver.call import Call
 from sampan.apiserver.negotiate import PLAIN, accepted
 from sampan.apiserver.present import (
     JSON_HEADERS,
@@ -41,7 +39,7 @@ from sampan.apiserver.present import (
     wants_pretty,
     with_warnings,
 )
-from sampan.apiserver.registry import RETRIES, STALE, Object
+from sampan.apiserver.registry import Object
 from sampan.apiserver.routes import RequestInfo
 from sampan.apiserver.selection import select
 from sampan.apiserver.subresources import SUBRESOURCES
@@ -387,79 +385,19 @@ class Pipeline:
         applying = applies(call)
         call.read_write_options("PatchOptions", apply=applying)
         if applying:
-            return await self._apply(call, status=status, prepare=prepare)
+            entry, created = await apply(self.server, call, check_place, status, prepare)
+            return await self.respond(call, entry, 201 if created else 200)
         row = call.resource
-        apply = patched(call, call.gvk)
+        patch = patched(call, call.gvk)
 
         def change(stored: Object) -> Object:
             old = conversion.from_storage(row, stored)
-            new = apply(old)
-            name_namespace(call, new)
-            check_name(call, new)
+            new = patch(old)
+            check_place(call, new)
             return conversion.to_storage(row, new)
 
         entry, _ = await self.registry.update(call, change, status=status, prepare=prepare)
         return await self.respond(call, entry)
-
-    async def _apply(
-        self,
-        call: Call,
-        *,
-        status: bool,
-        prepare: Callable[[Call, Object, Object], None] | None,
-    ) -> Response:
-        """Server-side apply (KEP-555): merge the configuration into the object, or make the object of it."""
-        row, info = call.resource, call.info
-        config = applied_configuration(call)
-        force = bool(boolean(call.request, "force"))
-        call.tracked = True
-
-        async def merged(live: Object | None) -> Object:
-            new = await self.server.fields.applied(call, live, config, force)
-            conforming(call, call.gvk, new)
-            name_namespace(call, new)
-            check_name(call, new)
-            return conversion.to_storage(row, new)
-
-        async def change(stored: Object) -> Object:
-            return await merged(conversion.from_storage(row, stored))
-
-        async def made() -> Object:
-            obj = await merged(None)
-            metadata = obj["metadata"]
-            if metadata.get("uid"):
-                problem = (
-                    f"uid mismatch: the provided object specified uid {metadata['uid']}, "
-                    "and no existing object was found"
-                )
-                raise call.conflict(problem)
-            metadata.pop("resourceVersion", None)
-            return obj
-
-        for _ in range(RETRIES):
-            create = None
-            if not info.subresource:
-                create = made if await self._may_create(call) else None
-            try:
-                entry, created = await self.registry.update(
-                    call, change, status=status, create=create, prepare=prepare
-                )
-                return await self.respond(call, entry, 201 if created else 200)
-            except ApiError as error:
-                # Somebody else has made or deleted the object in between: look again.
-                appeared = create is not None and error.reason == "AlreadyExists"
-                vanished = create is None and error.reason == "NotFound" and not info.subresource
-                if not (appeared or vanished):
-                    raise
-        raise call.conflict(STALE)
-
-    async def _may_create(self, call: Call) -> bool:
-        """An apply to what does not exist creates it, and asks for the right to. Raises ApiError 403."""
-        info = call.info
-        if await self.registry.find(call.resource, info.namespace, info.name) is not None:
-            return False
-        await self.server.access.check(call.user, replace(info, verb="create"))
-        return True
 
     async def _delete(self, call: Call) -> Response:
         options = delete_options(call)
@@ -515,6 +453,12 @@ def name_namespace(call: Call, obj: Object) -> None:
         metadata["namespace"] = wanted
     else:
         metadata.pop("namespace", None)
+
+
+def check_place(call: Call, obj: Object) -> None:
+    """Namespace and name are those of the path."""
+    name_namespace(call, obj)
+    check_name(call, obj)
 
 
 def check_name(call: Call, obj: Object) -> None:
