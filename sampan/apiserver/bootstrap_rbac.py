@@ -85,6 +85,10 @@ ROLES: dict[str, tuple[str, ...]] = {
         f"{WRITE}; batch; cronjobs,jobs",
         f"{WRITE}; policy; poddisruptionbudgets",
         f"{WRITE}; networking.k8s.io; ingresses,networkpolicies",
+        # A group that is served no more: charts still name it in the roles that they bring, and who installs one has to
+        # hold what is in it.
+        f"{WRITE}; extensions; daemonsets,deployments,deployments/rollback,deployments/scale,ingresses,"
+        "networkpolicies,replicasets,replicasets/scale,replicationcontrollers/scale",
         f"{WRITE},{READ}; coordination.k8s.io; leases",
         f"{WRITE}; resource.k8s.io; resourceclaims,resourceclaimtemplates",
     ),
@@ -100,6 +104,9 @@ ROLES: dict[str, tuple[str, ...]] = {
         f"{READ}; batch; cronjobs,cronjobs/status,jobs,jobs/status",
         f"{READ}; policy; poddisruptionbudgets,poddisruptionbudgets/status",
         f"{READ}; networking.k8s.io; ingresses,ingresses/status,networkpolicies",
+        f"{READ}; extensions; daemonsets,daemonsets/status,deployments,deployments/scale,deployments/status,"
+        "ingresses,ingresses/status,networkpolicies,replicasets,replicasets/scale,replicasets/status,"
+        "replicationcontrollers/scale",
         f"{READ}; resource.k8s.io; resourceclaims,resourceclaims/status,resourceclaimtemplates",
     ),
     "system:node": (

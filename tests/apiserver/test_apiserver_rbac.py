@@ -324,3 +324,21 @@ def test_a_refusal_names_the_roles_that_do_not_exist() -> None:
         False,
         'RBAC: role.rbac.authorization.k8s.io "gone" not found',
     )
+
+
+def test_an_administrator_of_a_namespace_installs_a_chart_s_role() -> None:
+    """As charts write them: several groups in one rule, among them one that is long gone."""
+    index = bootstrapped()
+    to = binding("a", "ClusterRole", "admin", user("alice"), namespace="a")
+    index.apply("rolebindings", to)
+    check = authorizer(index)
+    ingresses = rule(
+        apiGroups=["extensions", "networking.k8s.io"],
+        resources=["ingresses"],
+        verbs=["get", "list", "watch"],
+    )
+    chart = role("chart", ingresses, namespace="a")
+    check.check_role(ALICE, "roles", chart, None)
+    with pytest.raises(ApiError):
+        beyond = rule(apiGroups=["extensions"], resources=["*"], verbs=["get"])
+        check.check_role(ALICE, "roles", role("chart", beyond, namespace="a"), None)
