@@ -13,6 +13,7 @@ from sampan.apiserver.crd.definitions import Definitions
 from sampan.apiserver.crd.version import Version
 from sampan.apiserver.openapi.operations import model_name
 from sampan.kube import schema
+from sampan.kube.structural import embedded
 from sampan.kube.types import GVK
 
 Object = dict[str, Any]
@@ -59,16 +60,32 @@ def _object(version: Version, kind: str) -> Object:
     raw = version.raw
     found: Object = {"type": "object"}
     if raw is not None:
-        found = {**raw}
+        found = _embedding(raw) if embedded.present(raw) else {**raw}
         metadata = {"description": _METADATA, "$ref": OBJECT_META}
         found["properties"] = {
-            **(raw.get("properties") or {}), **_type_fields(), "metadata": metadata,
+            **(found.get("properties") or {}), **_type_fields(), "metadata": metadata,
         }  # fmt: skip
     found["x-kubernetes-group-version-kind"] = [_gvk(version, kind)]
     if version.selectable:
         found["x-kubernetes-selectable-fields"] = [
             {"fieldPath": path} for path in version.selectable
         ]
+    return found
+
+
+def _embedding(raw: Object) -> Object:
+    """A copy in which every embedded object shows the fields that all objects have."""
+    found = {**raw}
+    properties = {name: _embedding(each) for name, each in (raw.get("properties") or {}).items()}
+    if raw.get("x-kubernetes-embedded-resource"):
+        metadata = {"description": _METADATA, "$ref": OBJECT_META}
+        properties = {**properties, **_type_fields(), "metadata": metadata}
+        found["required"] = sorted({*(raw.get("required") or ()), "apiVersion", "kind"})
+    if properties:
+        found["properties"] = properties
+    for key in ("items", "additionalProperties"):
+        if isinstance(raw.get(key), dict):
+            found[key] = _embedding(raw[key])
     return found
 
 
