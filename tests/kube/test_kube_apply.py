@@ -280,6 +280,8 @@ def test_a_creator_owns_what_a_deployment_s_creator_owns_in_kubernetes() -> None
     }
 
 
+SPECS_NAMES = tuple(SCHEMA["properties"]["spec"]["properties"])
+
 # Values of the type above, small enough to meet often.
 WORDS = st.sampled_from("abc")
 SPECS = st.fixed_dictionaries(
@@ -571,6 +573,37 @@ def test_versions_are_converted_and_those_that_are_gone_are_dropped() -> None:
     obj, after = done(steps, convert)
     assert (obj.get("spec") or {}) == {}
     assert after == {managers.applier("old"): Owned(VERSION, fields.of(("f:spec",)), "t")}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*SPECS_NAMES, "port", "name", "x"]), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.lists(JSON, max_size=3), st.booleans())
+def test_whatever_is_applied_is_merged_or_refused(specs: list[Any], force: bool) -> None:
+    live = Live()
+    for number, spec in enumerate(specs):
+        config = {"apiVersion": VERSION, "kind": "Thing", "metadata": {"name": "x"}, "spec": spec}
+        try:
+            check(config, TYPE)
+            live.apply(f"m{number}", spec, force=force)
+        except (TypeErrors, Conflicts):
+            continue
+
+
+@given(JSON)
+def test_whatever_says_it_is_a_set_is_one_or_refused(value: Any) -> None:
+    try:
+        found = fields.root(value)
+    except FieldsError:
+        return
+    assert fields.root(found) == found
 
 
 # --- around it --------------------------------------------------------------------------------------

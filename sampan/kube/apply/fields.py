@@ -36,8 +36,11 @@ class FieldsError(ValueError):
 
 
 def scalar(value: Any) -> str:
-    """A value as it stands in an element."""
-    text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    """A value as it stands in an element. Raises FieldsError for what JSON cannot say."""
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    except TypeError as error:
+        raise FieldsError(str(error)) from None
     if "<" in text or ">" in text or "&" in text:
         return text.translate(_HTML)
     return text

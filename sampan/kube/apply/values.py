@@ -130,7 +130,7 @@ def _check_items(
             continue
         try:
             element = item_element(of, item)
-        except _NoKey as error:
+        except ValueError as error:
             problems.append(_at(path, f"element {index}: {error}"))
             return
         name = shown(element)
