@@ -398,28 +398,38 @@ def _cluster_bindings() -> Iterator[dict[str, Any]]:
 
 
 def reconciled(wanted: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, Any] | None:
-    """`present` with the rules or subjects of `wanted` that it lacks; None when nothing is missing.
+    """`present` with what it lacks of `wanted`: rules, subjects, selectors, labels; None when nothing is missing.
 
     What a user added stays; what a user removed comes back, unless they turned automatic updates off.
     """
-    annotations = present["metadata"].get("annotations") or {}
-    if annotations.get(AUTOUPDATE) == "false":
+    metadata = present["metadata"]
+    if (metadata.get("annotations") or {}).get(AUTOUPDATE) == "false":
         return None
     changed: dict[str, Any] = {}
+    for key in ("labels", "annotations"):
+        have, stated = metadata.get(key) or {}, wanted["metadata"].get(key) or {}
+        if stated.keys() - have.keys():
+            changed["metadata"] = {**metadata, key: {**stated, **have}}
+            metadata = changed["metadata"]
     if "roleRef" in wanted:
-        have = present.get("subjects") or []
-        lacking = [s for s in wanted.get("subjects", ()) if s not in have]
+        subjects = present.get("subjects") or []
+        lacking = [s for s in wanted.get("subjects", ()) if s not in subjects]
         if lacking:
-            changed["subjects"] = [*have, *lacking]
+            changed["subjects"] = [*subjects, *lacking]
+    elif "aggregationRule" in wanted:  # its rules follow
+        selectors = (present.get("aggregationRule") or {}).get("clusterRoleSelectors") or []
+        default = wanted["aggregationRule"]["clusterRoleSelectors"]
+        missing_selectors = [each for each in default if each not in selectors]
+        if missing_selectors:
+            changed["aggregationRule"] = {"clusterRoleSelectors": [*selectors, *missing_selectors]}
     else:
-        have = present.get("rules") or []
-        if all(rule in have for rule in wanted["rules"]):  # nearly always
-            return None
-        missing = missing_rules(
-            [Rule.of(rule) for rule in have], [Rule.of(rule) for rule in wanted["rules"]]
-        )
-        if missing:
-            changed["rules"] = [*have, *(rule.as_object() for rule in missing)]
+        rules = present.get("rules") or []
+        if not all(rule in rules for rule in wanted["rules"]):  # seldom
+            missing = missing_rules(
+                [Rule.of(rule) for rule in rules], [Rule.of(rule) for rule in wanted["rules"]]
+            )
+            if missing:
+                changed["rules"] = [*rules, *(rule.as_object() for rule in missing)]
     return {**present, **changed} if changed else None
 
 

@@ -342,3 +342,23 @@ def test_an_administrator_of_a_namespace_installs_a_chart_s_role() -> None:
     with pytest.raises(ApiError):
         beyond = rule(apiGroups=["extensions"], resources=["*"], verbs=["get"])
         check.check_role(ALICE, "roles", role("chart", beyond, namespace="a"), None)
+
+
+def test_what_was_taken_from_a_default_role_comes_back() -> None:
+    defaults = {wanted["metadata"]["name"]: wanted for _, wanted in bootstrap_rbac.objects()}
+    view, member = defaults["view"], defaults["system:aggregate-to-view"]
+    label = "rbac.authorization.k8s.io/aggregate-to-view"
+    stripped = {**member, "metadata": {**member["metadata"], "labels": {"mine": "x"}}}
+    found = bootstrap_rbac.reconciled(member, stripped)
+    assert found is not None
+    assert found["metadata"]["labels"] == {**member["metadata"]["labels"], "mine": "x"}
+    assert label in found["metadata"]["labels"]
+    own = {"matchLabels": {"mine": "x"}}
+    other = {**view, "aggregationRule": {"clusterRoleSelectors": [own]}, "rules": []}
+    found = bootstrap_rbac.reconciled(view, other)
+    assert found is not None and found["rules"] == []
+    assert found["aggregationRule"]["clusterRoleSelectors"] == [
+        own,
+        *view["aggregationRule"]["clusterRoleSelectors"],
+    ]
+    assert bootstrap_rbac.reconciled(view, found) is None
