@@ -18,7 +18,6 @@ from sampan.kube.validation import (
     networking,
     others,
     pod_updates,
-    pods,
     policy,
     rbac,
     storage,
@@ -63,8 +62,8 @@ def validate_create(gvk: GVK, obj: dict[str, Any]) -> list[Cause]:
     )
     if rules.create is not None:
         rules.create(obj, causes)
-    if gvk.kind == "Pod" and gvk.group == "":
-        pods.validate_new_pod(obj, causes)
+    if rules.first is not None:
+        rules.first(obj, causes)
     return causes
 
 

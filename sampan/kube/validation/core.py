@@ -363,7 +363,10 @@ def _pod_template(template: Object, causes: Causes) -> None:
 
 RULES = {
     ("", "Pod"): Rules(
-        pods.validate_pod, pod_updates.validate_pod_update, status=pod_updates.validate_status
+        pods.validate_pod,
+        pod_updates.validate_pod_update,
+        status=pod_updates.validate_status,
+        first=pods.validate_new_pod,
     ),
     ("", "PodTemplate"): Rules(_pod_template),
     ("", "ReplicationController"): Rules(

@@ -1,4 +1,4 @@
-"""networking.k8s.io and discovery.k8s.io."""
+"""Who may talk to whom, endpoint slices, and the addresses of services: ServiceCIDR and IPAddress."""
 
 from __future__ import annotations
 
@@ -14,146 +14,19 @@ from sampan.kube.errors import (
     required,
     too_many,
 )
-from sampan.kube.validation import rules
+from sampan.kube.names import Rule
+from sampan.kube.validation import ingress, rules
 from sampan.kube.validation.containers import PROTOCOLS
 from sampan.kube.validation.core import endpoint_ip
 from sampan.kube.validation.rules import Causes, Object, Rules
 
 GROUP: Final = "networking.k8s.io"
-_PATH_TYPES: Final = frozenset(("Exact", "ImplementationSpecific", "Prefix"))
-_BAD_SEQUENCES: Final = ("//", "/./", "/../", "%2f", "%2F")
-_BAD_ENDS: Final = ("/..", "/.")
-_POLICY_TYPES: Final = frozenset(("Egress", "Ingress"))
+_POLICY_TYPES: Final = ("Ingress", "Egress")
 _ADDRESS_TYPES: Final = frozenset(("FQDN", "IPv4", "IPv6"))
 _MAX_ENDPOINTS: Final = 1000
 _MAX_ADDRESSES: Final = 100
 _MAX_PORTS: Final = 20_000
-
-
-# --- Ingress ----------------------------------------------------------------------------------------
-
-
-def _ingress(ingress: Object, causes: Causes) -> None:
-    spec = ingress.get("spec") or {}
-    found, backend = spec.get("rules") or [], spec.get("defaultBackend")
-    if not found and backend is None:
-        text = "either `defaultBackend` or `rules` must be specified"
-        causes.append(invalid_value("spec", spec, text))
-    if backend is not None:
-        _backend(backend, causes, "spec.defaultBackend")
-    if name := spec.get("ingressClassName"):
-        rules.name(causes, "spec.ingressClassName", name, names.dns1123_subdomain)
-    for index, rule in enumerate(found):
-        _ingress_rule(rule, causes, f"spec.rules[{index}]")
-    for index, tls in enumerate(spec.get("tls") or ()):
-        for at, host in enumerate(tls.get("hosts") or ()):
-            rule = names.wildcard_subdomain if "*" in host else names.dns1123_subdomain
-            rules.name(causes, f"spec.tls[{index}].hosts[{at}]", host, rule)
-
-
-def _ingress_rule(rule: Object, causes: Causes, path: str) -> None:
-    host = rule.get("host") or ""
-    if host:
-        if not names.ip(host):
-            text = "must be a DNS name, not an IP address"
-            causes.append(invalid_value(f"{path}.host", host, text))
-        check = names.wildcard_subdomain if "*" in host else names.dns1123_subdomain
-        rules.name(causes, f"{path}.host", host, check)
-    http = rule.get("http")
-    if http is None:
-        return
-    if not http.get("paths"):
-        causes.append(required(f"{path}.http.paths"))
-    for index, item in enumerate(http.get("paths") or ()):
-        where = f"{path}.http.paths[{index}]"
-        _http_path(item, causes, where)
-        _backend(item.get("backend") or {}, causes, f"{where}.backend")
-
-
-def _http_path(item: Object, causes: Causes, path: str) -> None:
-    kind, value = item.get("pathType"), item.get("path") or ""
-    if not kind:
-        causes.append(required(f"{path}.pathType", "pathType must be specified"))
-        return
-    if kind not in _PATH_TYPES:
-        causes.append(not_supported(f"{path}.pathType", kind, sorted(_PATH_TYPES)))
-        return
-    if kind == "ImplementationSpecific":
-        if value and not value.startswith("/"):
-            causes.append(invalid_value(f"{path}.path", value, "must be an absolute path"))
-        return
-    if not value.startswith("/"):
-        causes.append(invalid_value(f"{path}.path", value, "must be an absolute path"))
-    for bad in _BAD_SEQUENCES:
-        if bad in value:
-            text = f"must not contain '{bad}'"
-            causes.append(invalid_value(f"{path}.path", value, text))
-    for bad in _BAD_ENDS:
-        if value.endswith(bad):
-            text = f"cannot end with '{bad}'"
-            causes.append(invalid_value(f"{path}.path", value, text))
-
-
-def _backend(backend: Object, causes: Causes, path: str) -> None:
-    service, resource = backend.get("service"), backend.get("resource")
-    if service is not None and resource is not None:
-        text = "cannot set both resource and service backends"
-        causes.append(invalid_value(path, "", text))
-    elif resource is not None:
-        for field in ("kind", "name"):
-            if not resource.get(field):
-                causes.append(required(f"{path}.resource.{field}"))
-    elif service is None:
-        causes.append(required(path, "resource or service backend is required"))
-    else:
-        rules.required_name(
-            causes, f"{path}.service.name", service.get("name"), names.dns1035_label
-        )
-        port = service.get("port") or {}
-        name, number = port.get("name"), port.get("number") or 0
-        if name and number:
-            text = "cannot set both port name & port number"
-            causes.append(invalid_value(f"{path}.service.port", port, text))
-        elif name:
-            rules.name(causes, f"{path}.service.port.name", name, names.port_name)
-        elif number:
-            rules.name(causes, f"{path}.service.port.number", number, names.port_number)
-        else:
-            causes.append(required(f"{path}.service.port", "port name or number is required"))
-
-
-def _ingress_class(found: Object, causes: Causes) -> None:
-    spec = found.get("spec") or {}
-    controller = spec.get("controller") or ""
-    if len(controller) > 250:
-        text = "must be no more than 250 characters"
-        causes.append(invalid_value("spec.controller", controller, text))
-    domain, slash, rest = controller.partition("/")
-    if not slash or not rest or names.dns1123_subdomain(domain):
-        text = 'must be a domain-prefixed path (such as "acme.io/foo")'
-        causes.append(
-            required("spec.controller")
-            if not controller
-            else invalid_value("spec.controller", controller, text)
-        )
-    if (parameters := spec.get("parameters")) is not None:
-        scope = parameters.get("scope")
-        rules.choice(causes, "spec.parameters.scope", scope, ("Cluster", "Namespace"))
-        for field in ("kind", "name"):
-            if not parameters.get(field):
-                causes.append(required(f"spec.parameters.{field}"))
-        if scope == "Namespace" and not parameters.get("namespace"):
-            text = "`parameters.scope` is set to 'Namespace'"
-            causes.append(required("spec.parameters.namespace", text))
-        if scope == "Cluster" and parameters.get("namespace") is not None:
-            text = "`parameters.scope` is set to 'Cluster'"
-            causes.append(forbidden_field("spec.parameters.namespace", text))
-
-
-def _ingress_class_update(new: Object, old: Object, causes: Causes) -> None:
-    before, after = old.get("spec") or {}, new.get("spec") or {}
-    path = "spec.controller"
-    rules.immutable(causes, path, after.get("controller"), before.get("controller"))
+_MAX_HINTS: Final = 8
 
 
 # --- NetworkPolicy ----------------------------------------------------------------------------------
@@ -177,7 +50,7 @@ def _network_policy(policy: Object, causes: Causes) -> None:
     for index, kind in enumerate(kinds):
         if kind not in _POLICY_TYPES:
             where = f"spec.policyTypes[{index}]"
-            causes.append(not_supported(where, kind, sorted(_POLICY_TYPES)))
+            causes.append(not_supported(where, kind, _POLICY_TYPES))
 
 
 def _policy_port(port: Object, causes: Causes, path: str) -> None:
@@ -239,8 +112,7 @@ def _ip_block(block: Object, causes: Causes, path: str) -> None:
             and int(part.broadcast_address) <= int(whole.broadcast_address)
             and part.prefixlen > whole.prefixlen
         ):
-            reason = f'must be a strict subset of `cidr`: "{cidr}"'
-            causes.append(invalid_value(where, text, reason))
+            causes.append(invalid_value(where, text, "must be a strict subset of `cidr`"))
 
 
 # --- EndpointSlice ----------------------------------------------------------------------------------
@@ -267,11 +139,11 @@ def _endpoint_slice(found: Object, causes: Causes) -> None:
         if name in seen:
             causes.append(duplicate(f"{path}.name", name))
         seen.add(name)
-        if port.get("protocol") not in PROTOCOLS:
-            value = port.get("protocol") or ""
-            causes.append(not_supported(f"{path}.protocol", value, sorted(PROTOCOLS)))
+        rules.choice(causes, f"{path}.protocol", port.get("protocol"), PROTOCOLS)
         if port.get("port") is not None:
             rules.name(causes, f"{path}.port", port["port"], names.port_number)
+        if port.get("appProtocol") is not None:
+            rules.name(causes, f"{path}.appProtocol", port["appProtocol"], names.qualified_name)
 
 
 def _endpoint(endpoint: Object, kind: str, causes: Causes, path: str) -> None:
@@ -284,7 +156,7 @@ def _endpoint(endpoint: Object, kind: str, causes: Causes, path: str) -> None:
     for index, address in enumerate(addresses):
         where = f"{path}.addresses[{index}]"
         if kind == "FQDN":
-            rules.name(causes, where, address, names.dns1123_subdomain)
+            rules.name(causes, where, address, _domain)
             continue
         if kind in ("IPv4", "IPv6") and not names.ip(address):
             version = ipaddress.ip_address(address).version
@@ -292,10 +164,36 @@ def _endpoint(endpoint: Object, kind: str, causes: Causes, path: str) -> None:
                 causes.append(invalid_value(where, address, f"must be an {kind} address"))
                 continue
         endpoint_ip(address, causes, where)
-    if hostname := endpoint.get("hostname"):
-        rules.name(causes, f"{path}.hostname", hostname, names.dns1123_label)
-    if node := endpoint.get("nodeName"):
-        rules.name(causes, f"{path}.nodeName", node, names.dns1123_subdomain)
+    if endpoint.get("hostname") is not None:
+        rules.name(causes, f"{path}.hostname", endpoint["hostname"], names.dns1123_label)
+    if endpoint.get("nodeName") is not None:
+        rules.name(causes, f"{path}.nodeName", endpoint["nodeName"], names.dns1123_subdomain)
+    hints = endpoint.get("hints") or {}
+    _hints(hints.get("forZones") or [], names.label_value, causes, f"{path}.hints.forZones")
+    _hints(hints.get("forNodes") or [], names.dns1123_subdomain, causes, f"{path}.hints.forNodes")
+
+
+def _hints(hints: list[Object], rule: Rule, causes: Causes, path: str) -> None:
+    if len(hints) > _MAX_HINTS:
+        causes.append(too_many(path, len(hints), _MAX_HINTS))
+        return
+    seen = set()
+    for index, hint in enumerate(hints):
+        where, name = f"{path}[{index}].name", hint.get("name") or ""
+        if name in seen:
+            causes.append(duplicate(where, name))
+        seen.add(name)
+        rules.required_name(causes, where, name, rule)
+
+
+def _domain(name: str) -> list[str]:
+    """A DNS name of two labels or more; the root's dot may end it."""
+    labels = name.removesuffix(".").split(".")
+    if reasons := names.dns1123_subdomain(name.removesuffix(".")):
+        return reasons
+    if len(labels) < 2:
+        return ["should be a domain with at least two segments separated by dots"]
+    return [names.max_length(63) for label in labels if len(label) > 63]
 
 
 def _endpoint_slice_update(new: Object, old: Object, causes: Causes) -> None:
@@ -306,26 +204,42 @@ def _endpoint_slice_update(new: Object, old: Object, causes: Causes) -> None:
 
 
 def _service_cidr(found: Object, causes: Causes) -> None:
-    cidrs = (found.get("spec") or {}).get("cidrs") or []
+    spec = found.get("spec") or {}
+    cidrs = spec.get("cidrs") or []
     if not cidrs:
         causes.append(required("spec.cidrs", "at least one CIDR required"))
-    elif len(cidrs) > 2:
-        text = "may only hold up to 2 values"
-        causes.append(invalid_value("spec", cidrs, text))
+        return
+    if len(cidrs) > 2:
+        causes.append(invalid_value("spec.cidrs", spec, "may only hold up to 2 values"))
+        return
+    if len(cidrs) == 2 and {"."} & {*cidrs[0]} == {"."} & {*cidrs[1]}:
+        text = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"
+        causes.append(invalid_value("spec.cidrs", spec, text))
     for index, cidr in enumerate(cidrs):
-        rules.name(causes, f"spec.cidrs[{index}]", cidr, names.cidr)
+        rules.name(causes, f"spec.cidrs[{index}]", cidr, _canonical_cidr)
 
 
 def _service_cidr_update(new: Object, old: Object, causes: Causes) -> None:
-    before, after = old.get("spec") or {}, new.get("spec") or {}
-    rules.immutable(causes, "spec.cidrs", after.get("cidrs"), before.get("cidrs"))
+    before = (old.get("spec") or {}).get("cidrs") or []
+    after = (new.get("spec") or {}).get("cidrs") or []
+    if len(before) == 1 and len(after) == 2:  # a second family may be added
+        rules.immutable(causes, "spec.cidrs[0]", after[0], before[0])
+    else:
+        rules.immutable(causes, "spec.cidrs", after, before)
+
+
+def _canonical_cidr(text: str) -> list[str]:
+    if reasons := names.cidr(text):
+        return reasons
+    wanted = str(ipaddress.ip_network(text, strict=False))
+    return [] if text == wanted else [f'must be in canonical form ("{wanted}")']
 
 
 def _canonical_ip(name: str) -> list[str]:
-    reasons = names.ip(name)
-    if not reasons and str(ipaddress.ip_address(name)) != name:
-        reasons = ["must be a canonical format IP address"]
-    return reasons
+    if reasons := names.ip(name):
+        return reasons
+    wanted = str(ipaddress.ip_address(name))
+    return [] if name == wanted else [f'must be in canonical form ("{wanted}")']
 
 
 def _ip_address(found: Object, causes: Causes) -> None:
@@ -333,9 +247,13 @@ def _ip_address(found: Object, causes: Causes) -> None:
     if parent is None:
         causes.append(required("spec.parentRef"))
         return
+    if group := parent.get("group"):
+        rules.name(causes, "spec.parentRef.group", group, names.dns1123_subdomain)
     for field in ("resource", "name"):
-        if not parent.get(field):
-            causes.append(required(f"spec.parentRef.{field}"))
+        path = f"spec.parentRef.{field}"
+        rules.required_name(causes, path, parent.get(field), names.path_segment)
+    if namespace := parent.get("namespace"):
+        rules.name(causes, "spec.parentRef.namespace", namespace, names.path_segment)
 
 
 def _ip_address_update(new: Object, old: Object, causes: Causes) -> None:
@@ -344,8 +262,10 @@ def _ip_address_update(new: Object, old: Object, causes: Causes) -> None:
 
 
 RULES = {
-    (GROUP, "Ingress"): Rules(_ingress),
-    (GROUP, "IngressClass"): Rules(_ingress_class, _ingress_class_update, namespaced=False),
+    (GROUP, "Ingress"): Rules(ingress.validate, status=ingress.status, first=ingress.validate_new),
+    (GROUP, "IngressClass"): Rules(
+        ingress.validate_class, ingress.validate_class_update, namespaced=False
+    ),
     (GROUP, "NetworkPolicy"): Rules(_network_policy),
     (GROUP, "ServiceCIDR"): Rules(_service_cidr, _service_cidr_update, namespaced=False),
     (GROUP, "IPAddress"): Rules(_ip_address, _ip_address_update, _canonical_ip, namespaced=False),

@@ -178,8 +178,9 @@ def _stable_labels(new: Object | None, old: Object) -> bool:
     for one, other in zip(_terms(now), _terms(was), strict=False):
         pairs = zip(one.get("matchExpressions") or (), other.get("matchExpressions") or ())  # noqa: B905
         for after, before in pairs:
-            if _STABLE.get(before.get("key")) == after.get("key"):
-                before["key"] = after["key"]
+            key = after.get("key")
+            if key and _STABLE.get(before.get("key") or "") == key:
+                before["key"] = key
     return bool(now != was)
 
 

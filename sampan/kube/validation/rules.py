@@ -40,6 +40,8 @@ class Rules:
     namespaced: bool = True
     # Status updates: what the status subresource checks beyond metadata.
     status: Callable[[Object, Object, Causes], None] | None = None
+    # Checked of a new object only: what was written before the rule may stay.
+    first: Callable[[Object, Causes], None] | None = None
     # `update` checks all that there is: `create` does not hold for what was valid once.
     update_is_whole: bool = False
 
