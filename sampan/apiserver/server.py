@@ -22,7 +22,6 @@ from sampan.apiserver import resources
 from sampan.apiserver.access import Access
 from sampan.apiserver.admission.chain import Admission
 from sampan.apiserver.aggregation.aggregator import Aggregator
-from sampan.apiserver.aggregation.aggregator import Aggregator
 from sampan.apiserver.bootstrap import bootstrap
 from sampan.apiserver.config import ServerConfig
 from sampan.apiserver.crd.controller import DefinitionController
@@ -35,7 +34,6 @@ from sampan.apiserver.fairness import follow as follow_flow_control
 from sampan.apiserver.fieldmanager import FieldManager
 from sampan.apiserver.http import HTTPServer
 from sampan.apiserver.metrics import Metrics
-from sampan.apiserver.metrics_api import MetricsAPI
 from sampan.apiserver.metrics_api import MetricsAPI
 from sampan.apiserver.openapi import OpenAPI
 from sampan.apiserver.pages import Pages
@@ -97,12 +95,13 @@ class APIServer:
         self.openapi = OpenAPI(self.table, CustomSchemas(self.definitions))
         self.pages = Pages(self)
         self.audit = audit_trail(self)
+        if self.audit is not None:
+            self.access.lookup.annotate = self.audit.annotate
         self.pipeline = Pipeline(self)
         self.handle = self.pipeline.handle
         self.immediate = self.pipeline.immediate
         self.http = HTTPServer(self)
         self.peers = Peers(self)
-        self.aggregator = Aggregator(self, (MetricsAPI(self),))
         self.aggregator = Aggregator(self, (MetricsAPI(self),))
         self.port = config.port
         self.ready = False
@@ -142,7 +141,6 @@ class APIServer:
             self._own("certificate renewal", self.renewal.run())
         self.ready = True
         self._own("priority and fairness", follow_flow_control(self, self.fairness))
-        self._own("apiservice availability", self.aggregator.run())
         self._own("apiservice availability", self.aggregator.run())
 
     def _use_renewed(self) -> None:
@@ -189,6 +187,8 @@ class APIServer:
             found[f"poststarthook/{task.get_name().replace(' ', '-')}"] = (
                 "the task ended" if failed else ""
             )
+        if self.store.shared:
+            found["etcd"] = self.peers.problem
         if kind == "readyz":
             found["informer-sync"] = "" if self.ready else "not started"
             found["shutdown"] = "the server is shutting down" if self.closing else ""

@@ -23,6 +23,7 @@ CONTROLLERS: tuple[tuple[str, str], ...] = (
     ("signing_requests", "SigningController"),
     ("signing_requests", "CleaningController"),
     ("clusterroleaggregation", "ClusterRoleAggregationController"),
+    ("policystatus", "PolicyStatusController"),
     ("bootstraptokens", "TokenCleaner"),
     ("bootstraptokens", "BootstrapSigner"),
     ("deployment", "DeploymentController"),
