@@ -97,17 +97,17 @@ class Rotation:
                 group.create_task(self._keep(own), name=f"rotation of {own.crt.name}")
 
     async def _keep(self, own: Own) -> None:
-        used = own.read()
+        used: Certificate | None = None
         while True:
-            present = own.read()
-            if present != used:
-                used = present
-                own.renewed()
-            left = due(present) - self.clock()
-            if left > 0:
-                await self.sleep(min(left, NAP))
-                continue
             try:
+                present = own.read()
+                if used is not None and present != used:
+                    own.renewed()
+                used = present
+                left = due(present) - self.clock()
+                if left > 0:
+                    await self.sleep(min(left, NAP))
+                    continue
                 async with asyncio.timeout(PATIENCE):
                     replace(own.crt, await self.request(own))
                 log.info("%s was renewed", own.crt.name)
