@@ -53,6 +53,10 @@ async def list_entries(caches: WatchCache, call: Call, selection: Selection) -> 
     if token is None and not selection.resource_version:
         await caches.confirm()
     cache = await caches.get(call.resource)
+    custom = call.resource.custom
+    if custom is not None and selection.match is not None:
+        # The selector speaks of fields of the request's version, which a webhook may have to make.
+        await custom.prepare(cache.select(selection.prefix))
     if token is not None and token.revision > 0:
         await caches.wait(token.revision, FRESH_WAIT)  # another server may have begun this list
         return await _at(caches, cache, selection, token.revision, token.after)

@@ -95,7 +95,7 @@ class Entry:
         if path == "metadata.namespace":
             return self.key.split("/")[4] if resource.namespaced else ""
         if resource.custom is not None:
-            return resource.custom.field(self.object(), path)
+            return resource.custom.field(self, path)
         if self._fields is None:
             obj = self.object()
             self._fields = tuple(selectable_value(obj, each) for each in resource.selectable)

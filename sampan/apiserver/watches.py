@@ -66,6 +66,10 @@ class Stream:
         self.initial_end = False
         self.since = 0
         self.cache: ResourceCache | None = None
+        # A selector on objects that must be converted first cannot be asked as events come in.
+        custom = call.resource.custom
+        self.late = custom is not None and custom.is_remote and selection.match is not None
+        self.match = None if self.late else selection.match
 
     async def open(self) -> None:
         """Find the starting point. Raises ApiError for what must be an HTTP error rather than an event."""
@@ -81,13 +85,13 @@ class Stream:
                 await fresh(self.caches, version)
             cache = await self.caches.get(self.call.resource)
             self.since = self.caches.current(cache)
-            self.initial = list(cache.select(selection.prefix, selection.match))
+            self.initial = list(cache.select(selection.prefix, self.match))
             self.initial_end = selection.initial_events is True
         else:
             cache = await self.caches.get(self.call.resource)
             self.since = revision_of(version) or self.caches.current(cache)
         self.cache = cache
-        self.watcher = cache.subscribe(selection.prefix, selection.match, self.since)
+        self.watcher = cache.subscribe(selection.prefix, self.match, self.since)
 
     async def body(self) -> AsyncIterator[bytes]:
         """Frames until the timeout, the end of the server, or the client's leaving."""
@@ -97,6 +101,8 @@ class Stream:
                 for start in range(0, len(entries), FIRST_CHUNK):
                     chunk = entries[start : start + FIRST_CHUNK]
                     await self._prepare(chunk)
+                    if self.late and self.selection.match is not None:
+                        chunk = list(filter(self.selection.match, chunk))
                     yield b"".join([self._entry_frame(ADDED, entry) for entry in chunk])
                 if self.initial_end and self.selection.bookmarks:
                     yield self._bookmark(self.since, {INITIAL_END: "true"})
@@ -129,7 +135,7 @@ class Stream:
             if events is None:
                 return
             if events:
-                await self._prepare_events(events)
+                events = await self._judged(events)
                 yield b"".join([self._event_frame(kind, event) for kind, event in events])
             elif wants_bookmarks and time.monotonic() >= next_bookmark:
                 next_bookmark = time.monotonic() + self.bookmark_interval
@@ -146,17 +152,16 @@ class Stream:
             async for events in feed:
                 position = events[-1].revision
                 seen = [
-                    (transition(event, selection.match), event)
+                    (transition(event, self.match), event)
                     for event in events
                     if event.key.startswith(selection.prefix)
                 ]
-                told = [(kind, event) for kind, event in seen if kind]
-                await self._prepare_events(told)
+                told = await self._judged([(kind, event) for kind, event in seen if kind])
                 frames = [self._event_frame(kind, event) for kind, event in told]
                 self.since = position
                 if frames:
                     yield b"".join(frames)
-                self.watcher = cache.subscribe(selection.prefix, selection.match, position)
+                self.watcher = cache.subscribe(selection.prefix, self.match, position)
                 if self.watcher is not None:
                     return
         except Compacted as error:
@@ -171,11 +176,18 @@ class Stream:
         if self.framer is not None and self.call.resource.custom is not None:
             await self.call.resource.custom.prepare(entries)
 
-    async def _prepare_events(self, events: list[tuple[str, Event]]) -> None:
+    async def _judged(self, events: list[tuple[str, Event]]) -> list[tuple[str, Event]]:
+        """The events that this watch is told of, ready to be framed."""
         if self.framer is None or self.call.resource.custom is None:
-            return
+            return events
+        if self.late:
+            states = [state for _, event in events for state in (event.entry, event.previous)]
+            await self._prepare([state for state in states if state is not None])
+            judged = [(transition(event, self.selection.match), event) for _, event in events]
+            events = [(kind, event) for kind, event in judged if kind]
         entries = [event.gone() if kind == DELETED else event.entry for kind, event in events]
         await self._prepare([entry for entry in entries if entry is not None])
+        return events
 
     def _event_frame(self, kind: str, event: Event) -> bytes:
         if self.framer is None:

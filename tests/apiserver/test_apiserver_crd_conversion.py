@@ -123,7 +123,7 @@ def converted_by(config: Object, **spec: Any) -> Object:
     beta = {"type": "object", "properties": {"spec": {"type": "object", "properties": {
         "name": STRING, "hands": {**INTEGER, "maximum": 5}, "rig": {**STRING, "default": "lug"},
     }}}}  # fmt: skip
-    plain = {"selectableFields": [], "subresources": {"status": {}}}
+    plain = {"selectableFields": [{"jsonPath": ".spec.hands"}], "subresources": {"status": {}}}
     conversion = {
         "strategy": "Webhook",
         "webhook": {"clientConfig": config, "conversionReviewVersions": ["v1"]},
@@ -191,6 +191,25 @@ async def test_watches_show_converted_objects(boats: Harness, webhook: Webhook) 
         await boats.call("DELETE", f"{BOATS}/a")
         event = await anext(stream)
     assert (event["type"], event["object"]["apiVersion"]) == ("DELETED", f"{GROUP}/v1beta1")
+
+
+async def test_selectors_speak_of_the_version_that_is_asked(
+    boats: Harness, webhook: Webhook
+) -> None:
+    for name, crew in (("a", 1), ("b", 2)):
+        await boats.call("POST", BOATS, boat(name, crew=crew))
+    path = f"{BETAS}?fieldSelector=spec.hands=2"
+    assert [each["metadata"]["name"] for each in (await boats.call("GET", path))["items"]] == ["b"]
+    stream = boats.watch(f"{path}&watch=true")
+    async with asyncio.timeout(10):
+        seen = [await anext(stream)]
+        await boats.patch("merge", f"{BOATS}/a", {"spec": {"crew": 2}})
+        seen.append(await anext(stream))
+        await boats.patch("merge", f"{BOATS}/b", {"spec": {"crew": 3}})
+        seen.append(await anext(stream))
+    told = [(each["type"], each["object"]["metadata"]["name"]) for each in seen]
+    assert told == [("ADDED", "b"), ("ADDED", "a"), ("DELETED", "b")]
+    assert seen[1]["object"]["spec"]["hands"] == 2
 
 
 SPOILT: dict[str, tuple[Callable[[Object], Object | None], str]] = {

@@ -143,9 +143,17 @@ class Version:
         except embedded.Malformed:
             return
 
-    def field(self, obj: Object, path: str) -> str:
-        """The text that a field selector compares with."""
-        _, value = jsonpath.first(obj, f".{path}")
+    @property
+    def is_remote(self) -> bool:
+        """Objects may have to be converted by a webhook before they can be read in this version."""
+        return self.definition.converter.is_remote and not self.plain
+
+    def field(self, entry: Entry, path: str) -> str:
+        """The text that a field selector compares with. What a webhook converts must have been prepared."""
+        data = entry.data
+        if not self.is_remote or self.definition.known(data, self.api_version) is not None:
+            data = self.presented(data)
+        _, value = jsonpath.first(orjson.loads(data), f".{path}")
         if value is None:
             return ""
         return str(value).lower() if isinstance(value, bool) else str(value)
