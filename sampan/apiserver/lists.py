@@ -36,6 +36,8 @@ class Listed:
 async def fresh(caches: WatchCache, wanted: str) -> None:
     """Wait until the cache shows `wanted`. Raises 504 as Kubernetes does when it stays in the future."""
     revision = revision_of(wanted)
+    if revision > caches.revision and caches.store.shared:
+        await caches.confirm()  # it may be of keys that are not ours
     if revision > caches.revision and not await caches.wait(revision, FRESH_WAIT):
         raise too_large(revision, caches.revision)
 

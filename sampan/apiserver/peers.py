@@ -44,6 +44,7 @@ class Peers:
         self.server = server
         self._seen: dict[str, tuple[str, float]] = {}  # lease → its renewTime, since when it is so
         self._holder = ""
+        self.problem = ""  # why the last renewal failed
 
     @property
     def own(self) -> Address | None:
@@ -71,10 +72,13 @@ class Peers:
         while True:
             await asyncio.sleep(RENEW)
             try:
-                await self._renew()
-                await self._publish(await self._live())
-            except (StoreError, ApiError) as error:
-                log.warning("%s: the lease cannot be renewed: %s", self.name, error)
+                async with asyncio.timeout(ALIVE):
+                    await self._renew()
+                    await self._publish(await self._live())
+                self.problem = ""
+            except (StoreError, ApiError, TimeoutError) as error:
+                self.problem = f"the lease cannot be renewed: {error or 'no answer'}"
+                log.warning("%s: %s", self.name, self.problem)
 
     async def leave(self) -> None:
         """Others are told at once that this server is gone."""

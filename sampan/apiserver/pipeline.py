@@ -261,6 +261,8 @@ class Pipeline:
             raise errors.path_not_found()
         if info.verb not in call.subresource.verbs:
             raise ApiError(405, "MethodNotAllowed", _METHOD_NOT_ALLOWED)
+        if info.verb == "get":
+            await self.caches.confirm()
         handler = (
             SUBRESOURCES.get((row.name, info.subresource)) or SUBRESOURCES["*", info.subresource]
         )

@@ -189,6 +189,8 @@ class APIServer:
             )
         if self.store.shared:
             found["etcd"] = self.peers.problem
+        if self.store.shared:
+            found["etcd"] = self.peers.problem
         if kind == "readyz":
             found["informer-sync"] = "" if self.ready else "not started"
             found["shutdown"] = "the server is shutting down" if self.closing else ""

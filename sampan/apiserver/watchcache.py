@@ -12,6 +12,7 @@ entries, without awaiting in between, sees one consistent snapshot.
 from __future__ import annotations
 
 import asyncio
+import logging
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,11 +21,14 @@ from typing import Any
 import orjson
 
 from sampan.apiserver.resources import Resource
-from sampan.store import Change, Compacted, Record, Store
+from sampan.store import Change, Closed, Compacted, Record, Store, StoreError
+
+log = logging.getLogger(__name__)
 
 RING = 512  # recent events kept per kind for watches that resume; older ones come from the store's history
 BACKLOG = 8192  # events that a watcher may lag behind before it is cut off
 PAGE = 2000
+FEED_AGAIN = 1.0  # seconds until a feed that the store refused is asked for again
 FOREIGN_AFTER = 0.25  # seconds without the asked revision, after which it may be one that no watch here shows
 
 ADDED, MODIFIED, DELETED, BOOKMARK, ERROR = "ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"
@@ -393,6 +397,12 @@ class WatchCache:
                     self.apply(changes)
             except Compacted:
                 self.reset(await self.store.current())
+                self._feed = self.store.watch("/", self.revision)
+            except Closed:
+                raise
+            except StoreError as error:
+                log.error("the store cannot be followed: %s", error)
+                await asyncio.sleep(FEED_AGAIN)
                 self._feed = self.store.watch("/", self.revision)
 
     def apply(self, changes: list[Change]) -> None:
