@@ -40,7 +40,7 @@ from sampan.apiserver.pages import Pages
 from sampan.apiserver.peers import Peers
 from sampan.apiserver.pipeline import Pipeline
 from sampan.apiserver.pki import PKIPaths, ensure_pki, write_admin_kubeconfig
-from sampan.apiserver.registry import Clock, Registry
+from sampan.apiserver.registry import Registry
 from sampan.apiserver.renewal import Renewal
 from sampan.apiserver.security import SecurityConfig
 from sampan.apiserver.strategies import Strategies
@@ -187,8 +187,6 @@ class APIServer:
             found[f"poststarthook/{task.get_name().replace(' ', '-')}"] = (
                 "the task ended" if failed else ""
             )
-        if self.store.shared:
-            found["etcd"] = self.peers.problem
         if self.store.shared:
             found["etcd"] = self.peers.problem
         if kind == "readyz":
