@@ -8,9 +8,6 @@ Objects come and go as dicts in the version in which they are stored; `Entry` ho
 from __future__ import annotations
 
 import asyncio
-import os
-import random
-import time
 from collections.abc import Awaitable, Callable, Container
 from copy import deepcopy
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from sampan.apiserver.admission.chain import Admission
 from sampan.apiserver.call import Call
 from sampan.apiserver.fieldmanager import FieldManager, after_admission, times_only
 from sampan.apiserver.resources import Resource
+from sampan.apiserver.stamps import Clock, generated_name, new_uid
 from sampan.apiserver.strategies import Strategies, Strategy
 from sampan.apiserver.watchcache import Entry, ResourceCache, WatchCache, encode, respliced
 from sampan.kube import errors, objects
@@ -32,9 +30,6 @@ from sampan.store import Conflict, Record, Store
 Object = dict[str, Any]
 Change = Callable[[Object], Object | Awaitable[Object]]  # an apply may ask a conversion webhook
 
-SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
-SUFFIX_LENGTH = 5
-NAME_LIMIT = 63
 NAME_TRIES = 8
 # Of a patch or an unconditional update that lost a race. Somebody else has won each time, so it is not in vain;
 # Kubernetes goes on until the request's time is over.
@@ -453,20 +448,6 @@ class Registry:
         return [entry for entry in results if entry is not None]
 
 
-class Clock:
-    """The present second as the API writes it, formatted once."""
-
-    second = 0
-    text = ""
-
-    @classmethod
-    def now(cls) -> str:
-        second = int(time.time())
-        if second != cls.second:
-            cls.second, cls.text = second, objects.now()
-        return cls.text
-
-
 def from_record(cache: ResourceCache, record: Record | None) -> Entry | None:
     if record is None:
         return None
@@ -517,25 +498,3 @@ def set_deletion_finalizers(metadata: Object, policy: str, orphan_by_default: bo
         metadata["finalizers"] = kept
     else:
         metadata.pop("finalizers", None)
-
-
-def generated_name(base: str) -> str:
-    """generateName with five random letters, never above 63."""
-    suffix = "".join(random.choices(SUFFIX_ALPHABET, k=SUFFIX_LENGTH))
-    return base[: NAME_LIMIT - SUFFIX_LENGTH] + suffix
-
-
-_entropy = bytearray()
-os.register_at_fork(after_in_child=_entropy.clear)  # two processes must not give the same uid
-
-
-def new_uid() -> str:
-    """A version 4 UUID (RFC 9562). The kernel is asked for many at a time: the call costs more than the bytes."""
-    if len(_entropy) < 16:
-        _entropy.extend(os.urandom(4096))
-    raw = _entropy[-16:]
-    del _entropy[-16:]
-    raw[6] = raw[6] & 0x0F | 0x40
-    raw[8] = raw[8] & 0x3F | 0x80
-    text = raw.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

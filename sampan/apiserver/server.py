@@ -43,6 +43,7 @@ from sampan.apiserver.pki import PKIPaths, ensure_pki, write_admin_kubeconfig
 from sampan.apiserver.registry import Registry
 from sampan.apiserver.renewal import Renewal
 from sampan.apiserver.security import SecurityConfig
+from sampan.apiserver.stamps import Clock
 from sampan.apiserver.strategies import Strategies
 from sampan.apiserver.tokens import TokenSigner
 from sampan.apiserver.watchcache import WatchCache
