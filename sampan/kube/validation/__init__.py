@@ -13,8 +13,10 @@ from sampan.kube.errors import Cause
 from sampan.kube.types import GVK
 from sampan.kube.validation import (
     admission,
+    autoscaling,
     batch,
     core,
+    flowcontrol,
     networking,
     others,
     pod_updates,
@@ -42,6 +44,8 @@ _TABLE: Final[dict[tuple[str, str], Rules]] = {
     **policy.RULES,
     **storage.RULES,
     **admission.RULES,
+    **autoscaling.RULES,
+    **flowcontrol.RULES,
     **others.RULES,
 }
 

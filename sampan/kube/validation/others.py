@@ -1,11 +1,11 @@
-"""Scheduling, node, coordination, events, certificates, authentication, flow control and resource claims."""
+"""Scheduling, node, coordination, events, certificates, authentication and resource claims."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from sampan.kube import names
-from sampan.kube.errors import forbidden_field, invalid_value, not_supported, required, too_long
+from sampan.kube.errors import forbidden_field, invalid_value, quote, required, too_long
 from sampan.kube.objects import metadata
 from sampan.kube.validation import placement, resources, rules
 from sampan.kube.validation.rules import Causes, Object, Rules
@@ -17,7 +17,7 @@ _SYSTEM_CLASSES: Final = {
     "system-cluster-critical": 2_000_000_000,
 }
 _PREEMPTION: Final = frozenset(("Never", "PreemptLowerPriority"))
-_STRATEGIES: Final = frozenset(("OldestEmulationVersion",))
+_MAX_SIGNER: Final = 253 + 1 + 253 + 1 + 63
 
 
 def _priority_class(found: Object, causes: Causes) -> None:
@@ -104,18 +104,36 @@ def _signing_request(found: Object, causes: Causes) -> None:
         causes.append(required("spec.request"))
     if not spec.get("usages"):
         causes.append(required("spec.usages"))
-    signer = spec.get("signerName") or ""
-    if not signer:
-        causes.append(required("spec.signerName"))
-    elif signer.count("/") != 1 or "." not in signer.partition("/")[0]:
-        text = "must be a fully qualified domain and path of the form 'example.com/signer-name'"
-        causes.append(invalid_value("spec.signerName", signer, text))
-    elif len(signer) > 571:
-        causes.append(too_long("spec.signerName", signer, 571))
+    signer_name(spec.get("signerName") or "", causes, "spec.signerName")
     seconds = spec.get("expirationSeconds")
     if seconds is not None and seconds < 600:
         text = "may not specify a duration less than 600 seconds (10 minutes)"
         causes.append(invalid_value("spec.expirationSeconds", seconds, text))
+
+
+def signer_name(signer: str, causes: Causes, path: str) -> None:
+    """`domain/path`: who signs. Both parts are names of DNS."""
+    if not signer:
+        causes.append(required(path))
+        return
+    domain, slash, rest = signer.partition("/")
+    if not slash or "/" in rest:
+        text = "must be a fully qualified domain and path of the form 'example.com/signer-name'"
+        causes.append(invalid_value(path, signer, text))
+        return
+    if len(domain) > names.SUBDOMAIN_MAX:
+        causes.append(too_long(path, "", names.SUBDOMAIN_MAX))
+    for part, rule in ((domain, names.dns1123_label), (rest, names.dns1123_subdomain)):
+        wrong = next(((label, found) for label in part.split(".") if (found := rule(label))), None)
+        if wrong is not None:  # one label is enough to be told of
+            label, reasons = wrong
+            texts = [f"validating label {quote(label)}: {reason}" for reason in reasons]
+            causes.extend(invalid_value(path, part, text) for text in texts)
+        if part is domain and "." not in domain:
+            text = "should be a domain with at least two segments separated by dots"
+            causes.append(invalid_value(path, domain, text))
+    if len(signer) > _MAX_SIGNER:
+        causes.append(too_long(path, "", _MAX_SIGNER))
 
 
 def _signing_request_update(new: Object, old: Object, causes: Causes) -> None:
@@ -132,43 +150,11 @@ def _token_request(request: Object, causes: Causes) -> None:
         causes.append(invalid_value("spec.expirationSeconds", seconds, text))
 
 
-def _scale(scale: Object, causes: Causes) -> None:
-    rules.not_negative(causes, "spec.replicas", (scale.get("spec") or {}).get("replicas"))
-
-
-def _flow_schema(found: Object, causes: Causes) -> None:
-    spec = found.get("spec") or {}
-    precedence = spec.get("matchingPrecedence") or 0
-    if precedence <= 0:
-        text = "must be a positive value"
-        causes.append(invalid_value("spec.matchingPrecedence", precedence, text))
-    if precedence > 10_000:
-        text = "must not be greater than 10000"
-        causes.append(invalid_value("spec.matchingPrecedence", precedence, text))
-    if not (spec.get("priorityLevelConfiguration") or {}).get("name"):
-        text = "must reference a priority level"
-        causes.append(required("spec.priorityLevelConfiguration.name", text))
-
-
-def _priority_level(found: Object, causes: Causes) -> None:
-    spec = found.get("spec") or {}
-    kind = spec.get("type") or ""
-    if kind not in ("Exempt", "Limited"):
-        causes.append(not_supported("spec.type", kind, ["Exempt", "Limited"]))
-    elif kind == "Limited" and spec.get("limited") is None:
-        text = "must not be empty when type is Limited"
-        causes.append(required("spec.limited", text))
-    elif kind == "Exempt" and spec.get("limited") is not None:
-        text = "must be nil if the type is not Limited"
-        causes.append(forbidden_field("spec.limited", text))
-
-
 def _claim_update(new: Object, old: Object, causes: Causes) -> None:
     rules.immutable(causes, "spec", new.get("spec"), old.get("spec"))
 
 
 _ANY_NAME = names.path_segment
-_FLOW: Final = "flowcontrol.apiserver.k8s.io"
 
 RULES = {
     ("scheduling.k8s.io", "PriorityClass"): Rules(
@@ -184,9 +170,6 @@ RULES = {
     ("certificates.k8s.io", "ClusterTrustBundle"): Rules(name=_ANY_NAME, namespaced=False),
     ("certificates.k8s.io", "PodCertificateRequest"): Rules(),
     ("authentication.k8s.io", "TokenRequest"): Rules(_token_request),
-    ("autoscaling", "Scale"): Rules(_scale, name=_ANY_NAME),
-    (_FLOW, "FlowSchema"): Rules(_flow_schema, namespaced=False),
-    (_FLOW, "PriorityLevelConfiguration"): Rules(_priority_level, namespaced=False),
     ("resource.k8s.io", "ResourceClaim"): Rules(update=_claim_update),
     ("resource.k8s.io", "ResourceClaimTemplate"): Rules(update=_claim_update),
     ("resource.k8s.io", "DeviceClass"): Rules(namespaced=False),
