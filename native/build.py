@@ -54,12 +54,8 @@ def build(architecture: str, output: Path) -> Path:
         return target
     output.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f"{target.name}.{os.getpid()}")
-    command = [
-        sys.executable, "-m", "ziglang", "cc", "-target", f"{architecture}-linux-none", *FLAGS,
-        f'-DAGENT_BUILD="{edition()}"', *headers(architecture), *map(str, sources()), "-o", str(beside),
-    ]  # fmt: skip
     try:
-        subprocess.run(command, check=True)
+        compile_program(architecture, sources(), beside)
         if (size := beside.stat().st_size) > LIMIT:
             raise SystemExit(f"the agent is {size} bytes large, more than {LIMIT}")
         beside.chmod(0o755)
@@ -67,6 +63,14 @@ def build(architecture: str, output: Path) -> Path:
     finally:
         beside.unlink(missing_ok=True)
     return target
+
+
+def compile_program(architecture: str, files: list[Path], target: Path) -> None:
+    command = [
+        sys.executable, "-m", "ziglang", "cc", "-target", f"{architecture}-linux-none", *FLAGS,
+        f'-DAGENT_BUILD="{edition()}"', *headers(architecture), *map(str, files), "-o", str(target),
+    ]  # fmt: skip
+    subprocess.run(command, check=True)
 
 
 def main() -> None:

@@ -23,6 +23,9 @@ nftables:service addresses
 iproute2:network tests
 procps:process listings
 busybox-static:the example container image"
+# The driver is for QEMU's machine of this architecture.
+[ "$(uname -m)" = x86_64 ] && packages="$packages
+qemu-system-x86:microVMs"
 [ "$kind" = dev ] && packages="$packages
 make:make lint
 curl:the tests' plainest client
@@ -73,8 +76,15 @@ extras=""
 stamp=".venv/.sampan-$kind"
 if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
     say "installing Sampan and its libraries from PyPI (once; about a minute)"
-    .venv/bin/python -m pip install -q --disable-pip-version-check -e ".$extras" ziglang
+    # The compiler is one of the build's requirements: here once, instead of once more in a place of the build's own.
+    .venv/bin/python -m pip install -q --disable-pip-version-check "setuptools>=68" ziglang
+    .venv/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".$extras"
     touch "$stamp"
+fi
+.venv/bin/python native/build.py >/dev/null || say "left out: microVMs (their guest agent could not be compiled)"
+if command -v qemu-system-x86_64 >/dev/null 2>&1 && ! .venv/bin/python -m sampan.runtime.microvm.kernels show >/dev/null; then
+    .venv/bin/python -m sampan.runtime.microvm.kernels fetch >&2 ||
+        say "left out: microVMs (no guest kernel could be downloaded; sampan doctor says how to have one)"
 fi
 if [ "$kind" = dev ] && [ ! -f .venv/.sampan-libc ]; then
     say "building the C libraries that the tests' programs link with: wasm and static Linux (once; a few minutes)"

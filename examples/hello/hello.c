@@ -18,7 +18,9 @@ static void answer(void) {
         say("Status: 404 Not Found\nContent-Type: text/plain\n\nnothing here\n");
         return;
     }
-    say("Content-Type: text/plain\n\nhello from " KIND ", pod ");
+    say("Content-Type: text/plain\n\nhello from ");
+    say(variable("KIND", KIND));
+    say(", pod ");
     say(variable("POD_NAME", variable("HOSTNAME", "unknown")));
     say(", ");
     say(variable("REQUEST_METHOD", "GET"));

@@ -112,7 +112,7 @@ def addons(config: Config) -> list[tuple[Any, dict[str, Any]]]:
                 "handler": kind,
             },
         )
-        for kind in ("wasm", "container")
+        for kind in ("wasm", "container", "microvm")
     ]
     dns = {
         "apiVersion": "v1",

@@ -53,7 +53,9 @@ class Inventory:
         async with self._probing:
             if name not in self._support:
                 try:
-                    self._support[name] = await self.kind(name).probe()
+                    kind = self.kind(name)
+                    # A probe that takes seconds is left to the first pod: a node is not Ready before this answers.
+                    self._support[name] = await getattr(kind, "glance", kind.probe)()
                 except ImportError as error:
                     self._support[name] = Support(False, why=str(error))
                 except Exception as error:

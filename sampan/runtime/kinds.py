@@ -10,6 +10,7 @@ from sampan.runtime.sandbox import SandboxKind
 KINDS = {
     "wasm": "sampan.runtime.wasm.kind:WasmKind",
     "container": "sampan.runtime.container.kind:ContainerKind",
+    "microvm": "sampan.runtime.microvm.kind:MicroVMKind",
 }
 
 

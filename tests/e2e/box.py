@@ -6,6 +6,8 @@ are compiled once into `.cache/e2e/`.
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import os
 import platform
 import shutil
@@ -18,7 +20,8 @@ from cluster import ROOT
 
 SOURCE = Path(__file__).with_name("box.c")
 CACHE = ROOT / ".cache" / "e2e"
-BOX = {"wasm": "/box.wasm", "container": "/bin/box"}
+BOX = {"wasm": "/box.wasm", "container": "/bin/box", "microvm": "/bin/box"}
+IMAGES = {"microvm": "container"}  # a microVM runs the images that containers run
 
 DOCKERFILES = {
     "wasm": """\
@@ -68,9 +71,22 @@ def _compile(target: str, output: Path) -> None:
     beside.rename(output)
 
 
+@functools.cache
+def missing_for_microvms() -> str:
+    """What keeps microVMs from working here, "" when nothing does."""
+    from sampan.runtime.microvm.kind import MicroVMKind
+
+    support = asyncio.run(MicroVMKind(CACHE / "no", CACHE / "no", "no").glance())
+    return "" if support.usable else f"{support.why}; to have it: {support.install}"
+
+
+def image(name: str, kind: str) -> str:
+    return f"{name}:{IMAGES.get(kind, kind)}"
+
+
 def container(kind: str, *args: str, name: str = "box", **fields: Any) -> dict[str, Any]:
     """A container that runs box with `args`."""
-    return {"name": name, "image": f"box:{kind}", "args": list(args), **fields}
+    return {"name": name, "image": image("box", kind), "args": list(args), **fields}
 
 
 def pod(kind: str, name: str, *args: str, **fields: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from cluster import AS_ROOT, HELLO, ROOT, Cluster
 from space import Space
 
 KINDS = ("wasm", "container")
+ALL_KINDS = (*KINDS, "microvm")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -91,11 +92,20 @@ def load_box(boat: Cluster) -> None:
         )
 
 
-@pytest.fixture(params=KINDS)
+def running_kinds() -> tuple[str, ...]:
+    """The kinds of which pods can run in the cluster of this session."""
+    if not AS_ROOT:
+        return ("wasm",)
+    return KINDS if box.missing_for_microvms() else ALL_KINDS
+
+
+@pytest.fixture(params=ALL_KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     """Each kind of sandbox in turn."""
-    if request.param == "container" and not AS_ROOT:
-        pytest.skip("containers need root")
+    if request.param != "wasm" and not AS_ROOT:
+        pytest.skip(f"{request.param} pods of this cluster need root")
+    if request.param == "microvm" and (missing := box.missing_for_microvms()):
+        pytest.skip(missing)
     return str(request.param)
 
 

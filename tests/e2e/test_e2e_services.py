@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from box import pod
+from box import image, pod
 from cluster import AS_ROOT, wait_for
-from conftest import KINDS
+from conftest import running_kinds
 from space import Space
 
 HOST = [path for path in ("/usr", "/lib", "/lib64") if Path(path).is_dir()]
@@ -31,14 +31,14 @@ def service(name: str, app: str, **spec: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def fleet(space: Space) -> Space:
     """Two pods of each kind behind `fleet`, one of each behind `one-KIND`, and a container `tools` with a shell."""
-    kinds = KINDS if AS_ROOT else ("wasm",)
+    kinds = running_kinds()
     for kind in kinds:
         for number in range(2):
             made = pod(kind, f"{kind}-{number}")
             made["metadata"]["labels"] = {"app": "fleet", "kind": kind}
             made["spec"]["containers"][0] = {
                 "name": "box",
-                "image": f"hello:{kind}",
+                "image": image("hello", kind),
                 "env": [
                     {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
                 ],
@@ -76,11 +76,9 @@ def pods(answers: list[str]) -> set[str]:
     return {found[1] for answer in answers if (found := re.search(r"pod (\S+),", answer))}
 
 
-def test_a_cluster_ip_spreads_over_both_kinds(fleet: Space) -> None:
+def test_a_cluster_ip_spreads_over_all_kinds(fleet: Space) -> None:
     address = fleet.get("service", "fleet")["spec"]["clusterIP"]
-    everyone = {
-        f"{kind}-{number}" for kind in (KINDS if AS_ROOT else KINDS[:1]) for number in range(2)
-    }
+    everyone = {f"{kind}-{number}" for kind in running_kinds() for number in range(2)}
     seen: set[str] = set()
 
     def all_seen() -> bool:

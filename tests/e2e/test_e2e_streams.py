@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from box import BOX, pod
-from cluster import AS_ROOT, wait_for
-from conftest import KINDS
+from box import BOX, image, pod
+from cluster import wait_for
+from conftest import running_kinds
 from space import Space
 from terminal import Terminal
 
@@ -21,10 +21,14 @@ from terminal import Terminal
 @pytest.fixture(scope="module")
 def pods(space: Space) -> Space:
     """For each kind: `lines-KIND` has logged ten lines, `sleep-KIND` waits, `hello-KIND` answers HTTP on 8080."""
-    kinds = KINDS if AS_ROOT else ("wasm",)
+    kinds = running_kinds()
     for kind in kinds:
         hello = pod(kind, f"hello-{kind}")
-        hello["spec"]["containers"][0] = {"name": "box", "image": f"hello:{kind}"}
+        hello["spec"]["containers"][0] = {
+            "name": "box",
+            "image": image("hello", kind),
+            "env": [{"name": "KIND", "value": kind}],
+        }
         service = {
             "apiVersion": "v1",
             "kind": "Service",

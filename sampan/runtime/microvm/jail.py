@@ -104,6 +104,8 @@ def build_root(place: Path) -> None:
             target.parent.mkdir(exist_ok=True)
             target.touch()
             kernel.mount(name, str(target), flags=kernel.MS_BIND)
+            if name.startswith("/etc/"):
+                kernel.mount("", str(target), flags=LOCKED)
     (place / "proc").mkdir()
     # For /proc/self/fd: nothing but its own processes is shown to the VMM's user.
     kernel.mount("proc", str(place / "proc"), "proc", 14 | kernel.MS_RDONLY, "hidepid=invisible")

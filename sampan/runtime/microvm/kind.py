@@ -57,7 +57,7 @@ class MicroVMKind:
 
     # what it takes
 
-    def glance(self) -> Support:
+    async def glance(self) -> Support:
         """Whether all pieces are here; nothing is booted."""
         try:
             self._settle()
@@ -74,7 +74,7 @@ class MicroVMKind:
 
     async def probe(self) -> Support:
         """Boot a guest to its agent."""
-        support = self.glance()
+        support = await self.glance()
         if not support.usable:
             return support
         try:

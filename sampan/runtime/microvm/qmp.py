@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sampan.runtime.microvm.errors import VMMError
 
@@ -30,8 +30,7 @@ class Control(asyncio.Protocol):
         self._number = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own are not of that class
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -65,8 +64,11 @@ class Control(asyncio.Protocol):
         self._waiting.clear()
 
     async def greet(self) -> None:
-        async with asyncio.timeout(ANSWER_LIMIT):
-            await self._greeted
+        try:
+            async with asyncio.timeout(ANSWER_LIMIT):
+                await self._greeted
+        except TimeoutError:
+            raise VMMError(f"QEMU said nothing within {ANSWER_LIMIT:g} s") from None
         await self.command("qmp_capabilities")
 
     async def command(self, name: str, *, descriptor: int = -1, **arguments: Any) -> Any:

@@ -1,0 +1,63 @@
+"""Fixtures of the microVM tests: one home for the whole session, so that a template is booted once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+for name in ("../cri", "../runtime", "."):
+    sys.path.insert(0, str((Path(__file__).parent / name).resolve()))
+
+import busybox
+from runtime_fixture import Runtime
+
+from sampan.image.store import ImageStore
+from sampan.runtime.microvm.kind import MicroVMKind
+
+
+def missing() -> str:
+    if os.geteuid() != 0:
+        return "needs root"
+    if busybox.binary() is None:
+        return "needs busybox"
+    support = asyncio.run(MicroVMKind(Path("/nonexistent"), Path("/nonexistent"), "none").glance())
+    return "" if support.usable else f"{support.why}; to have it: {support.install}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
+    if any(item.get_closest_marker("root") for item in here) and (why := missing()):
+        for item in here:
+            if item.get_closest_marker("root"):
+                item.add_marker(pytest.mark.skip(reason=why))
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Path]:
+    """State of the runtimes of this session: images, drives, templates."""
+    base = Path(tempfile.mkdtemp(prefix="sampan-microvm-"))
+    ImageStore(base / "images").load(busybox.write_layout(base / "layout"))
+    yield base
+    shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture
+async def runtime(home: Path) -> AsyncIterator[Runtime]:
+    """A runtime of which nothing is left but templates and drives."""
+    runtime = Runtime(home, home / "images", kinds=("microvm",))
+    await runtime.start()
+    try:
+        yield runtime
+    finally:
+        await runtime.clean()
+        await runtime.stop()
+        await runtime.client.close()
+    left = list((home / "run" / "microvm" / "machines").glob("*"))
+    assert not left, f"machines left behind: {left}"

@@ -1,0 +1,471 @@
+"""Pods in machines of their own, over CRI: life, streams, limits, isolation, restarts of the runtime, and every bad end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runtime_fixture import Runtime
+
+from sampan.cri.errors import CRIError
+from sampan.cri.streams import Streams
+from sampan.runtime.microvm.kind import MicroVMKind
+from sampan.runtime.microvm.sandbox import RECORD
+from sampan.runtime.sandbox import ExecRequest
+
+pytestmark = pytest.mark.root
+KIND = "microvm"
+
+
+async def run(runtime: Runtime, pod: str, script: str, **fields: Any) -> tuple[Any, str]:
+    """Status and log of a container that runs a shell script to its end."""
+    container = await runtime.container(pod, "sh", "-c", script, **fields)
+    status = await runtime.ended(container)
+    return status, await runtime.log(container)
+
+
+def sandbox_of(home: Path, pod: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((home / "state" / "sandboxes" / pod / RECORD).read_bytes())
+    return found
+
+
+def vmm_of(home: Path, pod: str) -> int:
+    record = Path(sandbox_of(home, pod)["directory"]) / "vmm.json"
+    return int(json.loads(record.read_bytes())["pid"])
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.came = asyncio.Event()
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+        self.came.set()
+
+    async def drain(self) -> None:
+        return
+
+    def write_eof(self) -> None:
+        return
+
+    async def until(self, text: bytes) -> None:
+        async with asyncio.timeout(20):
+            while text not in self.data:
+                self.came.clear()
+                await self.came.wait()
+
+
+async def until(check: Any, what: str) -> None:
+    """For what only the other side sees; at once when it is true."""
+    async with asyncio.timeout(20):
+        while not check():
+            await asyncio.sleep(0.02)
+    assert check(), what
+
+
+# Life
+
+
+async def test_a_pod_runs_in_a_kernel_of_its_own(runtime: Runtime) -> None:
+    pod = await runtime.pod(KIND, hostname="quay")
+    status, text = await run(
+        runtime, pod, "uname -r; hostname; cat /etc/hostname; id -u; echo oops >&2; exit 3"
+    )
+    assert (status.exit_code, status.reason) == (3, "Error")
+    lines = text.splitlines()
+    assert lines[0] != os.uname().release
+    assert lines[1:4] == ["quay", "quay", "0"]
+    assert "oops" in lines
+    status, text = await run(runtime, pod, "echo second; echo without an end | tr -d '\\n'")
+    assert status.reason == "Completed" and text == "second\nwithout an end"
+
+
+async def test_what_cannot_be_executed_is_said(runtime: Runtime) -> None:
+    pod = await runtime.pod(KIND)
+    with pytest.raises(CRIError, match=r'exec: "no-such": executable file not found in \$PATH'):
+        await runtime.container(pod, "no-such")
+    with pytest.raises(CRIError, match=r'exec: "/etc": permission denied'):
+        await runtime.container(pod, "/etc")
+    with pytest.raises(CRIError, match="unable to find user nobody-here"):
+        await runtime.container(
+            pod, "true", linux={"security_context": {"run_as_username": "nobody-here"}}
+        )
+
+
+async def test_signals_and_the_memory_limit(runtime: Runtime) -> None:
+    pod = await runtime.pod(KIND)
+    status, _ = await run(runtime, pod, "kill -TERM $$")
+    assert status.exit_code == 0, "process 1 of a namespace ignores what it does not handle"
+    waiting = await runtime.container(
+        pod, "sh", "-c", "trap 'echo bye; exit 5' TERM; echo set; while :; do sleep 0.1; done"
+    )
+    await until(lambda: b"set" in log_of(runtime, waiting), "it handles the signal")
+    await runtime.client.stop_container(container_id=waiting, timeout=15)
+    status = await runtime.status(waiting)
+    assert status.exit_code == 5 and await runtime.log(waiting) == "set\nbye"
+    status, _ = await run(
+        runtime, pod, "head -c 64m /dev/zero | tail -c 64m >/dev/null",
+        linux={"resources": {"memory_limit_in_bytes": 16 << 20}},
+    )  # fmt: skip
+    assert status.reason == "OOMKilled" or status.exit_code == 137
+
+
+async def test_security_settings(runtime: Runtime) -> None:
+    pod = await runtime.pod(KIND)
+    context = {
+        "run_as_user": {"value": 1000}, "run_as_group": {"value": 2000}, "supplemental_groups": [3000],
+        "readonly_rootfs": True, "no_new_privs": True, "capabilities": {"drop_capabilities": ["ALL"]},
+    }  # fmt: skip
+    _, text = await run(
+        runtime, pod,
+        "id -u; id -g; id -G; touch /here 2>&1; grep -E 'CapBnd|NoNewPrivs|Seccomp:' /proc/self/status",
+        linux={"security_context": context},
+    )  # fmt: skip
+    assert text.splitlines()[:3] == ["1000", "2000", "2000 3000"]
+    assert "Read-only file system" in text
+    assert (
+        "CapBnd:\t0000000000000000" in text and "NoNewPrivs:\t1" in text and "Seccomp:\t2" in text
+    )
+    _, text = await run(
+        runtime,
+        pod,
+        "mount -t tmpfs x /tmp 2>&1; cat /proc/kcore | head -c 1; echo 1 2>&1 >/proc/sys/kernel/panic",
+    )
+    assert "mount: permission denied" in text and "Read-only" in text
+
+
+async def test_processes_of_a_pod_can_be_shared(runtime: Runtime) -> None:
+    shared = {"linux": {"security_context": {"namespace_options": {"pid": 0}}}}
+    pod = await runtime.pod(KIND, **shared)
+    first = await runtime.container(pod, "sleep", "1234", **shared)
+    answer = await runtime.exec(first, "ps")
+    assert b"1234" in answer.stdout
+    second = await runtime.container(pod, "sleep", "4321", **shared)
+    answer = await runtime.exec(second, "ps")
+    assert b"1234" in answer.stdout and b"4321" in answer.stdout
+
+
+# Streams
+
+
+async def test_exec_its_output_exit_code_and_input(runtime: Runtime, home: Path) -> None:
+    pod = await runtime.pod(KIND)
+    container = await runtime.container(
+        pod, "sleep", "1000", envs=[{"key": "SHIP", "value": "junk"}]
+    )
+    answer = await runtime.exec(container, "sh", "-c", "echo $SHIP; echo no >&2; exit 7")
+    assert (answer.stdout, answer.stderr, answer.exit_code) == (b"junk\n", b"no\n", 7)
+    answer = await runtime.exec(container, "no-such")
+    assert answer.exit_code == 127 and b"not found" in answer.stderr
+    with pytest.raises(CRIError, match="timed out"):
+        await runtime.exec(container, "sleep", "30", timeout=1)
+    sandbox = find(runtime, pod)
+    much = os.urandom(1 << 20)
+    stdin, out = asyncio.StreamReader(), Sink()
+    stdin.feed_data(much)
+    stdin.feed_eof()
+    code = await sandbox.exec(container, ExecRequest(("cat",)), Streams(stdin=stdin, stdout=out))
+    assert code == 0 and bytes(out.data) == much, (
+        "a megabyte in and out, and the end of input arrives"
+    )
+
+
+async def test_a_terminal(runtime: Runtime) -> None:
+    pod = await runtime.pod(KIND)
+    container = await runtime.container(pod, "sleep", "1000")
+    sandbox = find(runtime, pod)
+    stdin, out = asyncio.StreamReader(), Sink()
+    sizes: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
+    script = "tty; trap 'stty size' WINCH; echo ready; read line; echo got $line; exit 4"
+    running = asyncio.create_task(
+        sandbox.exec(
+            container, ExecRequest(("sh", "-c", script), tty=True),
+            Streams(stdin=stdin, stdout=out, resize=sizes),
+        )
+    )  # fmt: skip
+    await out.until(b"ready")
+    sizes.put_nowait((132, 43))
+    await out.until(b"43 132")
+    stdin.feed_data(b"rope\n")
+    assert await running == 4
+    assert b"/dev/pts/" in out.data and b"got rope" in out.data
+
+
+async def test_attach_and_standard_input(runtime: Runtime) -> None:
+    pod = await runtime.pod(KIND)
+    container = await runtime.container(
+        pod, "sh", "-c", "while read x; do echo you said $x; done", stdin=True, stdin_once=True
+    )
+    process = await find(runtime, pod).process(container)
+    assert process is not None
+    stdin, out = asyncio.StreamReader(), Sink()
+    attached = asyncio.create_task(process.attach(Streams(stdin=stdin, stdout=out)))
+    stdin.feed_data(b"ahoy\n")
+    await out.until(b"you said ahoy\n")
+    stdin.feed_eof()
+    await attached
+    assert (await runtime.ended(container)).exit_code == 0
+
+
+async def test_a_port_of_the_guest(runtime: Runtime) -> None:
+    pod = await runtime.pod(KIND)
+    container = await runtime.container(pod, "sh", "-c", "echo listening; nc -l -p 8080 -e cat")
+    await until(lambda: b"listening" in log_of(runtime, container), "it listens")
+    sandbox = find(runtime, pod)
+    for _ in range(100):
+        with contextlib.suppress(Exception):
+            reader, writer = await sandbox.port(8080)
+            break
+        await asyncio.sleep(0.02)
+    sent = os.urandom(300_000)
+    writer.write(sent)
+    writer.write_eof()
+    assert await reader.read(-1) == sent
+    writer.close()
+    with pytest.raises(Exception, match="Connection refused"):
+        await sandbox.port(8081)
+
+
+def find(runtime: Runtime, pod: str) -> Any:
+    """The sandbox, inside the runtime of this test."""
+    for task in asyncio.all_tasks():
+        frame = task.get_coro().cr_frame  # type: ignore[union-attr]
+        if frame is not None and (service := frame.f_locals.get("service")) is not None:
+            return service.inventory.sandboxes[pod].sandbox
+    raise AssertionError("there is no runtime")
+
+
+def log_of(runtime: Runtime, container: str) -> bytes:
+    return b"".join(path.read_bytes() for path in (runtime.base / "logs").rglob("*.log"))
+
+
+# Clones
+
+
+async def test_two_clones_are_two_machines(runtime: Runtime) -> None:
+    script = "head -c 32 /dev/urandom | md5sum; cat /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid"
+    seen: list[str] = []
+    clocks = []
+    for _ in range(2):
+        pod = await runtime.pod(KIND)
+        _, text = await run(
+            runtime,
+            pod,
+            f"{script}; cut -d. -f1 /proc/uptime >/dev/null; awk 'BEGIN{{srand();print srand()}}'",
+        )
+        *words, clock = text.split()
+        seen += [word for word in words if word != "-"]
+        clocks.append(int(clock))
+    assert len(seen) == len(set(seen)) == 6, "the same random bytes in two clones"
+    import time
+
+    assert all(abs(clock - time.time()) < 30 for clock in clocks)
+
+
+# The runtime restarts
+
+
+async def test_a_restarted_runtime_finds_everything_again(runtime: Runtime, home: Path) -> None:
+    pod = await runtime.pod(KIND)
+    script = "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.02; done"
+    talks = await runtime.container(pod, "sh", "-c", script)
+    ends = await runtime.container(pod, "sh", "-c", "sleep 0.7; echo last words; exit 9")
+    await until(lambda: b"line 5\n" in log_of(runtime, talks), "it talks")
+    before = vmm_of(home, pod)
+    await runtime.stop()
+    await asyncio.sleep(1)  # what is tested: time passes while nobody listens
+    await runtime.start()
+    assert vmm_of(home, pod) == before
+    status = await runtime.ended(ends)
+    assert status.exit_code == 9 and await runtime.log(ends) == "last words"
+    answer = await runtime.exec(talks, "echo", "still here")
+    assert answer.stdout == b"still here\n"
+    await runtime.client.stop_container(container_id=talks, timeout=0)
+    lines = (await runtime.log(talks)).splitlines()
+    assert len(lines) > 20
+    assert lines == [f"line {number}" for number in range(len(lines))]
+
+
+# Isolation
+
+
+async def test_the_vmm_is_nobody_and_sees_nothing(runtime: Runtime, home: Path) -> None:
+    pod = await runtime.pod(KIND)
+    other = await runtime.pod(KIND)
+    vmm = Path(f"/proc/{vmm_of(home, pod)}")
+    status = dict(
+        line.split(":\t", 1) for line in (vmm / "status").read_text().splitlines() if ":\t" in line
+    )
+    users = {int(uid) for uid in status["Uid"].split()}
+    assert len(users) == 1 and min(users) >= 1_000_000_000
+    assert (
+        status["Uid"]
+        != dict(
+            line.split(":\t", 1)
+            for line in Path(f"/proc/{vmm_of(home, other)}/status").read_text().splitlines()
+            if ":\t" in line
+        )["Uid"]
+    )
+    assert status["CapEff"] == status["CapPrm"] == status["CapAmb"] == "0" * 16
+    assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2"
+    assert set(os.listdir(vmm / "root")) <= {
+        "usr",
+        "lib",
+        "lib64",
+        "bin",
+        "sbin",
+        "etc",
+        "dev",
+        "proc",
+    }
+    assert set(os.listdir(vmm / "root" / "etc")) <= {"ld.so.cache"}
+    for name in ("net", "mnt", "pid", "ipc", "uts"):
+        assert os.readlink(vmm / "ns" / name) != os.readlink(f"/proc/self/ns/{name}"), name
+    mounts = [line.split(" ") for line in (vmm / "mountinfo").read_text().splitlines()]
+    writable = [
+        fields[4]
+        for fields in mounts
+        if "rw" in fields[5].split(",") and not fields[4].startswith("/dev/")
+    ]
+    assert writable == [], f"the VMM may write to {writable}"
+
+
+async def test_a_container_does_not_reach_the_agents_channel(runtime: Runtime) -> None:
+    pod = await runtime.pod(KIND)
+    _, text = await run(
+        runtime, pod,
+        "ls /dev; set -- $(sed 's/:/ /' /sys/class/virtio-ports/vport*/dev); mknod /tmp/port c $1 $2 && echo made;"
+        "mknod /dev/port c $1 $2; cat /tmp/port 2>&1; cat /dev/port 2>&1; echo x 2>&1 >/dev/port",
+    )  # fmt: skip
+    assert "made" in text, "mknod itself is allowed, as in any container"
+    assert "vport" not in text.replace("/sys/class", "")
+    assert text.count("Permission denied") == 3
+
+
+async def test_a_flood_of_output_is_slowed_and_whole(runtime: Runtime) -> None:
+    pod = await runtime.pod(KIND)
+    status, text = await run(runtime, pod, "seq 1 60000; seq 1 1000 >&2")
+    assert status.exit_code == 0
+    lines = text.splitlines()
+    assert len(lines) == 61_000
+    assert [line for line in lines if int(line) > 1000] == [str(n) for n in range(1001, 60_001)]
+
+
+# Bad ends
+
+
+async def test_a_guest_that_panics_ends_its_pod_and_says_why(runtime: Runtime) -> None:
+    pod = await runtime.pod(KIND)
+    other = await runtime.pod(KIND)
+    beside = await runtime.container(other, "sleep", "1000")
+    container = await runtime.container(
+        pod, "sh", "-c", "echo c >/proc/sysrq-trigger; sleep 30",
+        linux={"security_context": {"privileged": True}},
+    )  # fmt: skip
+    status = await runtime.ended(container)
+    assert status.exit_code == 137 and "Kernel panic" in status.message, status.message
+    with pytest.raises(CRIError, match="not running"):
+        await runtime.exec(container, "true")
+    assert (await runtime.exec(beside, "echo", "well")).stdout == b"well\n"
+    await runtime.client.stop_pod_sandbox(pod_sandbox_id=pod)
+
+
+async def test_killing_the_vmm_ends_its_pod_and_nothing_else(runtime: Runtime, home: Path) -> None:
+    pod, other = await runtime.pod(KIND), await runtime.pod(KIND)
+    container = await runtime.container(pod, "sleep", "1000")
+    beside = await runtime.container(other, "sleep", "1000")
+    os.kill(vmm_of(home, pod), signal.SIGKILL)
+    status = await runtime.ended(container)
+    assert status.exit_code == 137 and "the microVM has ended" in status.message
+    assert (await runtime.exec(beside, "echo", "well")).stdout == b"well\n"
+
+
+async def test_a_guest_that_fills_its_memory_or_disk(runtime: Runtime) -> None:
+    pod = await runtime.pod(KIND)
+    status, text = await run(
+        runtime, pod, "cat /dev/zero >/file; echo $?; rm /file; echo on >/file && cat /file"
+    )
+    assert text.splitlines()[-1] == "on" or status.exit_code == 137
+    container = await runtime.container(pod, "sleep", "1000")
+    assert (await runtime.exec(container, "echo", "well")).stdout == b"well\n"
+
+
+async def test_a_damaged_template_is_made_anew(runtime: Runtime, home: Path) -> None:
+    pod = await runtime.pod(KIND)
+    assert (await run(runtime, pod, "true"))[0].exit_code == 0
+    await runtime.clean()
+    await runtime.stop()
+    (record,) = (home / "state" / "microvm" / "templates").glob("*/template.json")
+    state = record.parent / "state"
+    data = bytearray(state.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    state.write_bytes(data)
+    await runtime.start()
+    pod = await runtime.pod(KIND)
+    assert (await run(runtime, pod, "echo sound"))[1] == "sound"
+    assert state.read_bytes() != bytes(data)
+
+
+async def test_a_damaged_drive_is_made_anew(runtime: Runtime, home: Path) -> None:
+    (drive,) = (home / "state" / "microvm" / "images").glob("*.erofs")
+    drive.unlink()
+    drive.write_bytes(b"nothing")
+    pod = await runtime.pod(KIND)
+    assert (await run(runtime, pod, "echo sound"))[1] == "sound"
+    assert stat.S_IMODE(drive.stat().st_mode) == 0o444
+
+
+async def test_what_a_microvm_cannot_have_is_refused_with_a_reason(
+    runtime: Runtime, home: Path
+) -> None:
+    with pytest.raises(CRIError, match="hostNetwork: a microVM has a kernel of its own"):
+        await runtime.pod(KIND, linux={"security_context": {"namespace_options": {"network": 2}}})
+    pod = await runtime.pod(KIND)
+    with pytest.raises(CRIError, match="shares no file system with the host"):
+        await runtime.container(
+            pod, "true", mounts=[{"host_path": str(home), "container_path": "/x"}]
+        )
+    with pytest.raises(CRIError, match="none of the host's devices"):
+        await runtime.container(
+            pod, "true", devices=[{"host_path": "/dev/null", "container_path": "/dev/x"}]
+        )
+
+
+async def test_limits_change_and_figures_are_told(runtime: Runtime) -> None:
+    pod = await runtime.pod(KIND)
+    container = await runtime.container(pod, "sleep", "1000")
+    await runtime.client.update_container_resources(
+        container_id=container,
+        linux={"memory_limit_in_bytes": 32 << 20, "cpu_quota": 20_000, "cpu_period": 100_000},
+    )
+    answer = await runtime.exec(
+        container, "cat", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/cpu.max"
+    )
+    assert answer.stdout.split() == [str(32 << 20).encode(), b"20000", b"100000"]
+    with pytest.raises(CRIError, match="cannot grow while it runs"):
+        await runtime.client.update_container_resources(
+            container_id=container, linux={"memory_limit_in_bytes": 8 << 30}
+        )
+    (figures,) = (await runtime.client.list_container_stats()).stats
+    assert (
+        figures.memory.working_set_bytes.value > 0 and figures.cpu.usage_core_nano_seconds.value > 0
+    )
+    whole = (await runtime.client.pod_sandbox_stats(pod_sandbox_id=pod)).stats
+    assert whole.linux.memory.usage_bytes.value > figures.memory.usage_bytes.value
+
+
+async def test_the_probe_boots_a_guest(home: Path) -> None:
+    kind = MicroVMKind(home / "state" / "microvm", home / "run" / "microvm", "sptest")
+    try:
+        support = await kind.probe()
+    finally:
+        await kind.close()
+    assert support.usable and "boots in" in support.detail, support
