@@ -28,6 +28,7 @@ busybox-static:the example container image"
 qemu-system-x86:microVMs"
 [ "$kind" = dev ] && packages="$packages
 make:make lint
+containernetworking-plugins:tests of CNI
 curl:the tests' plainest client
 wrk:make bench
 util-linux:tests in namespaces of their own"

@@ -127,6 +127,21 @@ def up(
             show_default=False,
         ),
     ] = None,
+    kubelet_arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A flag of the node as NAME=VALUE: eviction-hard=memory.available<200Mi. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    cni_conf_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where CNI plugins are configured; without a file there the built-in bridge is used. "
+            "[default: /etc/cni/net.d]",
+            show_default=False,
+        ),
+    ] = None,
     datastore_endpoint: Endpoint = None,
     datastore_cafile: CAFile = None,
     datastore_certfile: CertFile = None,
@@ -150,6 +165,8 @@ def up(
         "max_pods": max_pods,
         "tls_san": tuple(tls_san) if tls_san else None,
         "insecure_registries": tuple(insecure_registry) if insecure_registry else None,
+        "kubelet_args": tuple(kubelet_arg) if kubelet_arg else None,
+        "cni_conf_dir": cni_conf_dir.absolute() if cni_conf_dir else None,
         "apiserver_flags": flags or None,
         **datastore(datastore_endpoint, datastore_cafile, datastore_certfile, datastore_keyfile),
     }

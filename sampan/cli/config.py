@@ -92,6 +92,8 @@ class Config:
     service_node_ports: str = "30000-32767"
     max_pods: int = 250
     tls_san: tuple[str, ...] = ()  # further names and addresses in the API server's certificate
+    kubelet_args: tuple[str, ...] = ()  # name=value (node/flags.py)
+    cni_conf_dir: Path = Path("/etc/cni/net.d")  # plugins configured here attach the pods
     insecure_registries: tuple[str, ...] = ()  # host[:port] that may be spoken to over plain HTTP
     # kube-apiserver's flags about identity, audit and encryption, by name (apiserver/security.py)
     apiserver_flags: dict[str, Any] = field(default_factory=dict)
@@ -200,6 +202,14 @@ class Config:
                 check_files(SecurityConfig.of(self.apiserver_flags))
             except BadFlag as error:
                 raise ConfigError(str(error)) from None
+        if self.kubelet_args:
+            from sampan.node.flags import BadFlag as BadNodeFlag
+            from sampan.node.flags import read
+
+            try:
+                read(self.kubelet_args)
+            except BadNodeFlag as error:
+                raise ConfigError(f"--kubelet-arg {error}") from None
         if self.max_pods < 1:
             raise ConfigError(f"--max-pods {self.max_pods}: must be at least 1")
         try:
@@ -244,7 +254,9 @@ class Config:
         try:
             values = {name: value for name, value in raw.items() if name in known}
             values["data_dir"], values["run_dir"] = data, Path(raw["run_dir"])
-            for name in ("tls_san", "insecure_registries", "datastore_endpoint"):
+            if "cni_conf_dir" in values:
+                values["cni_conf_dir"] = Path(values["cni_conf_dir"])
+            for name in ("tls_san", "insecure_registries", "datastore_endpoint", "kubelet_args"):
                 values[name] = tuple(raw.get(name, ()))
             return cls(**values)
         except (AttributeError, KeyError, TypeError) as error:

@@ -32,6 +32,10 @@ def pod_network(config: Config) -> Any:
         from sampan.network.loopback import LoopbackNetwork
 
         return LoopbackNetwork(directory, pod_cidr(config))
+    from sampan.network import cni
+
+    if cni.find_configuration(config.cni_conf_dir) is not None:
+        return cni.CNINetwork(directory, config.instance, configuration=config.cni_conf_dir)
     from sampan.network.bridge import BridgeNetwork
 
     return BridgeNetwork(directory, pod_cidr(config), config.instance)
@@ -120,6 +124,7 @@ async def run_node(config: Config, notify: Callable[..., None]) -> None:
     from sampan.client.client import Client
     from sampan.client.http import HTTPTransport
     from sampan.client.kubeconfig import load
+    from sampan.node import flags
     from sampan.node.agent import NodeAgent
     from sampan.node.certificates import Own, Rotation
     from sampan.node.config import NodeConfig
@@ -149,6 +154,8 @@ async def run_node(config: Config, notify: Callable[..., None]) -> None:
             root=not config.rootless,
             cgroup_root="" if config.rootless else config.instance,
             network=lambda: NodeNetwork(config),
+            image_dir=config.images,
+            **flags.read(config.kubelet_args),
         ),
     )
 

@@ -4,7 +4,8 @@ NetworkError
 ├── NetlinkError      the kernel refused a link, address or route; carries `errno`
 ├── AddressesExhausted  no free address is left in the pod range
 ├── NamespaceError    a network namespace could not be made or entered
-└── NftError          nft refused the table; quotes its stderr
+├── NftError          nft refused the table; quotes its stderr
+└── CNIError          a CNI configuration that cannot be used, or a plugin that refused; with its own words
 """
 
 from __future__ import annotations
@@ -31,4 +32,8 @@ class NamespaceError(NetworkError):
 
 
 class NftError(NetworkError):
+    pass
+
+
+class CNIError(NetworkError):
     pass
