@@ -69,6 +69,7 @@ class ServerCollector(Collector):
             in_flight.add_metric((kind,), value)
         yield in_flight
         yield from self._caches()
+        yield from self._levels()
 
     def _caches(self) -> Iterator[Metric]:
         objects = GaugeMetricFamily(
@@ -85,6 +86,29 @@ class ServerCollector(Collector):
             watches.add_metric(("WATCH", name), watching)
         yield objects
         yield watches
+
+    def _levels(self) -> Iterator[Metric]:
+        """Priority and fairness, by level."""
+        prefix, labels = "apiserver_flowcontrol_", ("priority_level",)
+        seats = GaugeMetricFamily(f"{prefix}nominal_limit_seats", "Seats.", labels=labels)
+        executing = GaugeMetricFamily(
+            f"{prefix}current_executing_requests", "Requests that have a seat.", labels=labels
+        )
+        waiting = GaugeMetricFamily(
+            f"{prefix}current_inqueue_requests", "Requests that wait for one.", labels=labels
+        )
+        rejected = CounterMetricFamily(
+            f"{prefix}rejected_requests", "Requests answered with 429.", labels=(*labels, "reason")
+        )
+        for level in self.server.fairness.levels.values():
+            if level.exempt:
+                continue
+            seats.add_metric((level.name,), level.seats)
+            executing.add_metric((level.name,), level.executing)
+            waiting.add_metric((level.name,), level.waiting)
+            for reason, count in level.rejected.items():
+                rejected.add_metric((level.name, reason), count)
+        yield from (seats, executing, waiting, rejected)
 
 
 def shown(labels: Labels) -> tuple[str, ...]:

@@ -307,28 +307,29 @@ async def follow(server: APIServer, fairness: Fairness) -> None:
             informer.start(group)
             await informer.synced()
             informer.add_handler(lambda *_: changed.set())
-        await ensure(client, LEVELS, levels, flowschemas.default_levels())
-        await ensure(client, SCHEMAS, schemas, flowschemas.default_schemas())
         while True:
             changed.clear()
+            await ensure(client, LEVELS, levels, flowschemas.default_levels())
+            await ensure(client, SCHEMAS, schemas, flowschemas.default_schemas())
             fairness.configure(levels.list(), schemas.list())
             await tell_dangling(client, levels, schemas)
             await changed.wait()
 
 
 async def ensure(client: Any, gvr: GVR, known: Any, wanted: list[Object]) -> None:
-    """Make what is missing, and keep what is ours as it should be (the annotation tells)."""
+    """Make what is missing, and keep what is ours as it should be: the mandatory ones, and those whose annotation says so."""
+
+    def ours(present: Object) -> bool:
+        annotations = present["metadata"].get("annotations") or {}
+        mandatory = present["metadata"]["name"] in (EXEMPT, CATCH_ALL)
+        return mandatory or annotations.get(flowschemas.AUTO_UPDATE) == "true"
 
     async def one(obj: Object) -> None:
         present = known.get("", obj["metadata"]["name"])
         try:
             if present is None:
                 await client.create(gvr, obj)
-            elif (
-                present["spec"] != obj["spec"]
-                and (present["metadata"].get("annotations") or {}).get(flowschemas.AUTO_UPDATE)
-                == "true"
-            ):
+            elif present["spec"] != obj["spec"] and ours(present):
                 await client.update(gvr, {**present, "spec": obj["spec"]})
         except ApiError as error:
             if error.code != 409:  # else another server does the same

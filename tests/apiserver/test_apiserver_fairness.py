@@ -319,3 +319,42 @@ async def test_over_tls_a_certificate_does_not_exempt(tmp_path: Path) -> None:
             assert await answer.text() == "Too many requests, please try again later.\n"
     await harness.server.close()
     await harness.store.close()
+
+
+async def test_defaults_come_back_and_only_ours_are_kept(api: Harness) -> None:
+    levels = f"{FLOW}/prioritylevelconfigurations"
+    await api.call("DELETE", f"{levels}/catch-all")
+    await api.call("DELETE", f"{FLOW}/flowschemas/service-accounts")
+    for path, name in ((levels, "catch-all"), (f"{FLOW}/flowschemas", "service-accounts")):
+        async with asyncio.timeout(DEADLINE):
+            async for event in api.watch(f"{path}?watch=1&fieldSelector=metadata.name={name}"):
+                if event["type"] == "ADDED":
+                    break
+    # What a user has taken over stays as the user wants it.
+    mine = {
+        "metadata": {"annotations": {flowschemas.AUTO_UPDATE: "false"}},
+        "spec": {"limited": {"nominalConcurrencyShares": 265}},
+    }
+    await api.patch("merge", f"{levels}/global-default", mine)
+    fairness = api.server.fairness
+    async with asyncio.timeout(DEADLINE):
+        while fairness.levels["global-default"].seats != 325:
+            await asyncio.sleep(0)
+    # What nobody took over does not change for long.
+    one = {"spec": {"limited": {"nominalConcurrencyShares": 1}}}
+    await api.patch("merge", f"{levels}/system", one)
+    async with asyncio.timeout(DEADLINE):
+        async for event in api.watch(f"{levels}?watch=1&fieldSelector=metadata.name=system"):
+            if event["object"]["spec"]["limited"]["nominalConcurrencyShares"] == 30:
+                break
+
+
+async def test_levels_are_counted(api: Harness) -> None:
+    level = api.server.fairness.levels["global-default"]
+    level.seats, level.queue_length, level.executing = 1, 0, 1
+    assert (await over_the_wire(api, ALICE, "GET", MAPS)).status == 429
+    text = (await (await api.send("GET", "/metrics")).read()).decode()
+    name = 'apiserver_flowcontrol_rejected_requests_total{priority_level="global-default"'
+    assert f'{name},reason="concurrency-limit"}} 1.0' in text
+    assert 'apiserver_flowcontrol_nominal_limit_seats{priority_level="system"} 74.0' in text
+    level.executing = 0
