@@ -21,11 +21,13 @@ from apiserver_harness import (
     pod,
     service_account,
 )
+from crd_harness import BOATS
+from test_apiserver_crd_conversion import Webhook, boats, webhook
 
 from sampan.client.transport import User
 from sampan.kube.apply.last_applied import ANNOTATION
 
-__all__ = ["api"]
+__all__ = ["api", "boats", "webhook"]
 
 Object = dict[str, Any]
 
@@ -499,6 +501,30 @@ async def test_managers_that_a_webhook_broke_are_put_back(api: Harness) -> None:
     assert managers(await api.call("GET", MAP)) == [("me", "Update", "v1")]
     again = await api.apply(MAP, config_map("m", more="x"), "other")
     assert {name for name, *_ in managers(again)} == {"me", "other"}
+
+
+async def test_managers_of_a_custom_resource_follow_its_webhook(
+    boats: Harness, webhook: Webhook
+) -> None:
+    """v1 has `crew`, v1beta1 has `hands`; the webhook knows that they are one field."""
+
+    def said(version: str, **spec: Any) -> Object:
+        return partial("Boat", f"shop.example.com/{version}", "b", spec=spec)
+
+    beta = BOATS.replace("/v1/", "/v1beta1/")
+    await boats.apply(f"{BOATS}/b", said("v1", name="b", crew=2), "one", 201)
+    refused = await boats.apply(f"{beta}/b", said("v1beta1", hands=3), "two", 409)
+    assert refused["message"].endswith('conflict with "one": .spec.crew')
+    assert webhook.calls > 0
+    forced = await boats.apply(f"{beta}/b", said("v1beta1", hands=3), "two", force=True)
+    assert owned(forced, "one") == {"f:spec": {"f:name": {}}}
+    assert owned(forced, "two") == {"f:spec": {"f:hands": {}}}
+    patched = await boats.patch("merge", f"{BOATS}/b?fieldManager=x", {"spec": {"crew": 4}})
+    assert "two" not in {name for name, *_ in managers(patched)}
+    # Moved to the other version, the applier's entry is still its own to drop.
+    await boats.apply(f"{beta}/b", said("v1beta1", name="b", hands=4, rig="gaff"), "one")
+    after = await boats.apply(f"{beta}/b", said("v1beta1", name="b", hands=4), "one")
+    assert after["spec"] == {"name": "b", "hands": 4, "rig": "lug"}, "dropped, and defaulted"
 
 
 # --- rights, races, others --------------------------------------------------------------------------

@@ -113,9 +113,10 @@ class Version:
         )
         self._prefix = b'{"apiVersion":"%s",' % self.api_version.encode()
 
-    @cached_property
-    def raw(self) -> Object | None:
-        """openAPIV3Schema as it was written; None when there is none."""
+    def read_schema(self) -> Object | None:
+        """openAPIV3Schema as it was written; None when there is none. Not kept: OpenAPI asks for all of them, once."""
+        if "schema" in self.__dict__:
+            return self.schema.given
         for each in orjson.loads(self.crd)["spec"]["versions"]:
             if each["name"] == self.name:
                 return (each.get("schema") or {}).get("openAPIV3Schema")  # type: ignore[no-any-return]
@@ -123,7 +124,7 @@ class Version:
 
     @cached_property
     def schema(self) -> ResourceSchema:
-        return ResourceSchema(self.raw, self.scale)
+        return ResourceSchema(self.read_schema(), self.scale)
 
     @cached_property
     def printer(self) -> Printer:
