@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sampan.kube import errors, names
 from sampan.kube.errors import Cause
-from sampan.kube.structural import approval, defaults, fieldpath, keywords, rules, structure
+from sampan.kube.structural import approval, costs, defaults, fieldpath, keywords, rules, structure
 from sampan.kube.structural.node import Raw
 
 Object = dict[str, Any]
@@ -238,7 +238,7 @@ def _schema(raw: Raw, path: str, status: bool, causes: Causes) -> None:
     form = keywords.validate(raw, path)
     found += form
     if not problems and not form:
-        found += rules.check(raw, path)
+        found += rules.check(raw, path) or costs.check(raw, path)
     causes += found
 
 

@@ -1,0 +1,62 @@
+"""Definitions whose rules would cost too much are refused, with a hint at what would help."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sampan.kube.structural import costs
+
+Raw = dict[str, Any]
+PATH = "spec.validation.openAPIV3Schema"
+
+
+def schema(**properties: Raw) -> Raw:
+    spec = {"type": "object", "properties": properties}
+    return {"type": "object", "properties": {"spec": spec}}
+
+
+def ruled(raw: Raw, *rules: str) -> Raw:
+    return {**raw, "x-kubernetes-validations": [{"rule": each} for each in rules]}
+
+
+def test_cheap_rules_pass() -> None:
+    numbers = {"type": "array", "items": {"type": "integer"}}
+    assert costs.check(schema(a=ruled(numbers, "self.all(x, x > 0)")), PATH) == []
+
+
+def test_a_loop_in_a_loop_needs_bounds() -> None:
+    rule = "self.all(x, self.exists(y, x == y))"
+    numbers: Raw = {"type": "array", "items": {"type": "integer"}}
+    single, whole = costs.check(schema(a=ruled(numbers, rule)), PATH)[0::2]
+    assert single.field == f"{PATH}.properties[spec].properties[a].x-kubernetes-validations[0].rule"
+    assert single.message == (
+        "Forbidden: estimated rule cost exceeds budget by factor of more than 100x (try simplifying the rule, "
+        "or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"
+    )
+    assert whole.field == PATH
+    assert "estimated rule cost total for entire OpenAPIv3 schema exceeds budget" in whole.message
+    assert costs.check(schema(a=ruled({**numbers, "maxItems": 100}, rule)), PATH) == []
+
+
+def test_a_rule_on_items_runs_once_for_each() -> None:
+    text = ruled({"type": "string"}, "self.contains('abc')")
+    found = costs.check(schema(a={"type": "array", "items": text}), PATH)
+    assert found[0].field.endswith("properties[a].items.x-kubernetes-validations[0].rule")
+    bounded = ruled({"type": "string", "maxLength": 10}, "self.contains('abc')")
+    assert costs.check(schema(a={"type": "array", "maxItems": 1000, "items": bounded}), PATH) == []
+
+
+def test_many_rules_together() -> None:
+    # Each is below its own limit, the eleven of them are not below that of the definition.
+    rule = "self.all(x, self.exists(y, x == y))"
+    numbers: Raw = {"type": "array", "maxItems": 1200, "items": {"type": "integer"}}
+    fields = {f"f{number}": ruled(numbers, rule) for number in range(13)}
+    found = costs.check(schema(**fields), PATH)
+    assert [each.message.split(" (")[0] for each in found] == [
+        *[
+            "Forbidden: contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema"
+        ]
+        * 4,
+        found[-1].message.split(" (")[0],
+    ]
+    assert found[-1].field == PATH
