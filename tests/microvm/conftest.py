@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-for name in ("../cri", "../runtime", "."):
-    sys.path.insert(0, str((Path(__file__).parent / name).resolve()))
+sys.path.insert(0, str(Path(__file__).parents[1] / "cri"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 
 import busybox
 from runtime_fixture import Runtime
