@@ -177,31 +177,35 @@ def test_only_who_holds_a_right_passes_it_on(cluster: Cluster, namespace: str) -
     )  # fmt: skip
 
 
+def sealing(*names: str) -> str:
+    """An EncryptionConfiguration whose first key writes."""
+    keys = [
+        {"name": name, "secret": base64.b64encode(name[-1].encode() * 32).decode()}
+        for name in names
+    ]
+    providers = [{"aesgcm": {"keys": keys}}]
+    return yaml.safe_dump(
+        {
+            "apiVersion": "apiserver.config.k8s.io/v1",
+            "kind": "EncryptionConfiguration",
+            "resources": [{"resources": ["secrets"], "providers": providers}],
+        }
+    )
+
+
 def test_flags_of_the_api_server() -> None:
-    """One cluster with all of it: static tokens, an audit log, secrets sealed on disk."""
+    """One cluster with all of it: static tokens, an audit log, secrets sealed on disk with a key that is changed."""
     boat = Cluster(rootless=True)
     files = boat.directory
     (files / "tokens.csv").write_text("sesame,alice,u1,crew\n")
     (files / "audit.yaml").write_text(
         "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata, users: [alice]}]\n"
     )
-    sealed = {
-        "apiVersion": "apiserver.config.k8s.io/v1",
-        "kind": "EncryptionConfiguration",
-        "resources": [
-            {
-                "resources": ["secrets"],
-                "providers": [
-                    {
-                        "aesgcm": {
-                            "keys": [{"name": "k1", "secret": base64.b64encode(b"k" * 32).decode()}]
-                        }
-                    }
-                ],
-            }
-        ],
-    }
-    (files / "encryption.yaml").write_text(yaml.safe_dump(sealed))
+    (files / "encryption.yaml").write_text(sealing("k1"))
+
+    def on_disk() -> bytes:
+        return b"".join(path.read_bytes() for path in (boat.data / "store").iterdir())
+
     try:
         boat.start(
             f"--token-auth-file={files}/tokens.csv",
@@ -215,10 +219,18 @@ def test_flags_of_the_api_server() -> None:
         assert nobody_gets(boat, "/version") == 401
         boat.kubectl("create", "secret", "generic", "s", "--from-literal=word=opensesame")
         word = base64.b64encode(b"opensesame")
-        on_disk = b"".join(path.read_bytes() for path in (boat.data / "store").iterdir())
-        assert b"k8s:enc:aesgcm:v1:k1:" in on_disk and word not in on_disk
-        lines = (files / "audit.log").read_text().splitlines()
+        assert b"k8s:enc:aesgcm:v1:k1:" in on_disk() and word not in on_disk()
+        lines = wait_for(lambda: (files / "audit.log").read_text().splitlines(), what="events")
         assert {json.loads(line)["user"]["username"] for line in lines} == {"alice"}
+        # A new key: it writes, and the old one reads. The flags are remembered.
+        boat.sampan("down", timeout=120)
+        (files / "encryption.yaml").write_text(sealing("k2", "k1"))
+        boat.start()
+        secrets = boat.kubectl("get", "secrets", "-A", "-o", "json")
+        boat.kubectl("replace", "-f", "-", stdin=secrets)
+        assert b"k8s:enc:aesgcm:v1:k2:" in on_disk() and word not in on_disk()
+        assert boat.get("secret", "s")["data"]["word"] == word.decode()
+        assert whoami(boat, alice)["username"] == "alice"
     finally:
         boat.stop()
         boat.remove()
