@@ -57,7 +57,7 @@ def _type_fields() -> dict[str, Object]:
 
 
 def _object(version: Version, kind: str) -> Object:
-    raw = version.raw
+    raw = version.read_schema()
     found: Object = {"type": "object"}
     if raw is not None:
         found = _embedding(raw) if embedded.present(raw) else {**raw}

@@ -133,6 +133,11 @@ class Version:
         return printer(self)
 
     @property
+    def raw(self) -> Object | None:
+        """openAPIV3Schema of a kind that is in use."""
+        return self.schema.given
+
+    @property
     def plain(self) -> bool:
         """The cache's bytes are this version's."""
         return self.storage and self.definition.uniform

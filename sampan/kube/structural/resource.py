@@ -44,10 +44,11 @@ class ResourceSchema:
     """`raw` is the version's openAPIV3Schema, `scale` its scale subresource. Neither is changed."""
 
     def __init__(self, raw: Raw | None, scale: Object | None = None) -> None:
-        self.raw: Raw = raw or {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-        self.node = Node(self.raw)
+        self.given = raw
+        raw = raw or {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        self.node = Node(raw)
         self.scale = scale
-        self._embeds = embedded.present(self.raw)
+        self._embeds = embedded.present(raw)
 
     @cached_property
     def _rules(self) -> rules.Validator | None:
