@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sampan.kube import errors, names
 from sampan.kube.errors import Cause
-from sampan.kube.structural import approval, costs, defaults, fieldpath, keywords, rules, structure
+from sampan.kube.structural import approval, defaults, fieldpath, keywords, rules, structure
 from sampan.kube.structural.node import Raw
 
 Object = dict[str, Any]
@@ -238,8 +238,16 @@ def _schema(raw: Raw, path: str, status: bool, causes: Causes) -> None:
     form = keywords.validate(raw, path)
     found += form
     if not problems and not form:
-        found += rules.check(raw, path) or costs.check(raw, path)
+        found += rules.check(raw, path) or _costs(raw, path)
     causes += found
+
+
+def _costs(raw: Raw, path: str) -> Causes:
+    if not rules.has_rules(raw):
+        return []
+    from sampan.kube.structural import costs  # brings the language
+
+    return costs.check(raw, path)
 
 
 def _subresources(found: Object, path: str, causes: Causes) -> None:
