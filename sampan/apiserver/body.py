@@ -73,8 +73,11 @@ def patched(call: Call, gvk: GVK) -> Callable[[Object], Object]:
         )
     try:
         body = orjson.loads(call.request.body)
+        orjson.dumps(body)
     except orjson.JSONDecodeError as error:
         raise errors.bad_request(f"error decoding patch: {error}") from None
+    except TypeError:  # it can be read, and not written: encoding goes less deep than decoding
+        raise errors.bad_request("error decoding patch: json: exceeded max depth") from None
 
     aside = kind != JSON_PATCH and not _names_managers(body)
 
@@ -82,7 +85,7 @@ def patched(call: Call, gvk: GVK) -> Callable[[Object], Object]:
         # Copying and checking managed fields would cost as much as the rest of a usual object.
         managers = old["metadata"].pop("managedFields", None) if aside else None
         new = patched_object(old)
-        new = conforming(call, gvk, new)
+        new = conforming(call, gvk, new, old)
         if managers is not None:
             new["metadata"]["managedFields"] = managers
         return new
@@ -132,8 +135,8 @@ def applied_configuration(call: Call) -> Object:
     return config
 
 
-def conforming(call: Call, gvk: GVK, new: Any) -> Object:
-    """What a patch made, fitted to the schema and defaulted."""
+def conforming(call: Call, gvk: GVK, new: Any, old: Object | None = None) -> Object:
+    """What a patch made (of `old`, which fits), fitted to the schema and defaulted."""
     if not isinstance(new, dict) or not isinstance(new.get("metadata"), dict):
         raise errors.bad_request("the patch must leave an object with metadata")
     if new.get("kind") != gvk.kind or new.get("apiVersion") != gvk.api_version:
@@ -144,7 +147,15 @@ def conforming(call: Call, gvk: GVK, new: Any) -> Object:
         return custom.conforming(call, new)
     name = schema.for_gvk(gvk)
     if name is not None:
-        found = decode.check_types(new, name)
+        if old is None:
+            found = decode.check_types(new, name)
+        else:
+            touched = _touched(old, new)
+            fitted = dict(touched)
+            found = decode.check_types(fitted, name)
+            for key in touched.keys() - fitted.keys():
+                del new[key]
+            new.update(fitted)
         if found and call.field_validation == "Strict":
             raise errors.bad_request(f"strict decoding error: {', '.join(found)}")
         if found and call.field_validation == "Warn":
@@ -153,6 +164,18 @@ def conforming(call: Call, gvk: GVK, new: Any) -> Object:
         new["metadata"] = {}
     defaulting.default(gvk, new)
     return new
+
+
+def _touched(old: Object, new: Object) -> Object:
+    """The first-level fields that a patch touched, by their bytes: to Python, 1 and true are equal."""
+    try:
+        return {
+            key: value
+            for key, value in new.items()
+            if key not in old or orjson.dumps(value) != orjson.dumps(old[key])
+        }
+    except TypeError:  # a patch that copies a thing into itself makes it deeper than can be encoded
+        return dict(new)
 
 
 def delete_options(call: Call) -> DeleteOptions:

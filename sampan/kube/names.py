@@ -277,17 +277,22 @@ _NOT_IP = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
 
 
 def ip(value: str) -> list[str]:
+    wrong = _wrong_ip(value)
+    return [wrong] if wrong else []
+
+
+@lru_cache(maxsize=4096)
+def _wrong_ip(value: str) -> str:
+    """Endpoints name the same addresses again and again."""
     try:
         address = ipaddress.ip_address(value)
     except ValueError:
-        if _padded_ip(value):
-            return ["must not have leading 0s"]
-        return [_NOT_IP]
+        return "must not have leading 0s" if _padded_ip(value) else _NOT_IP
     if "%" in value:
-        return [_NOT_IP]
+        return _NOT_IP
     if address.version == 6 and address.ipv4_mapped is not None:
-        return ["must not be an IPv4-mapped IPv6 address"]
-    return []
+        return "must not be an IPv4-mapped IPv6 address"
+    return ""
 
 
 def _padded_ip(value: str) -> bool:

@@ -159,8 +159,7 @@ def _endpoint(endpoint: Object, kind: str, causes: Causes, path: str) -> None:
             rules.name(causes, where, address, _domain)
             continue
         if kind in ("IPv4", "IPv6") and not names.ip(address):
-            version = ipaddress.ip_address(address).version
-            if f"IPv{version}" != kind:
+            if (":" in address) != (kind == "IPv6"):
                 causes.append(invalid_value(where, address, f"must be an {kind} address"))
                 continue
         endpoint_ip(address, causes, where)

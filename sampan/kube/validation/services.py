@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import Any, Final
 
 from sampan.kube import names
@@ -251,15 +252,24 @@ def non_special_ip(
     if reasons := names.ip(text):
         causes.extend(invalid_value(path, text, reason) for reason in reasons)
         return
+    for attribute, reason in _special(text):
+        if attribute not in allowed:
+            causes.append(invalid_value(path, text, reason))
+
+
+@lru_cache(maxsize=4096)
+def _special(text: str) -> tuple[tuple[str, str], ...]:
+    """The special ranges that an address lies in, and what to say of each."""
     address = ipaddress.ip_address(text)
-    for attribute, reason in _SPECIAL:
-        special = (
+    return tuple(
+        (attribute, reason.format(text))
+        for attribute, reason in _SPECIAL
+        if (
             any(address in network for network in _MULTICAST)
             if attribute == "is_multicast"
             else getattr(address, attribute)
         )
-        if special and attribute not in allowed:
-            causes.append(invalid_value(path, text, reason.format(text)))
+    )
 
 
 # --- updates ----------------------------------------------------------------------------------------
