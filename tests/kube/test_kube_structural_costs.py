@@ -19,6 +19,14 @@ def ruled(raw: Raw, *rules: str) -> Raw:
     return {**raw, "x-kubernetes-validations": [{"rule": each} for each in rules]}
 
 
+def test_keys_of_maps_count_for_nothing() -> None:
+    """As in Kubernetes: the Gateway API's rules on annotations rely on it."""
+    rule = {"rule": "self.all(key, key.matches('^[a-z0-9./-]+$'))"}
+    map_of = {"type": "object", "maxProperties": 8, "additionalProperties": {"type": "string"}}
+    schema = {**map_of, "x-kubernetes-validations": [rule]}
+    assert costs.check({"type": "object", "properties": {"a": schema}}, "s") == []
+
+
 def test_cheap_rules_pass() -> None:
     numbers = {"type": "array", "items": {"type": "integer"}}
     assert costs.check(schema(a=ruled(numbers, "self.all(x, x > 0)")), PATH) == []

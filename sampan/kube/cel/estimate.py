@@ -85,7 +85,7 @@ def _object(schema: Mapping[str, Any], root: bool) -> Shape:
         value = shape_of(more)
         fits = (MAX_REQUEST - 2) // (value.least + 6)
         most = _given(schema, "maxProperties", fits)
-        return Shape(most, 2, item=value, key=Shape(MAX_REQUEST - 2, 2))
+        return Shape(most, 2, item=value, key=Shape(0, 2))  # as Kubernetes: keys are not counted
     if root or schema.get("x-kubernetes-embedded-resource"):
         text = {"type": "string"}
         meta = {"type": "object", "properties": {"name": text, "generateName": text}}
