@@ -26,6 +26,7 @@ from sampan.runtime.microvm.images import Drives
 from sampan.runtime.microvm.pool import Pool, clone
 from sampan.runtime.microvm.qemu import RECORD as VMM_RECORD
 from sampan.runtime.microvm.qemu import Qemu
+from sampan.runtime.microvm.rehearsal import Rehearsal
 from sampan.runtime.microvm.sandbox import RECORD, Facts, MicroSandbox
 from sampan.runtime.microvm.settings import Settings
 from sampan.runtime.microvm.templates import Template, Templates
@@ -46,7 +47,8 @@ class MicroVMKind:
         self.run_directory = run_directory
         self.instance = instance
         self.drives = Drives(directory / "images")
-        self.templates = Templates(directory / "templates", run_directory)
+        self._rehearse = Rehearsal(directory)
+        self.templates = Templates(directory / "templates", run_directory, self._rehearse)
         self.settings = Settings()
         self._machines = run_directory / "machines"
         self._pool: Pool | None = None
@@ -173,7 +175,7 @@ class MicroVMKind:
     @property
     def pool(self) -> Pool:
         if self._pool is None:
-            self._pool = Pool(self._machines, self.settings.pool, self.template)
+            self._pool = Pool(self._machines, self.settings.pool, self.template, self._rehearse)
         return self._pool
 
     async def adopt(self, record: SandboxRecord) -> MicroSandbox | None:

@@ -20,6 +20,7 @@ from sampan.runtime.microvm.channel import Channel
 from sampan.runtime.microvm.errors import MicroVMError
 from sampan.runtime.microvm.protocol import VERSION, Key, Type
 from sampan.runtime.microvm.qemu import Qemu, QemuMachine
+from sampan.runtime.microvm.rehearsal import Rehearsal
 from sampan.runtime.microvm.templates import Template
 from sampan.runtime.microvm.vmm import MachineSpec
 
@@ -83,8 +84,9 @@ async def clone(
 
 
 class Pool:
-    def __init__(self, place: Path, wanted: int, find: FindTemplate) -> None:
+    def __init__(self, place: Path, wanted: int, find: FindTemplate, rehearse: Rehearsal) -> None:
         self.place = place
+        self._rehearse = rehearse
         self.wanted = wanted
         self._find = find
         self._ready: dict[Size, list[Started]] = {}
@@ -122,7 +124,14 @@ class Pool:
             ready = self._ready.setdefault(size, [])
             while len(ready) < self.wanted:
                 driver, template = await self._find(*size)
-                ready.append(await clone(driver, template, self.place))
+                started = await clone(driver, template, self.place)
+                try:
+                    if driver.accelerator == "tcg":
+                        await self._rehearse(started.machine, started.channel)
+                except BaseException:
+                    await asyncio.shield(started.stop())
+                    raise
+                ready.append(started)
         except Exception:
             LOG.exception("filling the pool of machines with %d MiB", size[0])
         finally:

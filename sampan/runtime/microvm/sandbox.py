@@ -27,7 +27,7 @@ from sampan.runtime import files, kernel
 from sampan.runtime.container.cgroups import Cgroup
 from sampan.runtime.container.users import Identity
 from sampan.runtime.microvm import channel as channels
-from sampan.runtime.microvm import protocol, requests, volumes, wiring
+from sampan.runtime.microvm import protocol, rehearsal, requests, volumes, wiring
 from sampan.runtime.microvm.channel import Channel, GuestError
 from sampan.runtime.microvm.errors import ChannelLost, MicroVMError
 from sampan.runtime.microvm.guestfiles import GuestFiles
@@ -37,7 +37,6 @@ from sampan.runtime.microvm.process import MicroProcess
 from sampan.runtime.microvm.protocol import VERSION, Field, Key, Type
 from sampan.runtime.microvm.qemu import QemuMachine
 from sampan.runtime.microvm.session import Execution, bridge
-from sampan.runtime.microvm.vmm import SLOTS
 from sampan.runtime.microvm.volumes import Treatment, Volume
 from sampan.runtime.sandbox import (
     CannotStart,
@@ -383,9 +382,9 @@ class MicroSandbox:
         key = self._drives.key(image)
         if key in self._facts.slots:
             return self._facts.slots.index(key)
-        if len(self._facts.slots) == SLOTS:
+        if len(self._facts.slots) == rehearsal.SLOT:
             raise CannotStart(
-                f"a microVM has drives for {SLOTS} images, and this pod has used them"
+                f"a microVM has drives for {rehearsal.SLOT} images, and this pod has used them"
             )
         slot = len(self._facts.slots)
         file = await self._drives.open(image)

@@ -27,6 +27,7 @@ from sampan.runtime.microvm import boot, channel, jail
 from sampan.runtime.microvm.boot import BootFiles
 from sampan.runtime.microvm.errors import BadArtifact, ChannelLost, VMMError
 from sampan.runtime.microvm.qemu import Qemu
+from sampan.runtime.microvm.rehearsal import Rehearsal
 from sampan.runtime.microvm.vmm import Machine, MachineSpec
 
 LOG = logging.getLogger(__name__)
@@ -68,9 +69,10 @@ def processor() -> str:
 
 
 class Templates:
-    def __init__(self, directory: Path, run_directory: Path) -> None:
+    def __init__(self, directory: Path, run_directory: Path, rehearse: Rehearsal) -> None:
         self.directory = directory
         self.run_directory = run_directory
+        self._rehearse = rehearse
         self._loaded: dict[str, Template] = {}
         self._lock = asyncio.Lock()
 
@@ -129,7 +131,7 @@ class Templates:
                     command_line=line, ram=ram, ram_shared=True, uid=uid,
                 )
             )  # fmt: skip
-            seconds = await wait_for_agent(machine, place, BOOT_LIMIT[driver.accelerator], began)
+            seconds = await self._meet(machine, place, BOOT_LIMIT[driver.accelerator], began)
             await asyncio.sleep(SETTLE)
             state = os.open(
                 directory / "state", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
@@ -149,6 +151,26 @@ class Templates:
                 await asyncio.shield(machine.stop())
             shutil.rmtree(place, ignore_errors=True)
 
+    async def _meet(self, machine: Machine, place: Path, limit: float, began: float) -> float:
+        """Seconds until the agent was ready; it has rehearsed on return. Raises ChannelLost with what the guest printed."""
+        link = await channel.connect(str(place / "agent"), "template")
+        try:
+            async with asyncio.timeout(limit):
+                await link.ready.wait()
+            if not link.connected:
+                raise VMMError("the VMM ended while it booted")
+            seconds = time.monotonic() - began
+            await self._rehearse(machine, link)
+            return seconds
+        except TimeoutError:
+            printed = (await machine.console()).strip()[-400:]
+            raise ChannelLost(
+                f"no guest agent after {limit:g} s of booting. {printed}".strip()
+            ) from None
+        finally:
+            link.close()
+            await link.closed.wait()
+
     def collect(self, keep: int = 8) -> None:
         """Remove what a crash left half-made, and templates that were not used for longest beyond `keep`."""
         if not self.directory.is_dir():
@@ -167,25 +189,6 @@ class Templates:
         for template in self._loaded.values():
             template.close()
         self._loaded.clear()
-
-
-async def wait_for_agent(machine: Machine, place: Path, limit: float, began: float) -> float:
-    """Seconds until the agent was ready. Raises ChannelLost with what the guest printed."""
-    link = await channel.connect(str(place / "agent"), "template")
-    try:
-        async with asyncio.timeout(limit):
-            await link.ready.wait()
-        if not link.connected:
-            raise VMMError("the VMM ended while it booted")
-        return time.monotonic() - began
-    except TimeoutError:
-        printed = (await machine.console()).strip()[-400:]
-        raise ChannelLost(
-            f"no guest agent after {limit:g} s of booting. {printed}".strip()
-        ) from None
-    finally:
-        link.close()
-        await link.closed.wait()
 
 
 # On disk

@@ -1,0 +1,107 @@
+"""A container that does nothing, run once before there is a pod: so that the first real one meets no first time.
+
+In a template it fills the guest's own caches, which all clones then share. In a warm machine it makes an emulator
+translate the code that a start runs through, which is most of what a start under emulation costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+from sampan.runtime.container import elf
+from sampan.runtime.container.capabilities import DEFAULT, NAMES
+from sampan.runtime.container.oci import MASKED, READONLY
+from sampan.runtime.microvm import erofs, requests, seccomp
+from sampan.runtime.microvm.channel import Channel
+from sampan.runtime.microvm.images import whole
+from sampan.runtime.microvm.protocol import Change, Field, Key, Type
+from sampan.runtime.microvm.vmm import SLOTS, Machine
+
+SLOT = SLOTS - 1  # the last drive is kept for this
+LIMIT = 30.0
+PROGRAM = "leave"
+
+
+class Rehearsal:
+    """`directory` holds its drive, which is made when first needed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "rehearsal.erofs"
+
+    async def __call__(self, machine: Machine, channel: Channel) -> None:
+        """Run it to its end on a machine without a pod. Raises MicroVMError, OSError."""
+        if not whole(self._path):
+            await asyncio.to_thread(make, self._path)
+        file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            await machine.attach_drive(SLOT, file)
+        finally:
+            os.close(file)
+        await channel.call(Type.IMAGE, [(Key.SLOT, SLOT)])
+        for source in requests.POD_FILES.values():
+            await channel.call(
+                Type.PUT, [(Key.OP, Change.WHOLE), (Key.PATH, source), (Key.CONTENT, b"")]
+            )
+        number = channel.number()
+        end = Ending()
+        channel.listeners[number] = end
+        await channel.call(Type.START, message(), channel=number)
+        async with asyncio.timeout(LIMIT):
+            await end.came.wait()
+        await channel.call(Type.REMOVE, [(Key.TARGET, number)])
+        await channel.call(Type.STATS)
+
+
+class Ending:
+    """A listener that waits for the end and for nothing else."""
+
+    def __init__(self) -> None:
+        self.came = asyncio.Event()
+
+    def data(self, which: int, data: bytes) -> None:
+        return
+
+    def end(self, which: int) -> None:
+        return
+
+    def acknowledged(self, position: int) -> None:
+        return
+
+    def exited(self, code: int, oom: bool, finished_at: int) -> None:
+        self.came.set()
+
+    def lost(self) -> None:
+        self.came.set()
+
+
+def message() -> list[Field]:
+    granted = tuple(f"CAP_{name}" for name in NAMES if name in DEFAULT)
+    return [
+        (Key.ID, "rehearsal"),
+        (Key.SLOT, SLOT),
+        (Key.ARG, f"/{PROGRAM}"),
+        (Key.CWD, "/"),
+        (Key.CAPS_BOUNDING, requests.mask(granted)),
+        (Key.CAPS_PERMITTED, requests.mask(granted)),
+        (Key.SECCOMP, seccomp.default(granted, platform.machine())),
+        *((Key.MASKED, path) for path in MASKED),
+        *((Key.READONLY_PATH, path) for path in READONLY),
+        *(
+            (Key.MOUNT, requests.mount(source, place, False))
+            for place, source in requests.POD_FILES.items()
+        ),
+    ]
+
+
+def make(path: Path) -> None:
+    """A drive with one program of a few hundred bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=path.parent) as root:
+        program = Path(root, PROGRAM)
+        program.write_bytes(elf.leave(0))
+        program.chmod(0o755)
+        erofs.build([Path(root)], path)
