@@ -278,3 +278,44 @@ def test_a_wrong_policy_says_where(given: Object, said: str) -> None:
     with pytest.raises(BadPolicy) as caught:
         parse_policy(given)
     assert said in str(caught.value)
+
+
+async def test_admission_adds_annotations(api: Harness) -> None:
+    group = "/apis/admissionregistration.k8s.io/v1"
+    rule = {
+        "apiGroups": [""],
+        "apiVersions": ["v1"],
+        "resources": ["configmaps"],
+        "operations": ["*"],
+    }
+    await api.call(
+        "POST",
+        f"{group}/validatingadmissionpolicies",
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicy",
+            "metadata": {"name": "noted"},
+            "spec": {
+                "matchConstraints": {"resourceRules": [rule]},
+                "validations": [{"expression": "false", "message": "odd"}],
+                "auditAnnotations": [
+                    {"key": "who", "valueExpression": "request.userInfo.username"}
+                ],
+            },
+        },
+    )
+    await api.call(
+        "POST",
+        f"{group}/validatingadmissionpolicybindings",
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": {"name": "noted"},
+            "spec": {"policyName": "noted", "validationActions": ["Audit"]},
+        },
+    )
+    await api.call("POST", MAPS, config_map("a"))
+    (event,) = events(api, lambda each: each["verb"] == "create" and each["requestURI"] == MAPS)
+    assert event["annotations"]["noted/who"] == "admin"
+    assert "odd" in event["annotations"]["validation.policy.admission.k8s.io/validation_failure"]
+    assert event["annotations"]["authorization.k8s.io/decision"] == "allow"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -152,7 +153,7 @@ async def test_update_delete_and_collections(api: Harness, hook: WebhookServer) 
     await api.call("POST", MAPS, config_map("b"))
     await validating(api, webhook(hook, "/see", rule("configmaps", "UPDATE DELETE")))
     await api.patch("merge", f"{MAPS}/a", {"data": {"a": "c"}})
-    await api.call("DELETE", f"{MAPS}/a")
+    await api.call("DELETE", f"{MAPS}/a?propagationPolicy=Background")
     await api.call("DELETE", MAPS)
     await api.call("POST", MAPS, config_map("c"))
     update, delete, other = hook.asked[:3]
@@ -163,7 +164,11 @@ async def test_update_delete_and_collections(api: Harness, hook: WebhookServer) 
     assert update["oldObject"]["data"] == {"a": "b"}
     assert (delete["operation"], delete["object"]) == ("DELETE", None)
     assert delete["oldObject"]["data"] == {"a": "c"}
-    assert delete["options"]["kind"] == "DeleteOptions"
+    assert delete["options"] == {
+        "kind": "DeleteOptions",
+        "apiVersion": "meta.k8s.io/v1",
+        "propagationPolicy": "Background",
+    }
     assert {each["name"] for each in hook.asked[2:]} >= {"b"}
     assert other["operation"] == "DELETE"
 
@@ -365,8 +370,6 @@ async def test_a_webhook_that_hangs_is_given_up_and_holds_up_nobody_else(
         api,
         webhook(hook, "/hang", timeoutSeconds=1, objectSelector={"matchLabels": {"slow": "1"}}),
     )
-    import asyncio
-
     slow = config_map("slow")
     slow["metadata"]["labels"] = {"slow": "1"}
     started = time.monotonic()
@@ -526,3 +529,80 @@ async def test_a_webhook_behind_a_service(api: Harness, hook: WebhookServer) -> 
     await api.call("DELETE", "/api/v1/namespaces/default/services/hook")
     found = await refused(api, "POST", MAPS, config_map("a"))
     assert 'service "hook" not found' in found["message"]
+
+
+# Custom resources
+
+BOATS = "/apis/example.com/{}/namespaces/default/boats"
+
+
+async def boats(api: Harness) -> None:
+    """A kind in two versions, stored as v1."""
+
+    def version(name: str, **more: Any) -> Object:
+        spec = {"type": "object", "properties": {"sails": {"type": "integer", "default": 1}}}
+        properties = {"spec": spec, "status": {"type": "object"}}
+        schema = {"type": "object", "properties": properties}
+        return {"name": name, "served": True, "schema": {"openAPIV3Schema": schema}, **more}
+
+    await api.call(
+        "POST",
+        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+        {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": "boats.example.com"},
+            "spec": {
+                "group": "example.com",
+                "scope": "Namespaced",
+                "names": {"plural": "boats", "kind": "Boat"},
+                "versions": [version("v1", storage=True), version("v2", storage=False)],
+            },
+        },
+    )
+    row = None
+    async with asyncio.timeout(5):
+        while row is None:
+            row = api.server.table.lookup("example.com", "v1", "boats")
+            await asyncio.sleep(0)
+
+
+def boat(name: str, version: str = "v1", **spec: Any) -> Object:
+    return {
+        "apiVersion": f"example.com/{version}",
+        "kind": "Boat",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+
+
+async def test_custom_resources_are_mutated_pruned_and_defaulted(
+    api: Harness, hook: WebhookServer
+) -> None:
+    await boats(api)
+    hook.handlers["/paint"] = answering(
+        patch_of(
+            {"op": "add", "path": "/spec/colour", "value": "red"},
+            {"op": "remove", "path": "/spec/sails"},
+            {"op": "add", "path": "/metadata/labels", "value": {"painted": "yes"}},
+        )
+    )
+    await mutating(api, webhook(hook, "/paint", rule("boats", "CREATE", "example.com", "v1")))
+    made = await api.call("POST", BOATS.format("v1"), boat("a", sails=3))
+    assert made["spec"] == {"sails": 1}
+    assert made["metadata"]["labels"] == {"painted": "yes"}
+    # The other version is shown as the one that the rule names.
+    made = await api.call("POST", BOATS.format("v2"), boat("b", "v2", sails=3))
+    assert made["apiVersion"] == "example.com/v2"
+    assert made["spec"] == {"sails": 1}
+    asked = hook.asked[-1]
+    assert asked["object"]["apiVersion"] == "example.com/v1"
+    assert (asked["kind"]["version"], asked["requestKind"]["version"]) == ("v1", "v2")
+
+
+async def test_custom_resources_are_refused(api: Harness, hook: WebhookServer) -> None:
+    await boats(api)
+    hook.handlers["/deny"] = answering({"allowed": False, "status": {"message": "no boats"}})
+    await validating(api, webhook(hook, "/deny", rule("*", "CREATE DELETE", "example.com")))
+    found = await refused(api, "POST", BOATS.format("v1"), boat("a"))
+    assert found["message"].endswith("denied the request: no boats")

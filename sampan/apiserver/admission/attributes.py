@@ -10,6 +10,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+import orjson
+
 from sampan.apiserver import conversion, scale
 from sampan.apiserver.call import Call
 from sampan.apiserver.crd.scale import CustomScale
@@ -28,6 +30,21 @@ CREATE_ONLY = frozenset({"binding", "eviction", "token"})
 SCALE = GVK("autoscaling", "v1", "Scale")
 # Set by the server when the object is stored, which is after it was mutated.
 SYSTEM_FIELDS = ("uid", "creationTimestamp", "generation")
+# What no webhook or policy can change.
+KEPT_FIELDS = (
+    *SYSTEM_FIELDS,
+    "resourceVersion",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "namespace",
+    "managedFields",
+)
+DELETE_OPTIONS = (
+    "gracePeriodSeconds",
+    "preconditions",
+    "orphanDependents",
+    "propagationPolicy",
+)
 
 
 class Attributes:
@@ -166,8 +183,7 @@ class Attributes:
     def _keep_system_fields(self, made: Object) -> None:
         assert self.obj is not None
         before, after = self.obj["metadata"], made["metadata"]
-        kept = ("uid", "creationTimestamp", "generation", "resourceVersion", "deletionTimestamp")
-        for key in (*kept, "deletionGracePeriodSeconds", "namespace"):
+        for key in KEPT_FIELDS:
             if key in before:
                 after[key] = before[key]
             else:
@@ -212,7 +228,7 @@ class Attributes:
         if call.dry_run:
             found["dryRun"] = ["All"]
         if self.operation == DELETE:
-            return found
+            return found | _delete_options(call)
         for key in ("fieldManager", "fieldValidation"):
             if value := request.param(key):
                 found[key] = value
@@ -225,6 +241,23 @@ def _generated(metadata: Object) -> bool:
     """Was the name made by the server? Webhooks that mutate are asked before that is done."""
     base, name = metadata.get("generateName") or "", metadata.get("name") or ""
     return bool(base) and len(name) > 5 and base.startswith(name[:-5])
+
+
+def _delete_options(call: Call) -> Object:
+    """Those of the body, or of the query where there is no body."""
+    request = call.request
+    try:
+        body = orjson.loads(request.body) if request.body else None
+    except orjson.JSONDecodeError:
+        body = None  # protobuf or YAML, which was understood before
+    if isinstance(body, dict):
+        return {key: body[key] for key in DELETE_OPTIONS if body.get(key) is not None}
+    found: Object = {}
+    if (seconds := request.param("gracePeriodSeconds")).isdecimal():
+        found["gracePeriodSeconds"] = int(seconds)
+    if policy := request.param("propagationPolicy"):
+        found["propagationPolicy"] = policy
+    return found
 
 
 def _gvk(kind: GVK) -> Object:
