@@ -15,7 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
-from sampan.apiserver.security import FLAGS, Flag
+from sampan.apiserver.security import FLAGS, BadFlag, Flag, SecurityConfig, check_files
+from sampan.cli.config import Config, ConfigError
 
 WRITTEN = ("audit-log-path",)  # files that need not be there yet
 
@@ -41,6 +42,15 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     wrapper.__signature__ = signature.replace(parameters=[*keywords, *options])  # type: ignore[attr-defined]
     wrapper.__annotations__ = annotations | {flag.field: option(flag) for flag in FLAGS}
     return wrapper
+
+
+def check(config: Config) -> None:
+    """Raises ConfigError for a flag that cannot work, or a file that cannot be used: the server would only die of it."""
+    if config.apiserver_flags:
+        try:
+            check_files(SecurityConfig.of(config.apiserver_flags))
+        except BadFlag as error:
+            raise ConfigError(str(error)) from None
 
 
 def option(flag: Flag) -> Any:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sampan import KUBERNETES_VERSION, __version__
+from sampan.cli.apiserver_flags import check as check_flags
 from sampan.cli.apiserver_flags import with_flags
 from sampan.cli.config import Config, ConfigError
 
@@ -172,6 +173,7 @@ def up(
     }
     try:
         config = Config.make(data_dir, rootless=rootless, **settings)
+        check_flags(config)
         raise typer.Exit(start(config, foreground=foreground, merge=merge_kubeconfig))
     except ConfigError as error:
         raise fail(error) from None
@@ -236,6 +238,8 @@ def run_part(name: str, data_dir: Path | None, **settings: Any) -> None:
 
     try:
         config = Config.make(data_dir, **settings)
+        if name == "server":
+            check_flags(config)
         config.prepare()
         if name == "server":
             make_pki(config)

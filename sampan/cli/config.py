@@ -161,9 +161,9 @@ class Config:
             known = cls.load(data_dir)
         except NoCluster:
             known = None
+        flags = {**(known.apiserver_flags if known else {}), **given.get("apiserver_flags", {})}
+        given["apiserver_flags"] = {name: value for name, value in flags.items() if value != ""}
         if known is not None:
-            flags = {**known.apiserver_flags, **given.get("apiserver_flags", {})}
-            given["apiserver_flags"] = {k: v for k, v in flags.items() if v != ""}
             given |= {"rootless": True} if rootless else {}
             for name in FIXED & set(given):
                 if given[name] != getattr(known, name):
@@ -195,13 +195,6 @@ class Config:
             raise ConfigError(f"--node-port {self.node_port}: the API server has this port")
         if wrong := dns1123_subdomain(self.node_name):
             raise ConfigError(f"--node-name {self.node_name}: {wrong[0]}")
-        if self.apiserver_flags:
-            from sampan.apiserver.security import BadFlag, SecurityConfig, check_files
-
-            try:
-                check_files(SecurityConfig.of(self.apiserver_flags))
-            except BadFlag as error:
-                raise ConfigError(str(error)) from None
         if self.kubelet_args:
             from sampan.node.flags import BadFlag as BadNodeFlag
             from sampan.node.flags import read

@@ -10,8 +10,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from sampan.cli.apiserver_flags import check
 from sampan.cli.app import app
-from sampan.cli.config import Config
+from sampan.cli.config import Config, ConfigError
 from sampan.cli.images import open_store
 
 # (module (func (export "_start")) (memory (export "memory") 0))
@@ -46,6 +47,10 @@ def sampan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sampan:
         (["--cluster-cidr", "10.1.0.0/16", "--service-cidr", "10.1.128.0/17"], "overlaps"),
         (["--rootless", "--cluster-cidr", "10.1.0.0/16"], "127.0.0.0/8"),
         (["--max-pods", "0"], "--max-pods 0"),
+        (["--anonymous-auth=perhaps"], "--anonymous-auth perhaps: must be true or false"),
+        (["--token-auth-file=/no/such"], "--token-auth-file /no/such: no such file"),
+        (["--audit-log-path=-"], "--audit-policy-file and --audit-log-path: each needs the other"),
+        (["--encryption-provider-config=/dev/null"], "no such file"),
     ],
 )
 def test_settings_that_cannot_work_are_named(
@@ -55,6 +60,20 @@ def test_settings_that_cannot_work_are_named(
     assert done.exit_code == 1
     assert said in done.stderr and isinstance(done.exception, SystemExit), done
     assert not (tmp_path / "data").exists()
+
+
+def test_flags_of_the_api_server_are_kept_and_taken_back(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens.csv"
+    tokens.write_text("sesame,alice,u1\n")
+    data, flags = tmp_path / "data", {"token-auth-file": str(tokens), "anonymous-auth": "false"}
+    Config.make(data, apiserver_flags=flags).prepare()
+    assert Config.load(data).apiserver_flags == flags
+    changed = Config.make(data, apiserver_flags={"token-auth-file": "", "audit-log-maxage": "3"})
+    assert changed.apiserver_flags == {"anonymous-auth": "false", "audit-log-maxage": "3"}
+    tokens.unlink()
+    assert Config.make(data).apiserver_flags == flags  # the node starts whatever the server is told
+    with pytest.raises(ConfigError):
+        check(Config.make(data))
 
 
 def test_a_data_directory_too_deep_for_sockets(sampan: Sampan, tmp_path: Path) -> None:
