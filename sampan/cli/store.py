@@ -111,11 +111,17 @@ def restore(config: Config, file: Path) -> int:
         os.kill(pid, signal.SIGTERM)
         taken = gone(waiting, PATIENCE)
     else:
-        now = snapshot.install(waiting, place.file)
-        waiting.unlink()
+        try:
+            snapshot.install(waiting, place.file)
+        finally:
+            waiting.unlink()
         taken = True
     if not taken:
-        typer.echo(f"sampan: the server did not take it in {PATIENCE:.0f} s; see {config.logs}/server.log", err=True)  # fmt: skip
+        typer.echo(
+            f"sampan: the server did not take it in {PATIENCE:.0f} s, and will at its next start; "
+            f"see {config.logs}/server.log",
+            err=True,
+        )
         return 1
     typer.echo(f"{count} records of revision {revision} restored")
     return 0

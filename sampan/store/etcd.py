@@ -247,7 +247,7 @@ class EtcdStore:
         if before <= self._floor:
             return
         try:
-            await self.client.call("compact", pb.CompactionRequest(revision=before, physical=True))
+            await self.client.call("compact", pb.CompactionRequest(revision=before))
         except Refused as error:
             if error.code != grpc.StatusCode.OUT_OF_RANGE:  # else another server was quicker
                 raise

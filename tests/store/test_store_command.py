@@ -44,11 +44,12 @@ async def test_back_up_restore_and_move_there_and_back(server, tmp_path, etcd):
     assert "records at revision" in said
     assert backup.stat().st_mode & 0o777 == 0o600
 
-    # Restore while it runs: the file waits for the next start, since this server is not supervised.
+    # Restore while it runs: refused, since nobody supervises this server and could start it again.
     await client.update(CONFIGMAPS, {**before, "data": {"n": "2"}})
     later = await client.create(CONFIGMAPS, config_map("later"))
     said = sampan("store", "restore", backup, "--data-dir", data, status=1)
     assert "another process has this store open" in said
+    assert not (data / "store" / "restore.db").exists()
     server.kill()
     sampan("store", "restore", backup, "--data-dir", data)
     server.start()
