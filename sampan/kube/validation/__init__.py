@@ -16,6 +16,8 @@ from sampan.kube.validation import (
     autoscaling,
     batch,
     core,
+    device_slices,
+    devices,
     flowcontrol,
     networking,
     others,
@@ -46,6 +48,8 @@ _TABLE: Final[dict[tuple[str, str], Rules]] = {
     **admission.RULES,
     **autoscaling.RULES,
     **flowcontrol.RULES,
+    **devices.RULES,
+    **device_slices.RULES,
     **others.RULES,
 }
 

@@ -1,4 +1,4 @@
-"""Scheduling, node, coordination, events, certificates, authentication and resource claims."""
+"""Scheduling, node, coordination, events, certificates and authentication."""
 
 from __future__ import annotations
 
@@ -150,10 +150,6 @@ def _token_request(request: Object, causes: Causes) -> None:
         causes.append(invalid_value("spec.expirationSeconds", seconds, text))
 
 
-def _claim_update(new: Object, old: Object, causes: Causes) -> None:
-    rules.immutable(causes, "spec", new.get("spec"), old.get("spec"))
-
-
 _ANY_NAME = names.path_segment
 
 RULES = {
@@ -170,10 +166,6 @@ RULES = {
     ("certificates.k8s.io", "ClusterTrustBundle"): Rules(name=_ANY_NAME, namespaced=False),
     ("certificates.k8s.io", "PodCertificateRequest"): Rules(),
     ("authentication.k8s.io", "TokenRequest"): Rules(_token_request),
-    ("resource.k8s.io", "ResourceClaim"): Rules(update=_claim_update),
-    ("resource.k8s.io", "ResourceClaimTemplate"): Rules(update=_claim_update),
-    ("resource.k8s.io", "DeviceClass"): Rules(namespaced=False),
-    ("resource.k8s.io", "ResourceSlice"): Rules(namespaced=False),
     ("internal.apiserver.k8s.io", "StorageVersion"): Rules(namespaced=False),
     ("storagemigration.k8s.io", "StorageVersionMigration"): Rules(namespaced=False),
 }
