@@ -7,7 +7,7 @@ wait that is too long is 429 with Retry-After. Watches and streams take no seat,
 
 Kubernetes deals flows onto a fixed number of queues by shuffle sharding, to bound their number; here a flow has a queue of its
 own while something of it waits, and their sum is bounded by what the level's queues could hold. Levels keep their nominal
-share: none is lent.
+share: none is lent. A list takes a seat for every hundred objects, up to ten; everything else takes one.
 
 Idle, this costs a dictionary look-up and two additions; nothing is awaited.
 """
@@ -40,6 +40,8 @@ LEVELS = GVR("flowcontrol.apiserver.k8s.io", "v1", "prioritylevelconfigurations"
 WAIT = 0.25  # of the request's own time limit may be spent in a queue
 WAITING_BYTES = 64 << 20  # of bodies in all queues together
 REMEMBERED = 4096  # classifications
+OBJECTS_PER_SEAT = 100
+WIDEST = 10  # seats
 RETRY_AFTER = "1"  # seconds
 SCHEMA_HEADER = "X-Kubernetes-PF-FlowSchema-UID"
 LEVEL_HEADER = "X-Kubernetes-PF-PriorityLevel-UID"
@@ -56,6 +58,16 @@ class TooMany(Exception):
         self.reason = reason
 
 
+class Place:
+    """One request's place in a queue; `turn` is done when its seats are taken for it."""
+
+    __slots__ = ("turn", "width")
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
 class Level:
     """One priority level: its seats, and the queues of its flows."""
 
@@ -69,7 +81,7 @@ class Level:
         self.executing = 0
         self.waiting = 0
         self.rejected: dict[str, int] = {}
-        self._queues: dict[str, deque[asyncio.Future[None]]] = {}
+        self._queues: dict[str, deque[Place]] = {}
         self._turns: deque[str] = deque()  # flows of which something waits
 
     def configure(self, obj: Object, seats: int) -> None:
@@ -86,15 +98,15 @@ class Level:
         self.queue_length *= queuing.get("handSize", 8) if queues else 1
         self._dispatch()
 
-    def take(self) -> bool:
-        """A seat, if one is free and nobody waits for it."""
-        if self.executing < self.seats and not self.waiting:
-            self.executing += 1
+    def take(self, width: int = 1) -> bool:
+        """So many seats, if they are free and nobody waits for them."""
+        if not self.waiting and (self.executing + width <= self.seats or not self.executing):
+            self.executing += width
             return True
         return False
 
-    async def wait(self, flow: str, patience: float) -> None:
-        """Return with a seat. Raises TooMany."""
+    async def wait(self, flow: str, patience: float, width: int = 1) -> None:
+        """Return with so many seats. Raises TooMany."""
         queue = self._queues.get(flow)
         if not self.queue_length:
             raise self.refuse("concurrency-limit")
@@ -103,17 +115,17 @@ class Level:
         if queue is None:
             queue = self._queues[flow] = deque()
             self._turns.append(flow)
-        seat: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        queue.append(seat)
+        place = Place(width)
+        queue.append(place)
         self.waiting += 1
         try:
             async with asyncio.timeout(patience):
-                await seat
+                await place.turn
         except BaseException as error:
-            if seat.done() and not seat.cancelled():
-                self.release()  # it was given and cannot be used
+            if place.turn.done() and not place.turn.cancelled():
+                self.release(width)  # it was given and cannot be used
             else:
-                self._leave(flow, queue, seat)
+                self._leave(flow, queue, place)
             if isinstance(error, TimeoutError):
                 raise self.refuse("time-out") from None
             raise
@@ -122,43 +134,50 @@ class Level:
         self.rejected[reason] = self.rejected.get(reason, 0) + 1
         return TooMany(reason)
 
-    def _leave(
-        self, flow: str, queue: deque[asyncio.Future[None]], seat: asyncio.Future[None]
-    ) -> None:
-        if seat not in queue:
+    def _leave(self, flow: str, queue: deque[Place], place: Place) -> None:
+        if place not in queue:
             return  # `_dispatch` came upon it first
-        queue.remove(seat)
+        queue.remove(place)
         self.waiting -= 1
         if not queue:
             del self._queues[flow]
             self._turns.remove(flow)
 
-    def release(self) -> None:
-        self.executing -= 1
+    def release(self, width: int = 1) -> None:
+        self.executing -= width
         if self.waiting:
             self._dispatch()
 
     def _dispatch(self) -> None:
-        """Give free seats away, one to each flow in turn."""
-        while self._turns and self.executing < self.seats:
+        """Give free seats away, to one request of each flow in turn. What is wider than the level runs alone."""
+        while self._turns:
+            queue = self._queues[self._turns[0]]
+            width = queue[0].width
+            if self.executing and self.executing + width > self.seats:
+                return
             flow = self._turns.popleft()
-            queue = self._queues[flow]
-            seat = queue.popleft()
+            place = queue.popleft()
             self.waiting -= 1
             if queue:
                 self._turns.append(flow)
             else:
                 del self._queues[flow]
-            if not seat.done():  # else its request was cancelled in this very step
-                self.executing += 1
-                seat.set_result(None)
+            if not place.turn.done():  # else its request was cancelled in this very step
+                self.executing += width
+                place.turn.set_result(None)
 
 
 class Fairness:
     """The levels and schemas that hold now. Until the objects have been read, those are the defaults."""
 
-    def __init__(self, seats: int, request_timeout: float) -> None:
+    def __init__(
+        self,
+        seats: int,
+        request_timeout: float,
+        count: Callable[[RequestInfo], int] = lambda info: 0,
+    ) -> None:
         self.total = seats
+        self.count = count  # objects that a list has to look through
         self.patience = request_timeout * WAIT
         self.levels: dict[str, Level] = {}
         self.schemas: list[Schema] = []
@@ -214,24 +233,34 @@ class Fairness:
         if level.exempt or info.verb == "watch" or info.subresource in STREAMS:
             response = await answered(work(request, user, info))
         else:
-            if not level.take():
+            width = self.width(request, info) if info.verb == "list" else 1
+            if not level.take(width):
                 try:
-                    await self._wait(level, schema.flow(user, info), len(request.body))
+                    flow = schema.flow(user, info)
+                    await self._wait(level, flow, len(request.body), width)
                 except TooMany:
                     return self._marked(refusal(), schema, level)
             try:
                 response = await answered(work(request, user, info))
             finally:
-                level.release()
+                level.release(width)
         return self._marked(response, schema, level)
 
-    async def _wait(self, level: Level, flow: str, size: int) -> None:
+    def width(self, request: Request, info: RequestInfo) -> int:
+        """Seats of a list, by the number of objects that it is about (as Kubernetes estimates work)."""
+        count = self.count(info)
+        limit = request.param("limit") if request.query else ""
+        if limit.isdecimal() and 0 < int(limit) < count:
+            count = int(limit)
+        return min(max(1, math.ceil(count / OBJECTS_PER_SEAT)), WIDEST)
+
+    async def _wait(self, level: Level, flow: str, size: int, width: int) -> None:
         if self.waiting_bytes + size > WAITING_BYTES:
             raise level.refuse("queue-full")
         self.waiting += 1
         self.waiting_bytes += size
         try:
-            await level.wait(flow, self.patience)
+            await level.wait(flow, self.patience, width)
         finally:
             self.waiting -= 1
             self.waiting_bytes -= size

@@ -42,6 +42,7 @@ from sampan.apiserver.pipeline import Pipeline
 from sampan.apiserver.pki import PKIPaths, ensure_pki, write_admin_kubeconfig
 from sampan.apiserver.registry import Registry
 from sampan.apiserver.renewal import Renewal
+from sampan.apiserver.routes import RequestInfo
 from sampan.apiserver.security import SecurityConfig
 from sampan.apiserver.stamps import Clock
 from sampan.apiserver.strategies import Strategies
@@ -86,7 +87,9 @@ class APIServer:
         self.expiry = EventExpiry(store, config.event_ttl)
         self.registry.on_event_written = self.expiry.written
         self.metrics = Metrics()
-        self.fairness = Fairness(config.max_requests_in_flight, config.request_timeout)
+        self.fairness = Fairness(
+            config.max_requests_in_flight, config.request_timeout, self._count
+        )
         self.discovery = Discovery(self.table, config.advertise or config.address)
         self.webhooks = WebhookClient(self.access.lookup)
         self.access.lookup.access = self.access
@@ -157,6 +160,12 @@ class APIServer:
         """URL for clients on this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.config.address, self.config.address)
         return f"https://[{host}]:{self.port}" if ":" in host else f"https://{host}:{self.port}"
+
+    def _count(self, info: RequestInfo) -> int:
+        """Objects of the kind that a request is about, as far as they are in the cache."""
+        row = self.table.rows.get((info.group, info.version, info.resource))
+        cache = self.caches.caches.get(row.storage) if row is not None else None
+        return len(cache.entries) if cache is not None else 0
 
     def _own(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """A task of the server; `close` ends it, and one that fails makes the server not live."""

@@ -358,3 +358,43 @@ async def test_levels_are_counted(api: Harness) -> None:
     assert f'{name},reason="concurrency-limit"}} 1.0' in text
     assert 'apiserver_flowcontrol_nominal_limit_seats{priority_level="system"} 74.0' in text
     level.executing = 0
+
+
+async def test_wide_requests_take_their_width() -> None:
+    level = limited(seats=4, length=100)
+    assert level.take(3) and level.take(1) and not level.take(1)
+    served: list[str] = []
+
+    async def one(flow: str, width: int) -> None:
+        await level.wait(flow, DEADLINE, width)
+        served.append(flow)
+
+    async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as group:
+        for flow, width in (("wide", 4), ("small", 1), ("huge", 9)):
+            group.create_task(one(flow, width))
+        await asyncio.sleep(0)
+        level.release(1)
+        await asyncio.sleep(0)
+        assert served == []  # the wide one is first: nobody overtakes it for ever
+        level.release(3)
+        await asyncio.sleep(0)
+        assert (served, level.executing) == (["wide"], 4)
+        level.release(4)
+        await asyncio.sleep(0)
+        assert (served, level.executing) == (["wide", "small"], 1)
+        level.release(1)
+        await asyncio.sleep(0)
+        assert (served, level.executing) == (["wide", "small", "huge"], 9)
+        level.release(9)
+    assert (level.executing, level.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("count", "query", "width"),
+    [(0, [], 1), (100, [], 1), (101, [], 2), (5000, [], 10), (5000, [("limit", "250")], 3)],
+)
+def test_lists_are_as_wide_as_what_they_read(
+    count: int, query: list[tuple[str, str]], width: int
+) -> None:
+    fairness = Fairness(600, 60.0, lambda info: count)
+    assert fairness.width(Request("GET", MAPS, query), parse("GET", MAPS, [])) == width
