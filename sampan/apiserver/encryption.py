@@ -46,6 +46,11 @@ class Provider(Protocol):
         ...
 
 
+def place(key: str) -> bytes:
+    """A key as additional data. Whether it is one that can be stored is for the store to say."""
+    return key.encode("utf-8", "surrogatepass")
+
+
 class Identity:
     prefix = b""
 
@@ -67,13 +72,13 @@ class AESGCM:
 
     def seal(self, key: str, value: bytes) -> bytes:
         nonce = os.urandom(NONCE)
-        return self.prefix + nonce + self._cipher.encrypt(nonce, value, key.encode())
+        return self.prefix + nonce + self._cipher.encrypt(nonce, value, place(key))
 
     def unseal(self, key: str, value: bytes) -> bytes:
         from cryptography.exceptions import InvalidTag
 
         try:
-            return self._cipher.decrypt(value[:NONCE], value[NONCE:], key.encode())
+            return self._cipher.decrypt(value[:NONCE], value[NONCE:], place(key))
         except (InvalidTag, ValueError) as error:
             raise EncryptionError(f"{key}: the stored value does not belong to its key") from error
 
@@ -144,18 +149,17 @@ class EncryptedStore:
         self.shared = inner.shared
         self.rules = rules
         self.stale: set[str] = set()  # keys whose value was written with another than the first key
-        self._by_prefix: dict[str, Rule] = {}
+        self._by_kind: dict[tuple[str, str], Rule] = {}
 
     def _rule(self, key: str) -> Rule:
         """Keys are `/registry/<group or core>/<plural>/…`."""
-        end = key.find("/", key.find("/", 10) + 1)
-        prefix = key[:end]
-        found = self._by_prefix.get(prefix)
+        parts = key.split("/", 4)
+        kind = (parts[2], parts[3]) if len(parts) > 4 else ("", "")
+        found = self._by_kind.get(kind)
         if found is None:
-            _, _, group, plural = (*prefix.split("/"), "", "", "")[:4]
-            group = "" if group == "core" else group
-            found = next((rule for rule in self.rules if rule.covers(group, plural)), PLAIN)
-            self._by_prefix[prefix] = found
+            group = "" if kind[0] == "core" else kind[0]
+            found = next((rule for rule in self.rules if rule.covers(group, kind[1])), PLAIN)
+            self._by_kind[kind] = found
         return found
 
     def _open(self, key: str, value: bytes) -> bytes:

@@ -108,6 +108,7 @@ class SQLiteStore:
         self._reader = connect(path, cache=READ_CACHE, readonly=True)
         self._snapshots: list[sqlite3.Connection] = []
         (self._revision,) = writer.execute("SELECT coalesce(max(revision), 0) FROM log").fetchone()
+        self._shown = self._revision  # the last that a range has shown
         (self._floor,) = writer.execute("SELECT value FROM meta WHERE name = 'floor'").fetchone()
         (self._swept,) = writer.execute("SELECT value FROM meta WHERE name = 'swept'").fetchone()
         self._waiting: deque[Write] = deque()
@@ -189,6 +190,8 @@ class SQLiteStore:
     ) -> Page:
         connection.execute("BEGIN")
         (present,) = connection.execute("SELECT coalesce(max(revision), 0) FROM log").fetchone()
+        # Durable, though the writer may not have told the loop yet: who was shown it may ask for it.
+        self._shown = max(self._shown, present)
         records: list[Record] = []
         wanted = limit + 1 if limit else 0  # one more tells whether there are more
         past = 0 < revision < present
@@ -450,7 +453,7 @@ class SQLiteStore:
     def _check_kept(self, revision: int) -> None:
         if revision < self._floor:
             raise Compacted(revision, self._floor)
-        if revision > self._revision:
+        if revision > max(self._revision, self._shown):
             raise StoreError(f"revision {revision} is in the future; the last is {self._revision}")
 
     async def close(self) -> None:

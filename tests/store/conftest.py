@@ -1,10 +1,12 @@
 """Contract tests run once per implementation: a table of how to open one for a test."""
 
+import base64
 import uuid
 
 import pytest
 from etcd_cluster import BINARY, MISSING, EtcdCluster
 
+from sampan.apiserver.encryption import EncryptedStore, parse_config
 from sampan.store.etcd import EtcdStore
 from sampan.store.sqlite import SQLiteStore
 
@@ -31,7 +33,25 @@ def etcd_opener(request):
     return lambda: EtcdStore.open(endpoints, root=root)
 
 
-OPENERS = {"sqlite": sqlite_opener, "etcd": etcd_opener}
+def encrypted_opener(request):
+    """What stands before a store when Secrets are encrypted at rest keeps the contract too."""
+    keys = [{"name": "key", "secret": base64.b64encode(bytes(32)).decode()}]
+    rules = parse_config(
+        {
+            "apiVersion": "apiserver.config.k8s.io/v1",
+            "kind": "EncryptionConfiguration",
+            "resources": [{"resources": ["*.*"], "providers": [{"aesgcm": {"keys": keys}}]}],
+        }
+    )
+    opener = sqlite_opener(request)
+
+    async def open_it():
+        return EncryptedStore(await opener(), rules)
+
+    return open_it
+
+
+OPENERS = {"sqlite": sqlite_opener, "etcd": etcd_opener, "encrypted": encrypted_opener}
 
 
 @pytest.fixture(params=OPENERS)
