@@ -24,7 +24,9 @@ class ServerConfig:
     event_ttl: float = 3600.0  # seconds that Events live
     authorization: bool = True  # False: whoever is authenticated may do anything
     body_limit: int = 3 * 1024 * 1024
-    max_requests_in_flight: int = 600  # seats that the priority levels share
+    # Seats that the priority levels share. Kubernetes has 600 for many processors; here one does nearly all the work, so more
+    # seats would bring no more answers, only a longer wait for each of them, whoever's it is.
+    max_requests_in_flight: int = 120
     request_timeout: float = 60.0  # seconds; watches and upgrades are not bound by it
     watch_timeout: tuple[float, float] = (
         1800.0,
