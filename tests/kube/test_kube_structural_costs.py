@@ -68,3 +68,28 @@ def test_many_rules_together() -> None:
         found[-1].message.split(" (")[0],
     ]
     assert found[-1].field == PATH
+
+
+def test_bounds_are_those_that_real_definitions_were_written_against() -> None:
+    """Rules as OpenShift has them: Kubernetes accepts them, so their bound must not be higher here."""
+    text = {"type": "string", "maxLength": 512}
+    items = {"type": "array", "maxItems": 256, "items": ruled(
+        text, "size(self.split('/')[0].split('.')) == 1 ? self.split('/')[0] == 'localhost' : true"
+    )}  # fmt: skip
+    image = ruled(
+        {**text, "maxLength": 447}, r"self.split('@')[1].matches('^sha256:[a-f0-9]{64}$')"
+    )
+    path = ruled(
+        {**text, "maxLength": 1023}, "self.split('.', 16).all(f, f.matches('^[a-zA-Z]{1,63}$'))"
+    )
+    pem = ruled(
+        {**text, "maxLength": 8192, "format": "byte"},
+        "string(self).findAll('-----BEGIN').size() > 0",
+    )
+    url = ruled(
+        {"type": "string"}, "isURL(self)", "matches(url(self).getEscapedPath(), '^/v[0-9]+$')"
+    )
+    subnet = ruled({"type": "string"}, "isCIDR(self) && cidr(self).ip().family() == 4")
+    whole = schema(items=items, image=image, path=path, pem=pem, url=url, subnet=subnet)
+    whole["x-kubernetes-validations"] = [{"rule": "size('router-' + self.metadata.name) <= 253"}]
+    assert costs.check(whole, PATH) == []

@@ -88,8 +88,10 @@ def _object(schema: Mapping[str, Any], root: bool) -> Shape:
         return Shape(most, 2, item=value, key=Shape(0, 2))  # as Kubernetes: keys are not counted
     if root or schema.get("x-kubernetes-embedded-resource"):
         text = {"type": "string"}
-        meta = {"type": "object", "properties": {"name": text, "generateName": text}}
-        properties = {"apiVersion": text, "kind": text, "metadata": meta, **properties}
+        given = (properties.get("metadata") or {}).get("properties") or {}
+        names = {"name": text, "generateName": text, **given}
+        meta = {"type": "object", "properties": names}
+        properties = {**properties, "apiVersion": text, "kind": text, "metadata": meta}
     required = set(schema.get("required") or ())
     least = 2
     fields: dict[str, Shape] = {}
@@ -179,6 +181,13 @@ class _Estimator:
     def __init__(self, shapes: Mapping[str, Shape]) -> None:
         self.shapes = shapes
         self.locals: dict[int, _Found] = {}
+        # Kubernetes takes an item of a list that an expression made (`self.split('/')[0]`) to be as large as `self`.
+        self.whole = shapes["self"].most if "self" in shapes else UNKNOWN
+
+    def each(self, found: _Found) -> int:
+        """The size of one item."""
+        known = found.each()
+        return self.whole if known >= UNKNOWN else known
 
     def of(self, node: Node) -> _Found:
         return _KINDS[type(node)](self, node)
@@ -227,7 +236,7 @@ class _Estimator:
             inner = args[0].shape.item if args[0].shape is not None else None
             if inner is not None:
                 return self.at(_sum(total, 1), inner, node.type)
-            return _Found(_sum(total, 1), args[0].each())
+            return _Found(_sum(total, 1), self.each(args[0]))
         units, size = self.function(node, args)
         scalar = _unsized(node.type)
         item = max(args[0].each(), args[1].each()) if name == "_+_" and len(args) == 2 else UNKNOWN
@@ -262,10 +271,10 @@ class _Estimator:
         over = self.of(node.range)
         shape = over.shape
         key = _Found(1, shape.key.most if shape is not None and shape.key else 1)
-        value = _Found(1, over.each(), shape.item if shape is not None else None)
+        value = _Found(1, self.each(over), shape.item if shape is not None else None)
         is_map = node.range.type.kind == "map"
         if is_map and shape is None:
-            key = _Found(1, over.each())
+            key = _Found(1, self.each(over))
         if len(node.slots) == 2:
             self.locals[node.slots[0]], self.locals[node.slots[1]] = key, value
         else:
@@ -338,6 +347,8 @@ def _within(node: Call, args: list[_Found]) -> tuple[int, int]:
 
 
 def _pattern(node: Call, args: list[_Found]) -> tuple[int, int]:
+    if node.function == "matches" and node.target is None:
+        return 1, 1  # Kubernetes reckons only with the method
     text = _part(_sum(args[0].size, 1), cost.TEXT)
     return _times(text, _part(args[1].size, 0.25)), args[0].size
 
@@ -372,7 +383,28 @@ def _join(node: Call, args: list[_Found]) -> tuple[int, int]:
     items = args[0]
     separator = args[1].size if len(args) > 1 else 0
     size = _sum(_times(items.size, items.each()), _times(items.size, separator))
-    return _part(size, 2 * cost.TEXT), size
+    return _part(size, cost.TEXT), size
+
+
+def _split(node: Call, args: list[_Found]) -> tuple[int, int]:
+    text = args[0].size
+    limit = node.args[2] if len(node.args) > 2 else None
+    most = text
+    if isinstance(limit, Const) and isinstance(limit.value, int) and limit.value >= 0:
+        most = limit.value
+    return _part(text, 2 * cost.TEXT), most
+
+
+def _to_text(node: Call, args: list[_Found]) -> tuple[int, int]:
+    if node.args[0].type.kind != "bytes":
+        return 1, UNKNOWN
+    return _part(args[0].size, cost.TEXT), args[0].size
+
+
+def _ip(node: Call, args: list[_Found]) -> tuple[int, int]:
+    if node.args[0].type.kind != "string":
+        return 1, UNKNOWN  # that of a CIDR
+    return _part(args[0].size, cost.TEXT), UNKNOWN
 
 
 def _product(node: Call, args: list[_Found]) -> tuple[int, int]:
@@ -393,14 +425,16 @@ _FUNCTIONS: dict[str, Reckon] = {
     **dict.fromkeys(("bytes", "strings.quote", "format"), _text()),
     **dict.fromkeys(("startsWith", "endsWith"), _prefix),
     **dict.fromkeys(
-        ("url", "isURL", "lowerAscii", "upperAscii", "substring", "trim", "jsonpatch.escapeKey"),
+        ("url", "lowerAscii", "upperAscii", "substring", "trim", "jsonpatch.escapeKey"),
         _text(keeps=True),
     ),
     **dict.fromkeys(
-        ("quantity", "isQuantity", "ip", "isIP", "cidr", "isCIDR", "semver", "isSemver"), _text()
+        ("quantity", "isQuantity", "isIP", "cidr", "isCIDR", "semver", "isSemver"), _text()
     ),
     "ip.isCanonical": _text(2 * cost.TEXT),
-    "split": _text(2 * cost.TEXT, keeps=True),
+    "split": _split,
+    "string": _to_text,
+    "ip": _ip,
     **dict.fromkeys(("isSorted", "sum", "min", "max", "indexOf", "lastIndexOf"), _traversal),
     "replace": _replace,
     "join": _join,
