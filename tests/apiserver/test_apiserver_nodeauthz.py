@@ -137,6 +137,18 @@ async def test_tokens_for_the_accounts_of_its_pods(api: Harness) -> None:
     assert "no relationship found" in await refused(api, elsewhere, method="POST")
 
 
+async def test_tokens_for_the_audiences_of_the_pod_s_volumes(api: Harness) -> None:
+    sources = [{"serviceAccountToken": {"path": "t", "audience": "vault"}}]
+    volumes = [{"name": "t", "projected": {"sources": sources}}]
+    await api.call("POST", PODS, pod("mine", nodeName="boat", volumes=volumes))
+    path = f"{CORE}/serviceaccounts/default/token"
+    bound = {"apiVersion": "v1", "kind": "Pod", "name": "mine"}
+    for audiences, status in ((["vault"], 201), ([], 201), (["vault", "bank"], 403)):
+        spec = {"audiences": audiences, "boundObjectRef": bound}
+        answer = await api.call("POST", path, {"spec": spec}, status, user=NODE)
+    assert 'audience "bank" not found in pod spec volume' in answer["message"]
+
+
 async def test_pods_and_nodes_only_its_own(api: Harness) -> None:
     await api.call("POST", PODS, pod("mine", nodeName="boat"))
     await api.call("POST", PODS, pod("theirs", nodeName="raft"))

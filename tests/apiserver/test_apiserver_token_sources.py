@@ -467,6 +467,46 @@ def test_a_wrong_token_file_names_the_line_and_no_token(tmp_path: Path) -> None:
         StaticTokens.read(tmp_path / "absent")
 
 
+# --- service accounts ---------------------------------------------------------------------------------------
+
+
+async def test_issuer_audiences_and_the_longest_life(tmp_path: Path) -> None:
+    api = await serving(
+        tmp_path,
+        service_account_issuer="https://boats.example",
+        api_audiences="api,boats",
+        service_account_max_token_expiration="1h",
+    )
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}}
+    path = "/api/v1/namespaces/default/serviceaccounts"
+    await api.call("POST", path, account)
+    answer = await api.send("POST", f"{path}/robot/token", {"spec": {"expirationSeconds": 7200}})
+    made = answer.json()
+    assert made["spec"]["expirationSeconds"] == 3600
+    assert "requested expiration of 7200 seconds shortened to 3600" in answer.headers["Warning"]
+    token = made["status"]["token"]
+    claims = jwt.decode(token, options={"verify_signature": False})
+    assert (claims["iss"], claims["aud"]) == ("https://boats.example", ["api"])
+    assert claims["exp"] - claims["iat"] == 3600
+    assert (await who(api, token))["username"] == "system:serviceaccount:default:robot"
+    review = {"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1"}
+    for asked, status in (
+        (["boats", "api"], {"authenticated": True, "audiences": ["api"]}),
+        (["boats"], {"authenticated": False}),
+    ):
+        spec = {"token": token, "audiences": asked}
+        found = (await api.call("POST", TOKEN_REVIEW, review | {"spec": spec}))["status"]
+        assert {key: found[key] for key in status} == status
+    # Others check such tokens by what the issuer publishes, which anybody of this cluster may read.
+    assert (await api.server.handle(Request("GET", "/openid/v1/jwks"))).status == 403
+    document = (await bearer(api, token, "/.well-known/openid-configuration")).json()
+    assert document["issuer"] == "https://boats.example"
+    keys = (await bearer(api, token, "/openid/v1/jwks")).json()
+    key = jwt.PyJWKSet.from_dict(keys)[jwt.get_unverified_header(token)["kid"]]
+    assert jwt.decode(token, key.key, algorithms=["ES256"], audience="api")["sub"].endswith("robot")
+    await closed(api)
+
+
 # --- flags -------------------------------------------------------------------------------------------------
 
 
