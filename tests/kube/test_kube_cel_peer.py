@@ -368,6 +368,25 @@ def test_refusals_are_worded_and_pointed_at_as_the_reference_does(expression: st
     assert str(mine.value) in str(other.value)
 
 
+SYNTAX = [
+    "i = 42", "i &  1", "i # 1", "i.", "i.1", "i..a", "(i", "i)", "i i", "1 +", "+ 1", "i ? 1", "[1", "[1 2]",
+    "{1", "{1:", "{1:2", "o.f(1", "o.f(1,", '"abc', "'a\\q'", "l[1", "in", "i in", "if", "true.false", "o.in",
+    "1..2", "0x", "1a", "a b c", "", "`", "o.{", "Foo{", "Foo{a", "!i !", "i == == b", "i && ", "&& i",
+    '"\\u12"', "1u2", ".5.5", "9999999999999999999", 's == "abc\nd"', "i\n+\n* 2", "namespace",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("expression", SYNTAX)
+def test_syntax_errors_are_worded_as_antlr_words_them(expression: str) -> None:
+    with pytest.raises(cel.CompileError) as mine:
+        cel.compile(expression, OURS)
+    with pytest.raises(RuntimeError) as other:
+        _ENV.compile(expression)
+    first = str(mine.value).split("\n |")[0]
+    told = str(other.value).removesuffix(" [INVALID_ARGUMENT]")
+    assert first == told.removeprefix("INVALID_ARGUMENT: ").split("\n |")[0]
+
+
 NUMBERS = st.one_of(
     st.integers(-(1 << 63), (1 << 63) - 1),
     st.sampled_from([0, 1, -1, 2, 10, (1 << 63) - 1, -(1 << 63)]),

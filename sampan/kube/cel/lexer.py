@@ -41,6 +41,9 @@ _ESCAPE = re.compile(
 )
 
 
+_NO_ESCAPE = re.compile(r"\\(?:[xXuU][0-9a-fA-F]*)?.", re.DOTALL)
+
+
 class Token(NamedTuple):
     kind: str  # op | word | quoted | int | uint | float | string | bytes | end
     value: Any
@@ -59,7 +62,10 @@ def tokens(source: str) -> list[Token]:
     while position < end:
         match = _TOKEN.match(source, position)
         if match is None:
-            raise CompileError(source, [Issue(position, _unrecognized(source[position]))])
+            # Half an operator is refused with the character that should have been its other half.
+            width = 2 if source[position] in "=&|" else 1
+            text = source[position : position + width]
+            raise CompileError(source, [Issue(position, _unrecognized(text))])
         kind = match.lastgroup
         text = match.group()
         if kind == "space":
@@ -75,8 +81,12 @@ def tokens(source: str) -> list[Token]:
     return found
 
 
+_SHOWN = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
 def _unrecognized(text: str) -> str:
-    return f"Syntax error: token recognition error at: '{text}'"
+    shown = "".join(_SHOWN.get(each, each) for each in text)
+    return f"Syntax error: token recognition error at: '{shown}'"
 
 
 def _plain(source: str, kind: str, text: str, position: int) -> Token:
@@ -105,18 +115,21 @@ def _string(source: str, start: int, opening: str) -> tuple[Token, int]:
     while True:
         at = source.find(quote, scan)
         if at < 0:
-            raise CompileError(source, [Issue(start, _unrecognized(source[start : start + 20]))])
+            until = re.compile(r"[^\n]*\n?").match(source, start)
+            text = source[start:] if long or until is None else until.group()
+            raise CompileError(source, [Issue(start, _unrecognized(text[:200]))])
         if raw or not _odd_backslashes(source, position, at):
             break
         scan = at + 1
     body = source[position:at]
     if not long and ("\n" in body or "\r" in body):
-        raise CompileError(source, [Issue(start, _unrecognized(body.split("\n")[0]))])
+        until = position + min(body.find(each) for each in "\n\r" if each in body)
+        raise CompileError(source, [Issue(start, _unrecognized(source[start : until + 1]))])
     if "b" in prefix:
         return Token(
-            "bytes", body.encode() if raw else _bytes(source, body, position), start
+            "bytes", body.encode() if raw else _bytes(source, body, position, start), start
         ), at + len(quote)
-    value = body if raw or "\\" not in body else _text(source, body, position)
+    value = body if raw or "\\" not in body else _text(source, body, position, start)
     return Token("string", value, start), at + len(quote)
 
 
@@ -127,7 +140,7 @@ def _odd_backslashes(source: str, start: int, at: int) -> bool:
     return count % 2 == 1
 
 
-def _text(source: str, body: str, offset: int) -> str:
+def _text(source: str, body: str, offset: int, start: int) -> str:
     def value(match: re.Match[str]) -> str:
         simple, byte, four, eight, octal = match.groups()
         if simple:
@@ -139,10 +152,10 @@ def _text(source: str, body: str, offset: int) -> str:
             )
         return chr(code)
 
-    return _unescaped(source, body, offset, value)
+    return _unescaped(source, body, offset, start, value)
 
 
-def _bytes(source: str, body: str, offset: int) -> bytes:
+def _bytes(source: str, body: str, offset: int, start: int) -> bytes:
     """In a bytes literal \\x and octal stand for bytes, anything else for its UTF-8."""
 
     def value(match: re.Match[str]) -> str:
@@ -153,7 +166,7 @@ def _bytes(source: str, body: str, offset: int) -> bytes:
             raise CompileError(source, [Issue(offset + match.start(), "unable to unescape string")])
         return chr(0xDC00 + (int(octal, 8) if octal else int(byte, 16)))
 
-    text = _unescaped(source, body, offset, value)
+    text = _unescaped(source, body, offset, start, value)
     # A byte travels as a lone surrogate until here, so that it cannot be taken for a character.
     return b"".join(
         bytes((ord(each) - 0xDC00,)) if 0xDC00 <= ord(each) <= 0xDCFF else each.encode()
@@ -161,12 +174,14 @@ def _bytes(source: str, body: str, offset: int) -> bytes:
     )
 
 
-def _unescaped(source: str, body: str, offset: int, value: Any) -> str:
+def _unescaped(source: str, body: str, offset: int, start: int, value: Any) -> str:
     parts, last = [], 0
     while (at := body.find("\\", last)) >= 0:
         match = _ESCAPE.match(body, at)
         if match is None:
-            raise CompileError(source, [Issue(offset + at, "unable to unescape string")])
+            wrong = _NO_ESCAPE.match(source, offset + at)
+            until = wrong.end() if wrong is not None else len(source)
+            raise CompileError(source, [Issue(start, _unrecognized(source[start:until]))])
         parts += [body[last:at], value(match)]
         last = match.end()
     return "".join(parts) + body[last:]

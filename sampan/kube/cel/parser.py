@@ -31,6 +31,7 @@ _OPERAND = (
     "expecting {'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', "
     "NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}"
 )
+_STARTS = frozenset("[{(.-!")
 _LEVELS: tuple[dict[str, str], ...] = (
     {"<": "_<_", "<=": "_<=_", ">": "_>_", ">=": "_>=_", "==": "_==_", "!=": "_!=_", "in": "@in"},
     {"+": "_+_", "-": "_-_"},
@@ -60,7 +61,7 @@ def parse(source: str) -> Node:
     except RecursionError:
         raise CompileError(source, [Issue(-1, "expression recursion limit exceeded")]) from None
     if parser.token.kind != "end":
-        parser.unexpected("expecting <EOF>")
+        parser.unexpected("expecting <EOF>", extra=parser.following.kind == "end")
     return node
 
 
@@ -78,13 +79,34 @@ class _Parser:
     def fail(self, position: int, message: str) -> NoReturn:
         raise CompileError(self.source, [Issue(position, message)])
 
-    def unexpected(self, expected: str) -> NoReturn:
+    @property
+    def following(self) -> Token:
+        return self.tokens[min(self.index + 1, len(self.tokens) - 1)]
+
+    @property
+    def shown(self) -> str:
+        """The token as it is written."""
         token = self.token
-        shown = token.value
-        if token.kind not in ("op", "word", "end"):
-            following = self.tokens[self.index + 1].position if token.kind != "end" else None
-            shown = self.source[token.position : following].rstrip()
-        self.fail(token.position, f"Syntax error: mismatched input '{shown}' {expected}")
+        if token.kind in ("op", "word", "end"):
+            return str(token.value)
+        return self.source[token.position : self.following.position].rstrip()
+
+    def unexpected(self, expected: str, *, extra: bool = False) -> NoReturn:
+        """As ANTLR words it: a token is `extraneous` when without it all would be well."""
+        what = "extraneous" if extra else "mismatched"
+        self.fail(self.token.position, f"Syntax error: {what} input '{self.shown}' {expected}")
+
+    def no_operand(self) -> NoReturn:
+        token, after = self.token, self.following
+        extra = token.kind != "end" and (
+            after.kind in (*_LITERALS, "word") or (after.kind == "op" and after.value in _STARTS)
+        )
+        self.unexpected(_OPERAND, extra=extra and after.value != "in")
+
+    def no_name(self) -> NoReturn:
+        text = "" if self.token.kind == "end" else self.shown
+        message = f"Syntax error: no viable alternative at input '.{text}'"
+        self.fail(self.token.position, message)
 
     def take(self, op: str) -> Token | None:
         token = self.tokens[self.index]
@@ -96,8 +118,20 @@ class _Parser:
     def need(self, op: str) -> Token:
         found = self.take(op)
         if found is None:
+            if self.token.kind == "end" and op in (")", "]"):
+                self.fail(self.token.position, f"Syntax error: missing '{op}' at '<EOF>'")
             self.unexpected(f"expecting '{op}'")
         return found
+
+    def more(self, closing: str) -> bool:
+        """Behind an item of a list or map: is there another? The closing bracket is taken."""
+        if self.take(","):
+            return self.take(closing) is None
+        if self.take(closing) is None:
+            after = self.following
+            extra = self.token.kind != "end" and after.value in (closing, ",")
+            self.unexpected(f"expecting {{'{closing}', ','}}", extra=extra)
+        return False
 
     # Operators
 
@@ -198,7 +232,7 @@ class _Parser:
             self.index += 1
             return Select(position, operand, token.value, optional=optional)
         if token.kind != "word" or token.value in ("true", "false", "null", "in"):
-            self.unexpected("expecting IDENTIFIER")
+            self.no_name()
         self.index += 1
         opening = None if optional else self.take("(")
         if opening is None:
@@ -229,7 +263,7 @@ class _Parser:
                 constant.type = NULL if value is None else BOOL
                 return constant
             if token.value == "in":
-                self.unexpected(_OPERAND)
+                self.no_operand()
             return self.name()
         if kind == "op":
             if token.value == ".":
@@ -243,7 +277,7 @@ class _Parser:
                 return self.list_literal()
             if token.value == "{":
                 return self.map_literal()
-        self.unexpected(_OPERAND)
+        self.no_operand()
 
     def literal(self, token: Token) -> Node:
         self.index += 1
@@ -269,7 +303,7 @@ class _Parser:
         if named is not None:
             return self.object_literal(prefix + named)
         if token.value in RESERVED:
-            self.fail(start, f"Syntax error: reserved identifier: {token.value}")
+            self.fail(start, f"reserved identifier: {token.value}")
         return Ident(start, prefix + token.value)
 
     def type_name(self, first: str) -> str | None:
@@ -292,42 +326,39 @@ class _Parser:
         position = self.need("[").position
         items: list[Node] = []
         optional: set[int] = set()
-        while not self.take("]"):
+        open_ = not self.take("]")
+        while open_:
             if self.take("?"):
                 optional.add(len(items))
             items.append(self.expression())
-            if not self.take(","):
-                self.need("]")
-                break
+            open_ = self.more("]")
         return ListNode(position, items, optional)
 
     def map_literal(self) -> Node:
         position = self.need("{").position
         entries: list[tuple[Node, Node, bool]] = []
-        while not self.take("}"):
+        open_ = not self.take("}")
+        while open_:
             optional = self.take("?") is not None
             key = self.expression()
             self.need(":")
             entries.append((key, self.expression(), optional))
-            if not self.take(","):
-                self.need("}")
-                break
+            open_ = self.more("}")
         return MapNode(position, entries)
 
     def object_literal(self, name: str) -> Node:
         position = self.need("{").position
         entries: list[tuple[int, str, Node, bool]] = []
-        while not self.take("}"):
+        open_ = not self.take("}")
+        while open_:
             optional = self.take("?") is not None
             token = self.token
             if token.kind not in ("word", "quoted"):
-                self.unexpected("expecting {'}', ',', '?', IDENTIFIER}")
+                self.unexpected("expecting {'}', ',', '\\u003F', IDENTIFIER, ESC_IDENTIFIER}")
             self.index += 1
             self.need(":")
             entries.append((token.position, token.value, self.expression(), optional))
-            if not self.take(","):
-                self.need("}")
-                break
+            open_ = self.more("}")
         return ObjectNode(position, name, entries)
 
     # Macros
