@@ -26,7 +26,10 @@ class Crowd(Generic[T]):
 
     def __call__(self, part: Any) -> T:
         """`part` is of JSON's types."""
-        text = orjson.dumps(part)
+        try:
+            text = orjson.dumps(part)
+        except TypeError:  # nested deeper than can be encoded
+            return self._work(part)
         known = self._known
         try:
             return known[text]

@@ -9,15 +9,17 @@ only exception is ApiError 400, worded as Kubernetes words it.
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import orjson
 
 from sampan.kube import conform, errors, schema
+from sampan.kube.crowds import Crowd
 from sampan.kube.types import GVK
 
 Strictness = Literal["Ignore", "Warn", "Strict"]
 
+POD: Final = "io.k8s.api.core.v1.Pod"
 JSON_TYPES = ("application/json", "")
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
 # Deeper values could not be encoded again. Kubernetes stops at 10,000; no real object passes 100.
@@ -96,7 +98,7 @@ def _fit(value: dict[str, Any], gvk: GVK) -> list[str]:
     name = schema.for_gvk(gvk)
     try:
         if name is not None:
-            return conform.conform(value, name)
+            return [] if _of_crowd(value, name) else conform.conform(value, name)
         # A kind from a CustomResourceDefinition: its schema is checked elsewhere, metadata is common to all.
         metadata = value.get("metadata")
         if metadata is None:
@@ -108,6 +110,18 @@ def _fit(value: dict[str, Any], gvk: GVK) -> list[str]:
         return [text.replace('"', '"metadata.', 1) for text in unknown]
     except (conform.Mismatch, RecursionError) as error:
         raise errors.bad_request(cannot_be_handled(gvk, _reason(error))) from error
+
+
+def _of_crowd(value: dict[str, Any], name: str) -> bool:
+    """Is this a pod that fits as it is, whose spec need not be looked at because another's was?"""
+    spec = value.get("spec")
+    if name != POD or not spec:
+        return False
+    rest = {key: item for key, item in value.items() if key != "spec"}
+    return conform.checker(POD)(rest) and _pod_spec_fits(spec)
+
+
+_pod_spec_fits: Final = Crowd(lambda spec: conform.checker(POD)({"spec": spec}))
 
 
 def _reason(error: Exception) -> str:

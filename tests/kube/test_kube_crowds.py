@@ -5,7 +5,13 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import orjson
+import pytest
+
 from sampan.kube.crowds import LARGEST, REMEMBERED, Crowd
+from sampan.kube.decode import decode
+from sampan.kube.defaulting import default
+from sampan.kube.errors import ApiError
 from sampan.kube.types import GVK
 from sampan.kube.validation import validate_create
 from sampan.kube.warnings import warnings_for
@@ -77,3 +83,28 @@ def test_annotations_count_for_warnings() -> None:
     assert not warnings_for(POD, plain)
     assert len(warnings_for(POD, marked)) == 1
     assert not warnings_for(POD, plain)
+
+
+def test_what_cannot_be_encoded_is_worked_out_all_the_same() -> None:
+    deep: list[Any] = []
+    for _ in range(300):
+        deep = [deep]
+    assert Crowd(len)(deep) == 1
+
+
+def test_pods_of_a_crowd_are_fitted_and_defaulted_like_the_first() -> None:
+    def decoded(name: str, **spec: Any) -> dict[str, Any]:
+        sent = pod(name, **spec)
+        obj, found = decode(orjson.dumps(sent), "application/json", POD, strict="Warn")
+        default(POD, obj)
+        return {**obj, "warnings": found}
+
+    first, second = decoded("a"), decoded("b")
+    assert first["spec"] == second["spec"] and first["spec"]["enableServiceLinks"] is True
+    first["spec"]["containers"][0]["image"] = "changed"
+    first["spec"]["nodeName"] = "n"
+    assert decoded("c")["spec"] == second["spec"]
+    for name in ("a", "b"):
+        assert decoded(name, surprise=1)["warnings"] == ['unknown field "spec.surprise"']
+        with pytest.raises(ApiError, match="of type string"):
+            decoded(name, nodeName=1)

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+import orjson
+
+from sampan.kube.crowds import Crowd
 from sampan.kube.defaulting.fill import Object, each, empty, sub, unset
 from sampan.kube.quantity import Quantity, parse
 
@@ -27,7 +30,12 @@ def pull_policy(image: str) -> str:
 
 
 def default_pod(pod: Object) -> None:
-    spec = sub(pod, "spec")
+    """Pods of one template get the same defaults: copying the answer costs less than finding it again."""
+    pod["spec"] = orjson.loads(_of_crowd(sub(pod, "spec")))
+    sub(pod, "status")
+
+
+def _of_pod(spec: Object) -> bytes:
     default_spec(spec)
     unset(spec, enableServiceLinks=True)
     host = spec.get("hostNetwork")
@@ -42,7 +50,10 @@ def default_pod(pod: Object) -> None:
                         port["hostPort"] = port.get("containerPort", 0)
     if (pod_resources := spec.get("resources")) and pod_resources.get("limits"):
         _pod_requests(spec, pod_resources)
-    sub(pod, "status")
+    return orjson.dumps(spec)
+
+
+_of_crowd: Final = Crowd(_of_pod)
 
 
 def default_template(holder: Object) -> None:
