@@ -7,6 +7,7 @@ that it gives for bad ones.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from sampan.apiserver.negotiate import PLAIN, Form
@@ -42,8 +43,7 @@ class Call:
 
     @property
     def storage_gvk(self) -> GVK:
-        group, _, version = self.resource.storage_version.rpartition("/")
-        return GVK(group, version, self.resource.kind)
+        return _gvk(self.resource.storage_version, self.resource.kind)
 
     @property
     def key(self) -> str:
@@ -108,6 +108,13 @@ def manager_causes(name: str, path: str) -> list[errors.Cause]:
                 problem = f"invalid character U+{ord(character):04X} (at position {position})"
                 causes.append(errors.invalid_value(path, name, problem))
     return causes
+
+
+@lru_cache(maxsize=1024)
+def _gvk(api_version: str, kind: str) -> GVK:
+    """Asked several times in every write."""
+    group, _, version = api_version.rpartition("/")
+    return GVK(group, version, kind)
 
 
 def boolean(request: Request, name: str) -> bool | None:

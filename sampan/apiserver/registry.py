@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Container
-from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -94,9 +93,10 @@ class Registry:
         generated = metadata.get("generateName") if not metadata.get("name") else None
         if metadata.get("resourceVersion"):
             raise errors.bad_request("resourceVersion should not be set on objects to be created")
-        pristine = deepcopy(obj) if generated else obj
+        pristine = orjson.dumps(obj) if generated else b""
         for attempt in range(NAME_TRIES if generated else 1):
-            obj = deepcopy(pristine) if generated else obj
+            if attempt:
+                obj = orjson.loads(pristine)
             if generated:
                 obj["metadata"]["name"] = generated_name(generated)
             try:
@@ -104,7 +104,6 @@ class Registry:
             except ApiError as error:
                 if error.reason != "AlreadyExists" or not generated or attempt == NAME_TRIES - 1:
                     raise
-                pristine.pop("status", None)
         raise AssertionError("unreachable")
 
     async def _create(self, call: Call, obj: Object) -> Entry:
