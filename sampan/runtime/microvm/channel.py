@@ -169,13 +169,11 @@ class Channel(asyncio.Protocol):
                 self._transport.abort()
 
 
-async def connect(path: str, name: str = "", on_lost: Callable[[], None] | None = None) -> Channel:
-    """Raises OSError. The path may be longer than a socket's name can be: it is opened through its directory."""
-    directory, _, base = path.rpartition("/")
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+async def connect(
+    connection: socket.socket, name: str = "", on_lost: Callable[[], None] | None = None
+) -> Channel:
+    """Over what a machine's `dial` has returned, which is the channel's from now on."""
     try:
-        connection.connect(f"/proc/self/fd/{descriptor}/{base}")
         connection.setblocking(False)
         loop = asyncio.get_running_loop()
         _, channel = await loop.create_unix_connection(
@@ -184,6 +182,4 @@ async def connect(path: str, name: str = "", on_lost: Callable[[], None] | None 
     except BaseException:
         connection.close()
         raise
-    finally:
-        os.close(descriptor)
     return channel

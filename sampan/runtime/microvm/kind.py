@@ -30,6 +30,7 @@ from sampan.runtime.microvm.rehearsal import Rehearsal
 from sampan.runtime.microvm.sandbox import RECORD, Facts, MicroSandbox
 from sampan.runtime.microvm.settings import Settings
 from sampan.runtime.microvm.templates import Template, Templates
+from sampan.runtime.microvm.vmm import Driver
 from sampan.runtime.sandbox import CannotStart, SandboxRecord, SandboxSpec, Support
 
 LOG = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class MicroVMKind:
         self._machines = run_directory / "machines"
         self._pool: Pool | None = None
         self._files: BootFiles | None = None
-        self._driver: Qemu | None = None
+        self._driver: Driver | None = None
         self._proving = asyncio.Lock()
         self._sandboxes: dict[str, MicroSandbox] = {}
 
@@ -108,14 +109,14 @@ class MicroVMKind:
         assert self._files is not None
         return self._files
 
-    async def template(self, memory: int, cpus: int) -> tuple[Qemu, Template]:
+    async def template(self, memory: int, cpus: int) -> tuple[Driver, Template]:
         """The first that is asked for settles which accelerator works here."""
         async with self._proving:
             if self._driver is None:
                 self._driver = await self._prove(memory, cpus)
         return self._driver, await self.templates.get(self._driver, self._boot_files, memory, cpus)
 
-    async def _prove(self, memory: int, cpus: int) -> Qemu:
+    async def _prove(self, memory: int, cpus: int) -> Driver:
         """A driver with which a guest has booted, found out once after each boot of the host."""
         files_ = self._boot_files
         proven = self._proven()

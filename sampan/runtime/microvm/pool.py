@@ -19,23 +19,22 @@ from sampan.runtime.microvm import channel, jail
 from sampan.runtime.microvm.channel import Channel
 from sampan.runtime.microvm.errors import MicroVMError
 from sampan.runtime.microvm.protocol import VERSION, Key, Type
-from sampan.runtime.microvm.qemu import Qemu, QemuMachine
 from sampan.runtime.microvm.rehearsal import Rehearsal
 from sampan.runtime.microvm.templates import Template
-from sampan.runtime.microvm.vmm import MachineSpec
+from sampan.runtime.microvm.vmm import Driver, Machine, MachineSpec
 
 LOG = logging.getLogger(__name__)
 IDLE = 300.0  # seconds after which a machine that nobody took is given up
 
 Size = tuple[int, int]  # MiB, processors
-FindTemplate = Callable[[int, int], Awaitable[tuple[Qemu, Template]]]
+FindTemplate = Callable[[int, int], Awaitable[tuple[Driver, Template]]]
 
 
 @dataclass(slots=True)
 class Started:
     name: str
     directory: Path
-    machine: QemuMachine
+    machine: Machine
     channel: Channel
     memory: int
     cpus: int
@@ -47,7 +46,7 @@ class Started:
 
 
 async def clone(
-    driver: Qemu,
+    driver: Driver,
     template: Template,
     place: Path,
     ports: dict[tuple[str, int, int], str] | None = None,
@@ -66,7 +65,7 @@ async def clone(
         )  # fmt: skip
         machine = await driver.start(spec)
         try:
-            link = await channel.connect(str(directory / "agent"), name[:12])
+            link = await channel.connect(await machine.dial(), name[:12])
             await link.call(Type.HELLO, [(Key.VERSION, VERSION)])
         except BaseException:
             await asyncio.shield(machine.stop())

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sampan.runtime import files, kernel
-from sampan.runtime.microvm import jail, qmp, wiring
+from sampan.runtime.microvm import jail, qmp, sockets, wiring
 from sampan.runtime.microvm.errors import VMMError
 from sampan.runtime.microvm.vmm import PLACEHOLDER, SLOTS, MachineSpec
 from sampan.runtime.processes import Watched, ended
@@ -85,7 +85,7 @@ class Qemu:
         if program is None:
             raise VMMError(f"{PROGRAM} is not installed")
         own: list[int] = []
-        listeners = {name: listen(spec.directory / name) for name in ("agent", "control")}
+        listeners = {name: sockets.listen(spec.directory / name) for name in ("agent", "control")}
         log = os.open(
             spec.directory / "vmm.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
@@ -215,23 +215,6 @@ def placeholder() -> int:
         os.close(made)
 
 
-def listen(path: Path) -> socket.socket:
-    """A socket that takes connections before anybody serves them: so nobody has to wait for it to appear."""
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        path.unlink(missing_ok=True)
-        listener.bind(f"/proc/self/fd/{directory}/{path.name}")
-        path.chmod(0o600)
-        listener.listen(4)
-    except BaseException:
-        listener.close()
-        raise
-    finally:
-        os.close(directory)
-    return listener
-
-
 class QemuMachine:
     def __init__(self, directory: Path, pid: int, child: subprocess.Popen[bytes] | None) -> None:
         self.directory = directory
@@ -266,6 +249,9 @@ class QemuMachine:
     async def wait(self) -> None:
         if self._watched is not None:
             await self._watched.wait()
+
+    async def dial(self) -> socket.socket:
+        return sockets.connect(self.directory / "agent")
 
     async def pause(self) -> None:
         await self.control.command("stop")

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from sampan.runtime.microvm import sockets
 from sampan.runtime.microvm.errors import VMMError
 
 ANSWER_LIMIT = 20.0
@@ -102,14 +102,12 @@ class Control(asyncio.Protocol):
 
 async def connect(path: Path, on_event: Callable[[str, Any], None]) -> Control:
     """Raises OSError when nobody listens, VMMError when it is not QEMU."""
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection = sockets.connect(path)
     try:
-        connection.connect(f"/proc/self/fd/{directory}/{path.name}")
         connection.setblocking(False)
-        loop = asyncio.get_running_loop()
         second = connection.dup()
         try:
+            loop = asyncio.get_running_loop()
             _, control = await loop.create_unix_connection(
                 lambda: Control(second, on_event), sock=connection
             )
@@ -119,8 +117,6 @@ async def connect(path: Path, on_event: Callable[[str, Any], None]) -> Control:
     except BaseException:
         connection.close()
         raise
-    finally:
-        os.close(directory)
     try:
         await control.greet()
     except BaseException:

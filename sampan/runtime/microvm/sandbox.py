@@ -35,8 +35,8 @@ from sampan.runtime.microvm.images import Drives
 from sampan.runtime.microvm.pool import Started
 from sampan.runtime.microvm.process import MicroProcess
 from sampan.runtime.microvm.protocol import VERSION, Field, Key, Type
-from sampan.runtime.microvm.qemu import QemuMachine
 from sampan.runtime.microvm.session import Execution, bridge
+from sampan.runtime.microvm.vmm import Machine
 from sampan.runtime.microvm.volumes import Treatment, Volume
 from sampan.runtime.sandbox import (
     CannotStart,
@@ -81,7 +81,7 @@ class MicroSandbox:
         self._cgroup = Cgroup(f"{parent}/vmm")
         self._parent = Cgroup(parent)
         self._instance_cgroup = Cgroup(f"/{instance}")
-        self._machine: QemuMachine | None = None
+        self._machine: Machine | None = None
         self._channel: Channel | None = None
         self._files: GuestFiles | None = None
         self._facts = Facts("", 0, 0)
@@ -177,7 +177,7 @@ class MicroSandbox:
         ]
 
     async def adopt(
-        self, machine: QemuMachine, facts: Facts, containers: dict[str, ContainerSpec]
+        self, machine: Machine, facts: Facts, containers: dict[str, ContainerSpec]
     ) -> None:
         """Go on with a machine that ran all the while. Raises MicroVMError, OSError when its agent does not answer."""
         self._machine, self._facts = machine, facts
@@ -197,7 +197,7 @@ class MicroSandbox:
         if machine.halted.is_set():
             await self._ended(await self._last_words())
             return
-        link = await reconnect(Path(facts.directory, "agent"), self.spec.id[:12])
+        link = await reconnect(machine, self.spec.id[:12])
         self._channel = link
         for process in self._processes.values():
             process.connect(link)
@@ -554,12 +554,12 @@ def explain(error: GuestError, args: tuple[str, ...]) -> str:
     return str(error)
 
 
-async def reconnect(path: Path, name: str) -> Channel:
+async def reconnect(machine: Machine, name: str) -> Channel:
     """To an agent that had another host before: begin only when it has noted the change, or half a frame could meet half
     of another. Raises ChannelLost.
     """
     for _ in range(5):
-        link = await channels.connect(str(path), name)
+        link = await channels.connect(await machine.dial(), name)
         try:
             async with asyncio.timeout(2):
                 await link.ready.wait()

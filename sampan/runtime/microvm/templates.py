@@ -26,9 +26,8 @@ from pathlib import Path
 from sampan.runtime.microvm import boot, channel, jail
 from sampan.runtime.microvm.boot import BootFiles
 from sampan.runtime.microvm.errors import BadArtifact, ChannelLost, VMMError
-from sampan.runtime.microvm.qemu import Qemu
 from sampan.runtime.microvm.rehearsal import Rehearsal
-from sampan.runtime.microvm.vmm import Machine, MachineSpec
+from sampan.runtime.microvm.vmm import Driver, Machine, MachineSpec
 
 LOG = logging.getLogger(__name__)
 RECORD = "template.json"
@@ -76,7 +75,7 @@ class Templates:
         self._loaded: dict[str, Template] = {}
         self._lock = asyncio.Lock()
 
-    async def get(self, driver: Qemu, files: BootFiles, memory: int, cpus: int) -> Template:
+    async def get(self, driver: Driver, files: BootFiles, memory: int, cpus: int) -> Template:
         """From memory, else from disk, else made. Raises VMMError, ChannelLost."""
         line = boot.command_line(driver.accelerator)
         facts = [driver.edition(), files.edition, line, processor(), memory, cpus]
@@ -87,7 +86,7 @@ class Templates:
             return self._loaded[key]
 
     async def _load(
-        self, key: str, driver: Qemu, files: BootFiles, memory: int, cpus: int, line: str
+        self, key: str, driver: Driver, files: BootFiles, memory: int, cpus: int, line: str
     ) -> Template:
         directory = self.directory / key
         if (directory / RECORD).exists():
@@ -112,7 +111,7 @@ class Templates:
         return template
 
     async def _boot(
-        self, directory: Path, driver: Qemu, files: BootFiles, memory: int, cpus: int, line: str
+        self, directory: Path, driver: Driver, files: BootFiles, memory: int, cpus: int, line: str
     ) -> tuple[int, float]:
         """Boot to the agent's readiness and take the snapshot: memory's descriptor, and how long the boot took."""
         name = secrets.token_hex(32)
@@ -131,7 +130,7 @@ class Templates:
                     command_line=line, ram=ram, ram_shared=True, uid=uid,
                 )
             )  # fmt: skip
-            seconds = await self._meet(machine, place, BOOT_LIMIT[driver.accelerator], began)
+            seconds = await self._meet(machine, BOOT_LIMIT[driver.accelerator], began)
             await asyncio.sleep(SETTLE)
             state = os.open(
                 directory / "state", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
@@ -151,9 +150,9 @@ class Templates:
                 await asyncio.shield(machine.stop())
             shutil.rmtree(place, ignore_errors=True)
 
-    async def _meet(self, machine: Machine, place: Path, limit: float, began: float) -> float:
+    async def _meet(self, machine: Machine, limit: float, began: float) -> float:
         """Seconds until the agent was ready; it has rehearsed on return. Raises ChannelLost with what the guest printed."""
-        link = await channel.connect(str(place / "agent"), "template")
+        link = await channel.connect(await machine.dial(), "template")
         try:
             async with asyncio.timeout(limit):
                 await link.ready.wait()

@@ -5,6 +5,8 @@ Files are handed over as open descriptors, never as paths: a jailed VMM has no p
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +43,12 @@ class Machine(Protocol):
     """A virtual machine, seen from the process that started or adopted it."""
 
     pid: int
+    directory: Path
+    halted: asyncio.Event  # the guest has reset or powered off: it runs no more
+
+    async def dial(self) -> socket.socket:
+        """A connection to the guest's agent. Raises OSError, VMMError."""
+        ...
 
     async def wait(self) -> None:
         """Return when the VMM has ended."""
@@ -62,6 +70,10 @@ class Machine(Protocol):
         """The end of what the guest's kernel printed: why it panicked."""
         ...
 
+    def log(self) -> str:
+        """The end of what the VMM itself has said."""
+        ...
+
     async def stop(self) -> None:
         """The VMM has ended on return. Idempotent."""
         ...
@@ -73,6 +85,7 @@ class Machine(Protocol):
 
 class Driver(Protocol):
     name: str
+    accelerator: str  # kvm | tcg
 
     def probe(self) -> Support:
         """Is the program here? Whether it boots a guest is found out by booting one."""
