@@ -84,7 +84,7 @@ def _owners(owners: list[Object], causes: Causes, path: str) -> None:
             text = f"{api_version}, Kind={owner['kind']} is disallowed from being an owner"
             causes.append(invalid_value(where, owner, text))
         if owner.get("controller"):
-            name = owner.get("name") or ""
+            name = f"{owner.get('kind') or ''}/{owner.get('name') or ''}"
             if controller:
                 text = (
                     'Only one reference can have Controller set to true. Found "true" in references '

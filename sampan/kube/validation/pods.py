@@ -44,6 +44,10 @@ def validate_pod(pod: Object, causes: Causes) -> None:
 
 def _own_spec(spec: Object, causes: Causes, pod: str) -> None:
     pod_spec(spec, causes, "spec", pod=pod, is_pod=True)
+    for index, volume in enumerate(spec.get("volumes") or ()):
+        image = volume.get("image")
+        if image is not None and not image.get("reference"):  # a template's may be filled in later
+            causes.append(required(f"spec.volumes[{index}].image.reference"))
     if not spec.get("serviceAccountName"):
         for index, volume in enumerate(spec.get("volumes") or ()):
             for at, source in enumerate((volume.get("projected") or {}).get("sources") or ()):
