@@ -1,0 +1,156 @@
+"""Cloud Hypervisor by its HTTP API, https://github.com/cloud-hypervisor/cloud-hypervisor (vmm/src/api/openapi).
+
+It needs KVM and a binary of the user's. Tested against recorded exchanges of its published API, not against the program:
+docs/sandboxes.md says so. What differs from QEMU: the agent is reached by vsock, a snapshot is a directory of three files,
+and drives are plugged in when they are needed, so that there are no placeholders.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from sampan.runtime.microvm import httpvmm, wiring
+from sampan.runtime.microvm.errors import BadArtifact, VMMError
+from sampan.runtime.microvm.httpvmm import HTTPMachine
+from sampan.runtime.microvm.vmm import MachineSpec
+from sampan.runtime.sandbox import Support
+
+PROGRAM = "cloud-hypervisor"
+INSTALL = "see https://github.com/cloud-hypervisor/cloud-hypervisor/releases"
+GUEST_CID = 3
+API = "/api/v1"
+SNAPSHOT = "snapshot"
+MEMORY, CONFIG, STATE = "memory-ranges", "config.json", "state.json"
+
+
+class CloudHypervisor:
+    name = "cloud-hypervisor"
+    accelerator = "kvm"
+
+    def probe(self) -> Support:
+        program = shutil.which(PROGRAM)
+        if program is None:
+            return Support(False, why=f"{PROGRAM} is not on the PATH", install=INSTALL)
+        if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+            return Support(False, why="Cloud Hypervisor needs /dev/kvm, which cannot be opened")
+        return Support(True, detail=version(program))
+
+    def edition(self) -> str:
+        program = shutil.which(PROGRAM)
+        if program is None:
+            raise VMMError(f"{PROGRAM} is not on the PATH")
+        return version(program)
+
+    async def start(self, spec: MachineSpec) -> CloudHypervisorMachine:
+        program = shutil.which(PROGRAM)
+        if program is None:
+            raise VMMError(f"{PROGRAM} is not on the PATH")
+        argv = [program, "--api-socket", "path=control"]
+        child = await httpvmm.launch(argv, spec.directory, (spec.ram,) if spec.ram >= 0 else ())
+        machine = CloudHypervisorMachine(spec.directory, child.pid, child, spec.ram)
+        try:
+            if spec.state >= 0:
+                unpack_state(spec.state, spec.directory, spec.ram)
+                await machine.ask(
+                    "PUT", f"{API}/vm.restore", {"source_url": source(spec.directory)}
+                )
+                await machine.resume()
+            else:
+                await machine.ask("PUT", f"{API}/vm.create", configuration(spec))
+                await machine.ask("PUT", f"{API}/vm.boot")
+        except BaseException:
+            await machine.stop()
+            raise
+        machine.record()
+        return machine
+
+    async def adopt(self, directory: Path) -> CloudHypervisorMachine | None:
+        pid = httpvmm.recorded(directory)
+        return CloudHypervisorMachine(directory, pid, None, -1) if pid else None
+
+
+def version(program: str) -> str:
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    found = re.search(r"v([0-9.]+)", done.stdout)
+    return f"Cloud Hypervisor {found[1] if found else 'unknown'}"
+
+
+def configuration(spec: MachineSpec) -> dict[str, Any]:
+    """VmConfig."""
+    found: dict[str, Any] = {
+        "cpus": {"boot_vcpus": spec.cpus, "max_vcpus": spec.cpus},
+        "memory": {"size": spec.memory << 20},
+        "payload": {
+            "kernel": str(spec.kernel),
+            "initramfs": str(spec.initial_files),
+            "cmdline": spec.command_line,
+        },
+        "rng": {"src": "/dev/urandom"},
+        "serial": {"mode": "File", "file": "console"},
+        "console": {"mode": "Off"},
+        "vsock": {"cid": GUEST_CID, "socket": "vsock"},
+    }
+    if spec.tap >= 0:
+        found["net"] = [{"id": "net", "tap": wiring.TAP, "num_queues": 2}]
+    return found
+
+
+def source(directory: Path) -> str:
+    return f"file://{directory / SNAPSHOT}"
+
+
+def pack_state(directory: Path) -> bytes:
+    """Configuration and device state as one; memory goes its own way."""
+    parts = {name: (directory / name).read_text() for name in (CONFIG, STATE)}
+    return json.dumps(parts).encode()
+
+
+def unpack_state(state: int, directory: Path, ram: int) -> None:
+    """The three files of a snapshot, memory as a link to the template's. Raises BadArtifact."""
+    place = directory / SNAPSHOT
+    place.mkdir(exist_ok=True)
+    try:
+        parts = json.loads(os.pread(state, os.fstat(state).st_size, 0))
+        for name in (CONFIG, STATE):
+            (place / name).write_text(parts[name])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadArtifact("template", f"its state is damaged: {error}") from error
+    memory = place / MEMORY
+    memory.unlink(missing_ok=True)
+    memory.symlink_to(f"/proc/self/fd/{ram}")
+
+
+class CloudHypervisorMachine(HTTPMachine):
+    def __init__(
+        self, directory: Path, pid: int, child: subprocess.Popen[bytes] | None, ram: int
+    ) -> None:
+        super().__init__(directory, pid, child)
+        self._ram = ram
+
+    async def pause(self) -> None:
+        await self.ask("PUT", f"{API}/vm.pause")
+
+    async def resume(self) -> None:
+        await self.ask("PUT", f"{API}/vm.resume")
+
+    async def snapshot(self, state: int) -> None:
+        await self.pause()
+        place = self.directory / SNAPSHOT
+        place.mkdir(exist_ok=True)
+        await self.ask("PUT", f"{API}/vm.snapshot", {"destination_url": source(self.directory)})
+        packed = pack_state(place)
+        os.ftruncate(state, 0)
+        os.pwrite(state, packed, 0)
+        httpvmm.copy_into(place / MEMORY, self._ram)
+
+    async def attach_drive(self, slot: int, file: int) -> None:
+        image = self.directory / f"image{slot}"
+        httpvmm.link_file(file, image)
+        disk = {"path": str(image), "readonly": True, "id": f"drive{slot}"}
+        await self.ask("PUT", f"{API}/vm.add-disk", disk)

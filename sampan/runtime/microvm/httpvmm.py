@@ -1,0 +1,217 @@
+"""What Firecracker and Cloud Hypervisor have in common: an HTTP API on a unix socket, and vsock behind another.
+
+Their vsock is a unix socket to which the host says `CONNECT <port>` and is answered `OK <number>` (both projects'
+docs/vsock.md); after that it is the stream to the guest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sampan.runtime import files, kernel
+from sampan.runtime.microvm import sockets
+from sampan.runtime.microvm.errors import VMMError
+from sampan.runtime.processes import Watched, ended, spawn
+
+AGENT_PORT = 1024
+ANSWER_LIMIT = 20.0
+APPEAR_LIMIT = 5.0  # seconds for the API's socket, which these VMMs make themselves
+RECORD = "vmm.json"
+LARGEST = 16 << 20
+
+
+async def request(path: Path, method: str, target: str, body: Any = None) -> Any:
+    """One request on a connection of its own; the answer's JSON. Raises VMMError with the VMM's own words."""
+    try:
+        async with asyncio.timeout(ANSWER_LIMIT):
+            status, answer = await exchange(path, method, target, body)
+    except TimeoutError:
+        raise VMMError(f"{method} {target}: no answer within {ANSWER_LIMIT:g} s") from None
+    except (OSError, ValueError, asyncio.IncompleteReadError) as error:
+        raise VMMError(f"{method} {target}: {error}") from error
+    if status >= 300:
+        raise VMMError(f"{method} {target}: {status}: {words(answer)}")
+    return json.loads(answer) if answer.strip() else None
+
+
+def words(answer: bytes) -> str:
+    """An error's text: Firecracker has one field for it, Cloud Hypervisor a list of causes."""
+    try:
+        found = json.loads(answer)
+    except ValueError:
+        return answer.decode(errors="replace").strip()
+    if isinstance(found, dict):
+        return str(found.get("fault_message") or found)
+    return ": ".join(map(str, found)) if isinstance(found, list) else str(found)
+
+
+async def exchange(path: Path, method: str, target: str, body: Any) -> tuple[int, bytes]:
+    data = b"" if body is None else json.dumps(body).encode()
+    head = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\nConnection: close\r\n"
+    if body is not None:
+        head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n"
+    reader, writer = await asyncio.open_unix_connection(sock=opened(path))
+    try:
+        writer.write(head.encode() + b"\r\n" + data)
+        await writer.drain()
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        status = int(lines[0].split(" ", 2)[1])
+        headers = {
+            name.strip().lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in lines[1:])
+        }
+        size = int(headers.get("content-length", 0))
+        if size > LARGEST:
+            raise ValueError(f"an answer of {size} bytes")
+        return status, await reader.readexactly(size)
+    finally:
+        writer.close()
+
+
+def opened(path: Path) -> socket.socket:
+    connection = sockets.connect(path)
+    connection.setblocking(False)
+    return connection
+
+
+class HTTPMachine:
+    """A VMM behind such an API; subclasses say what to ask."""
+
+    def __init__(self, directory: Path, pid: int, child: subprocess.Popen[bytes] | None) -> None:
+        self.directory = directory
+        self.pid = pid
+        self.halted = asyncio.Event()
+        self._child = child
+        self._watched: Watched | None = Watched(pid)
+
+    async def ask(self, method: str, target: str, body: Any = None) -> Any:
+        return await request(self.directory / "control", method, target, body)
+
+    async def dial(self) -> socket.socket:
+        loop = asyncio.get_running_loop()
+        connection = opened(self.directory / "vsock")
+        try:
+            async with asyncio.timeout(ANSWER_LIMIT):
+                await loop.sock_sendall(connection, f"CONNECT {AGENT_PORT}\n".encode())
+                answer = b""
+                while not answer.endswith(b"\n"):
+                    # By single bytes: what follows the line is the guest's already.
+                    byte = await loop.sock_recv(connection, 1)
+                    if not byte or len(answer) > 64:
+                        raise VMMError(f"the guest does not listen on vsock port {AGENT_PORT}")
+                    answer += byte
+            if not answer.startswith(b"OK "):
+                raise VMMError(f"vsock: {answer.decode(errors='replace').strip()}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def wait(self) -> None:
+        if self._watched is not None:
+            await self._watched.wait()
+
+    async def console(self) -> str:
+        """Their serial port is a file or the VMM's own output."""
+        with suppress(OSError):
+            return (self.directory / "console").read_text(errors="replace")[-16384:]
+        return self.log()
+
+    def log(self) -> str:
+        with suppress(OSError):
+            return (self.directory / "vmm.log").read_text(errors="replace").strip()[-500:]
+        return ""
+
+    async def stop(self) -> None:
+        if self._watched is None:
+            return
+        self._watched.signal(9)
+        if self._child is not None:
+            await ended(self._child, spare=True)
+        await self._watched.wait()
+        self.close()
+        for name in ("control", "vsock", RECORD):
+            (self.directory / name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        if self._watched is not None:
+            self._watched.close()
+            self._watched = None
+
+    def record(self) -> None:
+        document = {"pid": self.pid, "ticks": kernel.start_ticks(self.pid)}
+        files.replace(self.directory / RECORD, json.dumps(document))
+
+
+def recorded(directory: Path) -> int:
+    """The pid of the VMM of this directory, when it still runs; else 0."""
+    try:
+        record = json.loads((directory / RECORD).read_bytes())
+        pid, ticks = int(record["pid"]), int(record["ticks"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    return pid if ticks and kernel.start_ticks(pid) == ticks else 0
+
+
+async def launch(
+    argv: list[str], directory: Path, descriptors: tuple[int, ...]
+) -> subprocess.Popen[bytes]:
+    """The VMM, with its API's socket in place. Raises VMMError."""
+    for name in ("control", "vsock"):
+        (directory / name).unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    log = os.open(directory / "vmm.log", flags, 0o600)
+    try:
+        child = spawn(
+            argv, env={"PATH": "/usr/bin:/bin"}, pass_fds=descriptors, stdin=subprocess.DEVNULL,
+            stdout=log, stderr=log, start_new_session=True, cwd=directory,
+        )  # fmt: skip
+    except OSError as error:
+        raise VMMError(f"{argv[0]}: {error.strerror}") from error
+    finally:
+        os.close(log)
+    try:
+        async with asyncio.timeout(APPEAR_LIMIT):
+            while not (directory / "control").exists():
+                if child.poll() is not None:
+                    said = (directory / "vmm.log").read_text(errors="replace").strip()[-500:]
+                    raise VMMError(f"{argv[0]} ended with {child.returncode}: {said}")
+                await asyncio.sleep(0.002)
+    except TimeoutError:
+        child.kill()
+        child.wait()
+        raise VMMError(f"{argv[0]} opened no API socket within {APPEAR_LIMIT:g} s") from None
+    return child
+
+
+def link_file(descriptor: int, target: Path) -> None:
+    """Give an open file a name that the VMM can be told: a hard link, or a copy on another file system."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(f"/proc/self/fd/{descriptor}", target, follow_symlinks=True)
+    except OSError:
+        with open(f"/proc/self/fd/{descriptor}", "rb") as source, target.open("wb") as out:
+            shutil.copyfileobj(source, out)
+
+
+def copy_into(source: Path, descriptor: int) -> None:
+    with source.open("rb") as file:
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        while data := file.read(1 << 20):
+            os.write(descriptor, data)
+
+
+def empty_drive(path: Path, size: int) -> Path:
+    if not path.exists():
+        with path.open("wb") as file:
+            os.truncate(file.fileno(), size)
+    return path

@@ -1,0 +1,161 @@
+"""Firecracker and Cloud Hypervisor: what their drivers ask, against recorded definitions of the published APIs.
+
+A program of the right name stands in for the VMM: it opens the API's socket and answers as the recording says, after
+checking the body of each request against the API's own definition. Neither VMM runs here (both need KVM).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sampan.runtime.microvm import channel, protocol
+from sampan.runtime.microvm.cloud_hypervisor import CloudHypervisor
+from sampan.runtime.microvm.errors import VMMError
+from sampan.runtime.microvm.firecracker import Firecracker
+from sampan.runtime.microvm.protocol import Key, Type
+from sampan.runtime.microvm.vmm import SLOTS, MachineSpec
+
+HERE = Path(__file__).parent
+DRIVERS = {"firecracker": Firecracker, "cloud-hypervisor": CloudHypervisor}
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory on the PATH with programs of both names; what they were asked is in `asked` of a machine's directory."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in DRIVERS:
+        program = programs / name
+        script = f'#!{sys.executable}\nimport runpy, sys\nsys.argv.insert(1, "{HERE / "exchanges" / name}.json")\n'
+        program.write_text(
+            f'{script}runpy.run_path("{HERE / "stand_in_vmm.py"}", run_name="__main__")\n'
+        )
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    return programs
+
+
+def asked(directory: Path) -> list[tuple[str, Any]]:
+    return [
+        (call["call"], call["body"])
+        for call in map(json.loads, (directory / "asked").read_text().splitlines())
+    ]
+
+
+def spec(directory: Path, ram: int, **fields: Any) -> MachineSpec:
+    directory.mkdir()
+    return MachineSpec("ab" * 32, directory, 128, 1, ram=ram, **fields)
+
+
+def memory() -> int:
+    made = os.memfd_create("ram")
+    os.ftruncate(made, 1 << 20)
+    return made
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+async def test_a_template_is_made_and_a_clone_started(
+    name: str, stand_in: Path, tmp_path: Path
+) -> None:
+    driver = DRIVERS[name]()
+    assert driver.edition().endswith(("1.10.1", str(SLOTS), "42.0"))
+    ram = memory()
+    state = os.open(tmp_path / "state", os.O_RDWR | os.O_CREAT)
+    made = spec(
+        tmp_path / "template", ram, kernel=Path("/k/vmlinux"), initial_files=Path("/k/initial"),
+        command_line="quiet", ram_shared=True, tap=0,
+    )  # fmt: skip
+    machine = await driver.start(made)
+    try:
+        link = await channel.connect(await machine.dial(), name)
+        answer = protocol.decode(await link.call(Type.HELLO, [(Key.VERSION, 1)]))
+        assert protocol.number(answer[Key.VERSION]) == protocol.VERSION
+        link.close()
+        await machine.snapshot(state)
+    finally:
+        await machine.stop()
+    assert os.pread(ram, 6, 0) == b"memory" and os.fstat(state).st_size > 0
+    clone = await driver.start(spec(tmp_path / "clone", ram, state=state))
+    try:
+        image = os.open(tmp_path / "state", os.O_RDONLY)
+        await clone.attach_drive(2, image)
+        await clone.pause()
+        await clone.resume()
+        again = await driver.adopt(tmp_path / "clone")
+        assert again is not None and again.pid == clone.pid
+        again.close()
+    finally:
+        await clone.stop()
+    assert await driver.adopt(tmp_path / "clone") is None
+    first, second = asked(tmp_path / "template"), asked(tmp_path / "clone")
+    if name == "firecracker":
+        names = [call for call, _ in first]
+        assert names[0] == "PUT /machine-config" and names[-3:] == [
+            "PUT /actions",
+            "PATCH /vm",
+            "PUT /snapshot/create",
+        ]
+        assert len([call for call in names if call.startswith("PUT /drives/")]) == SLOTS
+        load = second[0][1]
+        assert load["mem_backend"]["backend_type"] == "File" and load["resume_vm"] is True
+        assert second[1] == (
+            "PATCH /drives/drive2",
+            {"drive_id": "drive2", "path_on_host": "image2"},
+        )
+    else:
+        assert [call.rpartition("/")[2] for call, _ in first] == [
+            "vm.create",
+            "vm.boot",
+            "vm.pause",
+            "vm.snapshot",
+        ]
+        assert first[0][1]["memory"] == {"size": 128 << 20}
+        assert [call.rpartition("/")[2] for call, _ in second][:3] == [
+            "vm.restore",
+            "vm.resume",
+            "vm.add-disk",
+        ]
+        assert second[2][1]["readonly"] is True
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+async def test_a_refusal_is_told_in_the_vmms_own_words(
+    name: str, stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "refused"
+    made = spec(directory, memory(), kernel=Path("/k"), initial_files=Path("/i"))
+    (directory / "refuse").touch()
+    with pytest.raises(VMMError, match=r"not supported after starting|Cannot load the kernel"):
+        await DRIVERS[name]().start(made)
+    assert not (directory / "vmm.json").exists()
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_what_is_missing_is_said(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    support = DRIVERS[name]().probe()
+    assert not support.usable and "PATH" in support.why and support.install
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+async def test_a_vmm_that_ends_at_once_is_no_hang(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / name
+    program.write_text("#!/bin/sh\necho no KVM here >&2\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    async with asyncio.timeout(10):
+        with pytest.raises(VMMError, match=r"ended with 3: no KVM here"):
+            await DRIVERS[name]().start(
+                spec(tmp_path / "m", memory(), kernel=Path("/k"), initial_files=Path("/i"))
+            )
