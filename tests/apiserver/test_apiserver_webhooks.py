@@ -20,8 +20,11 @@ from apiserver_harness import (
     pod,
     service_account,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 from webhook_server import WebhookServer, answering, hanging, patch_of, webhook_server
 
+from sampan.apiserver.admission import review
 from sampan.client.transport import User
 
 __all__ = ["api"]
@@ -606,3 +609,60 @@ async def test_custom_resources_are_refused(api: Harness, hook: WebhookServer) -
     await validating(api, webhook(hook, "/deny", rule("*", "CREATE DELETE", "example.com")))
     found = await refused(api, "POST", BOATS.format("v1"), boat("a"))
     assert found["message"].endswith("denied the request: no boats")
+
+
+# Answers from strangers
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+ANSWER = st.fixed_dictionaries(
+    {},
+    optional={
+        "apiVersion": st.just("admission.k8s.io/v1") | JSON,
+        "kind": st.just("AdmissionReview") | JSON,
+        "response": JSON
+        | st.fixed_dictionaries(
+            {"uid": st.just("u"), "allowed": st.booleans() | JSON},
+            optional={
+                "patch": JSON,
+                "patchType": st.just("JSONPatch") | JSON,
+                "status": JSON
+                | st.dictionaries(st.sampled_from(["code", "message", "reason", "details"]), JSON),
+                "warnings": JSON,
+                "auditAnnotations": JSON,
+            },
+        ),
+    },
+)
+
+
+@given(ANSWER, st.booleans(), st.sampled_from(["v1", "v1beta1"]))
+def test_any_answer_is_understood_or_refused(answer: Any, mutating: bool, version: str) -> None:
+    asked = {"apiVersion": f"admission.k8s.io/{version}", "request": {"uid": "u"}}
+    try:
+        found = review.answered(asked, answer, mutating=mutating)
+    except review.InvalidReview:
+        return
+    error = review.refusal("x", found.status)
+    assert 400 <= error.code < 600
+    assert orjson.dumps(error.status())
+
+
+async def test_warnings_and_words_of_strangers_stay_in_their_place(
+    api: Harness, hook: WebhookServer
+) -> None:
+    text = "one\r\nSet-Cookie: x=y\n\x00\x7f" + "long" * 5000
+    hook.handlers["/x"] = answering({"allowed": True, "warnings": [text, 5, "two"]})
+    await validating(api, webhook(hook, "/x"))
+    response = await api.send("POST", MAPS, config_map("a"))
+    assert response.status == 201
+    for line in response.headers["Warning"].split("\n"):
+        assert line.startswith('299 - "')
+        assert line.endswith('"')
+        assert line.isprintable()
+    assert len(response.headers["Warning"]) < 5000

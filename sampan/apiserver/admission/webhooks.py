@@ -39,6 +39,7 @@ Object = dict[str, Any]
 
 PATCHED = "patch.webhook.admission.k8s.io/"
 MUTATED = "mutation.webhook.admission.k8s.io/"
+MAX_WARNINGS, MAX_WARNING = 4096, 256  # characters of one webhook's, and of each when they are more
 FAILED_OPEN = "failed-open.{}.webhook.admission.k8s.io/"
 
 
@@ -145,13 +146,28 @@ class _Webhooks(Plugin):
         call = attributes.call
         for key, value in found.annotations.items():
             self.lookup.annotate(call.request, f"{webhook.name}/{key}", value)
-        call.warnings += [each for each in found.warnings if each not in call.warnings]
+        call.warnings += bounded(found.warnings)
         if not found.allowed:
             raise review.refusal(webhook.name, found.status)
         return found
 
     def _failed(self, webhook: Webhook, error: CallFailed) -> ApiError:
         return errors.internal(f'failed calling webhook "{webhook.name}": {error}')
+
+
+def bounded(warnings: list[str]) -> list[str]:
+    """What a stranger may add to the headers of an answer: above 4 KiB each is cut, and then there are no more."""
+    if sum(map(len, warnings)) <= MAX_WARNINGS:
+        return warnings
+    found: list[str] = []
+    left = MAX_WARNINGS
+    for text in warnings:
+        cut = text[: min(MAX_WARNING, left)]
+        if not cut:
+            break
+        found.append(cut)
+        left -= len(cut)
+    return found
 
 
 class MutatingAdmissionWebhook(_Webhooks):
