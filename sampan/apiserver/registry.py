@@ -125,6 +125,7 @@ class Registry:
             metadata.pop("generation", None)
         strategy.prepare_create(call, obj)
         await self.admission.create(call, obj)
+        strategy.complete(call, obj)
         after_admission(call, obj["metadata"], managed)
         if not name:
             required = errors.required("metadata.name", "name or generateName is required")

@@ -124,6 +124,12 @@ async def test_limits_default_what_containers_do_not_say(api: Harness) -> None:
     )
 
 
+async def test_the_class_of_service_follows_from_what_limits_have_set(api: Harness) -> None:
+    both = {"cpu": "100m", "memory": "64Mi"}
+    await api.call("POST", LIMITS, limit_range(default=both, defaultRequest=both))
+    assert (await api.call("POST", PODS, pod("p")))["status"]["qosClass"] == "Guaranteed"
+
+
 async def test_limits_refuse_with_every_bound_that_is_broken(api: Harness) -> None:
     await api.call(
         "POST",

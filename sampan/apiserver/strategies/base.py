@@ -60,6 +60,9 @@ class Strategy:
         if call.resource.has_status:
             obj["status"] = deepcopy(_EMPTY_STATUS.get(call.resource.kind, {}))
 
+    def complete(self, call: Call, obj: Object) -> None:
+        """What follows from a new object as admission has left it (a LimitRange may have set its resources)."""
+
     def prepare_update(self, call: Call, new: Object, old: Object) -> None:
         if call.resource.has_status:
             keep(new, old, "status")

@@ -14,13 +14,16 @@ class PodStrategy(Strategy):
     returns_deleted = True
 
     def prepare_create(self, call: Call, obj: Object) -> None:
-        status: Object = {"phase": "Pending", "qosClass": qos_class(obj)}
+        status: Object = {"phase": "Pending"}
         spec = obj.get("spec") or {}
         if spec.get("schedulingGates"):
             status["conditions"] = [{**_GATED, "lastTransitionTime": objects.now()}]
         obj["status"] = status
         if spec.get("affinity") or spec.get("topologySpreadConstraints"):
             label_keys(obj)
+
+    def complete(self, call: Call, obj: Object) -> None:
+        obj["status"] = {**(obj.get("status") or {}), "qosClass": qos_class(obj)}
 
     def prepare_update(self, call: Call, new: Object, old: Object) -> None:
         keep(new, old, "status")

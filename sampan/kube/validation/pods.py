@@ -343,7 +343,10 @@ def qos_class(pod: Object) -> str:
         members = [spec]
     any_set, guaranteed = False, True
     for member in members:
-        found = member.get("resources") or {}
+        found = member.get("resources")
+        if not found:
+            guaranteed = False
+            continue
         limits, requests = found.get("limits") or {}, found.get("requests") or {}
         for name in ("cpu", "memory"):
             limit, asked = rules.parsed(limits.get(name, 0)), rules.parsed(requests.get(name, 0))
