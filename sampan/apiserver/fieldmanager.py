@@ -156,10 +156,13 @@ class FieldManager:
         """The managers of an object that `call` makes, in the version of storage and without server's metadata."""
         row = call.resource
         given = obj["metadata"].pop("managedFields", None)
-        if given:
-            return await self._created_with(call, obj, given)
         known = self._of(row)
-        owned = self._owned(known, obj if known.direct else conversion.from_storage(row, obj))
+        try:
+            if given:
+                return await self._created_with(call, obj, given)
+            owned = self._owned(known, obj if known.direct else conversion.from_storage(row, obj))
+        except ValueError:
+            return None  # items of a list that cannot be told apart: validation says so better
         if not owned:
             return None
         entry = {

@@ -48,6 +48,8 @@ class ApiError(Exception):
             "message": self.message,
             "reason": self.reason,
         }
+        if not self.reason:
+            del status["reason"]
         if self.details:
             status["details"] = self.details
         status["code"] = self.code

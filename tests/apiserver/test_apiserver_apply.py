@@ -38,12 +38,12 @@ SCALERS = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers"
 
 
 def managers(obj: Object) -> list[tuple[str, ...]]:
-    """(manager, operation, version[, subresource]) of each entry."""
+    """(manager, operation, version[, subresource]) of each entry, by name: the entries stand in order of time."""
     found = []
     for entry in obj["metadata"].get("managedFields") or ():
         names = (entry["manager"], entry["operation"], entry["apiVersion"])
         found.append((*names, entry["subresource"]) if "subresource" in entry else names)
-    return found
+    return sorted(found)
 
 
 def owned(obj: Object, manager: str) -> Any:
@@ -525,6 +525,22 @@ async def test_managers_of_a_custom_resource_follow_its_webhook(
     await boats.apply(f"{beta}/b", said("v1beta1", name="b", hands=4, rig="gaff"), "one")
     after = await boats.apply(f"{beta}/b", said("v1beta1", name="b", hands=4), "one")
     assert after["spec"] == {"name": "b", "hands": 4, "rig": "lug"}, "dropped, and defaulted"
+
+
+async def test_items_without_their_keys_are_told_by_validation(api: Harness) -> None:
+    await service_account(api)
+    body = pod(
+        "p", topologySpreadConstraints=[{}], initContainers=[{}], volumes=[{}], tolerations=[{}]
+    )
+    body["metadata"]["ownerReferences"] = [{}]
+    refused = await api.call("POST", PODS, body, 422)
+    assert "spec.initContainers[0].name: Required value" in refused["message"]
+    assert "metadata.ownerReferences[0].uid" in refused["message"]
+    made = await api.call("POST", PODS, pod("p"))
+    made["status"]["conditions"] = [{"status": "True"}, {"status": "True"}]
+    made["status"]["podIPs"] = [{}, {}]
+    response = await api.send("PUT", f"{PODS}/p/status", made)
+    assert response.status in (200, 422)
 
 
 # --- rights, races, others --------------------------------------------------------------------------
