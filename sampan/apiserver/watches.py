@@ -113,6 +113,8 @@ class Stream:
                     return
             async for chunk_bytes in self._live():
                 yield chunk_bytes
+        except ApiError as error:  # a webhook does not convert
+            yield error_frame(error)
         finally:
             if self.watcher is not None:
                 self.watcher.close()

@@ -250,6 +250,17 @@ async def test_failures(boats: Harness, webhook: Webhook, how: str) -> None:
     assert (await boats.call("GET", f"{BETAS}/a"))["spec"]["hands"] == 1
 
 
+async def test_a_watch_tells_that_it_cannot_go_on(boats: Harness, webhook: Webhook) -> None:
+    stream = boats.watch(f"{BETAS}?watch=true&resourceVersion=0")
+    webhook.spoil = lambda answer: None
+    async with asyncio.timeout(10):
+        first = asyncio.ensure_future(anext(stream))
+        await boats.call("POST", BOATS, boat("a"))
+        event = await first
+    assert event["type"] == "ERROR" and event["object"]["code"] == 500
+    assert [each async for each in stream] == []
+
+
 async def test_metadata_is_not_the_webhooks(boats: Harness, webhook: Webhook) -> None:
     def meddle(answer: Object) -> Object:
         for each in answer["response"]["convertedObjects"]:

@@ -211,6 +211,31 @@ def test_garbage_and_namespaces_know_new_kinds(defined: Space) -> None:
     assert defined.cluster.read(f"/apis/{GROUP}/v1/certificates")["items"] == []
 
 
+def test_a_quota_counts_custom_objects(defined: Space) -> None:
+    count = f"count/{NAME}"
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "few"},
+        "spec": {"hard": {count: "1"}},
+    }
+    defined.apply(quota)
+    try:
+        wait_for(
+            lambda: defined.read("resourcequotas/few")["status"].get("used", {}).get(count) == "0",
+            20,
+            "counted",
+        )
+        defined.apply(certificate("one"))
+        said = defined.kubectl_fails("apply", "-f", "-", stdin=json.dumps(certificate("two")))
+        assert (
+            f"exceeded quota: few, requested: {count}=1, used: {count}=1, limited: {count}=1"
+            in said
+        )
+    finally:
+        defined.kubectl("delete", "resourcequota", "few")
+
+
 def test_discovery_and_openapi_follow_at_once(space: Space) -> None:
     """The first requests after the answer that says Established show the kind in every document."""
     body = json.dumps(DEFINITION).encode()

@@ -286,7 +286,7 @@ roots = st.dictionaries(st.sampled_from("abcd"), schemas, max_size=4).map(
 objects = st.dictionaries(st.sampled_from("abcde"), json_values, max_size=5)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(roots, objects)
 def test_fitting_is_idempotent(schema: dict[str, Any], value: dict[str, Any]) -> None:
     found = ResourceSchema(schema)
@@ -298,7 +298,7 @@ def test_fitting_is_idempotent(schema: dict[str, Any], value: dict[str, Any]) ->
     assert unknown == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(roots, objects)
 def test_validation_takes_any_value_and_forgives_what_stays(
     schema: dict[str, Any], value: dict[str, Any]
