@@ -32,13 +32,8 @@ _STATUS = {
     each.value: b"HTTP/1.1 %d %b\r\n" % (each.value, each.phrase.encode()) for each in HTTPStatus
 }
 _COMMON = b"Cache-Control: no-cache, private\r\n"
-_JSON_OK = (
-    _STATUS[200]
-    + _COMMON
-    + b"Content-Type: application/json\r\nDate: %b\r\nContent-Length: %d\r\n\r\n"
-)
-_JSON_CREATED = _JSON_OK.replace(_STATUS[200], _STATUS[201])
-_JSON = {"Content-Type": "application/json"}
+REMEMBERED = 256  # header blocks
+_OWN = ("Audit-Id", "Warning")  # headers that hardly come twice
 
 
 class Answer(StreamResponse):
@@ -87,37 +82,35 @@ class _Date:
         return cls.value
 
 
+_blocks: dict[tuple[tuple[str, str], ...], bytes] = {}
+
+
+def _block(headers: dict[str, str]) -> bytes:
+    """Headers as lines. Most answers have the same ones."""
+    key = tuple(headers.items())
+    block = _blocks.get(key)
+    if block is None:
+        lines = [b"" if "Cache-Control" in headers else _COMMON]
+        for name, value in key:
+            lines += [
+                f"{name}: {line}\r\n".encode("utf-8", "replace") for line in value.split("\n")
+            ]
+        block = b"".join(lines)
+        if not any(name in headers for name in _OWN):
+            if len(_blocks) >= REMEMBERED:
+                _blocks.clear()
+            _blocks[key] = block
+    return block
+
+
 def head_of(response: Response, close: bool) -> bytes:
     """Status line and headers, without the blank line."""
-    parts = [
+    return b"%bDate: %b\r\n%b%b" % (
         _STATUS.get(response.status) or b"HTTP/1.1 %d \r\n" % response.status,
-        b"Date: ",
         _Date.now(),
-        b"\r\n",
-    ]
-    if "Cache-Control" not in response.headers:
-        parts.append(_COMMON)
-    for name, value in response.headers.items():
-        parts += [f"{name}: {line}\r\n".encode("utf-8", "replace") for line in value.split("\n")]
-    if close:
-        parts.append(b"Connection: close\r\n")
-    return b"".join(parts)
-
-
-def short(request: Request, response: Response, body: bytes) -> Answer | None:
-    """An ordinary JSON answer that goes out as it is; None when it is not one."""
-    if response.headers != _JSON or request.method == "HEAD":
-        return None
-    if response.status == 200:
-        head = _JSON_OK
-    elif response.status == 201:
-        head = _JSON_CREATED
-    else:
-        return None
-    size = len(body)
-    if size >= COMPRESS_FROM and wants_gzip(request, response, body):
-        return None
-    return Answer(response.status, head % (_Date.now(), size), body)
+        _block(response.headers),
+        b"Connection: close\r\n" if close else b"",
+    )
 
 
 def whole(response: Response, *, close: bool, head_only: bool = False) -> Answer:

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 from aiohttp.http_writer import HttpVersion10, HttpVersion11
 
-from sampan.apiserver.answers import CONTINUE, Answer, send_packed, short, stream, wants_gzip, whole
+from sampan.apiserver.answers import CONTINUE, Answer, send_packed, stream, wants_gzip, whole
 from sampan.apiserver.connection import Connection, malformed, refusal
 from sampan.apiserver.present import respond_error
 from sampan.apiserver.upgrade import StreamTunnel, Upgrade
@@ -182,10 +182,6 @@ class Exchange:
         body = response.body
         if not isinstance(body, bytes):
             return await stream(asked, response, body, close)
-        if not close:
-            answer = short(request, response, body)
-            if answer is not None:
-                return answer
         if wants_gzip(request, response, body):
             return await send_packed(response, body, close)
         return whole(response, close=close, head_only=request.method == "HEAD")
