@@ -478,6 +478,24 @@ async def test_objects_go_before_their_definition(boats: Harness) -> None:
     assert (await boats.call("GET", BOATS))["items"] == []
 
 
+async def test_a_built_in_kind_is_not_taken_over(api: Harness) -> None:
+    """Its objects lie where those of the definition would: nothing of them is shown, and none is deleted."""
+    lease = {"metadata": {"name": "kept"}, "spec": {}}
+    leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
+    await api.call("POST", leases, lease)
+    crd = definition(version("v9"), plural="leases", kind="Lease")
+    crd["spec"]["group"] = "coordination.k8s.io"
+    crd["metadata"] = {
+        "name": "leases.coordination.k8s.io",
+        "annotations": {"api-approved.kubernetes.io": "unapproved, a test"},
+    }
+    await establish(api, crd)
+    assert (await api.send("GET", leases.replace("/v1/", "/v9/"))).status == 404
+    await api.call("DELETE", f"{CRDS}/leases.coordination.k8s.io")
+    await gone(api, f"{CRDS}/leases.coordination.k8s.io")
+    assert (await api.call("GET", f"{leases}/kept"))["metadata"]["name"] == "kept"
+
+
 # --- other servers, other times -----------------------------------------------------------------------
 
 

@@ -21,6 +21,10 @@ PENDING: Final = (
     "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
 )
 IN_PROGRESS: Final = ("InstanceDeletionInProgress", "CustomResource deletion is in progress")
+OVERLAPPING: Final = (
+    "OverlappingBuiltInResource",
+    "instances overlap with built-in resources in storage",
+)
 COMPLETED: Final = ("InstanceDeletionCompleted", "removed all instances")
 
 

@@ -130,7 +130,10 @@ class DefinitionController:
                     if crd is None or not conditions.must_clean(crd):
                         return
                     reason, message = "NeverEstablished", "resource was never established"
-                    if is_established(crd):
+                    definition = self.definitions.served.get(name)
+                    if definition is not None and definition.overlaps:
+                        reason, message = conditions.OVERLAPPING
+                    elif is_established(crd):
                         await self._mark(name, "True", *conditions.IN_PROGRESS)
                         await self._empty(name)
                         reason, message = conditions.COMPLETED

@@ -114,9 +114,7 @@ class Definitions:
         terminating = conditions.is_terminating(crd)
         stored = found.get("storedVersions") or []
         if definition.fingerprint == fingerprint:
-            if stored != definition.stored_versions:
-                definition.stored_versions = stored
-                self.caches.drop(definition.storage_row.storage)
+            definition.stored_versions = stored
             if terminating != definition.terminating:
                 definition.terminating = terminating
                 self.table.generation += 1
@@ -138,23 +136,22 @@ class Definitions:
             version.name: row_of(definition, version) for version in definition.versions.values()
         }
         definition.storage_row = rows[definition.storage_version.name]
+        definition.overlaps = any(
+            row.custom is None and row.storage == definition.storage_row.storage
+            for row in self.table.rows.values()
+        )
         definition.rows = [
             row
             for name, row in rows.items()
-            if definition.versions[name].served and self._is_free(row)
+            if definition.versions[name].served and not definition.overlaps
         ]
         definition.forget()
         self.served[definition.name] = definition
-        if renewed:
+        if renewed and not definition.overlaps:
             self.caches.drop(definition.storage_row.storage)
         for row in definition.rows:
             self.table.add(row)
         self._tell()
-
-    def _is_free(self, row: Resource) -> bool:
-        """A built-in kind is never replaced."""
-        found = self.table.lookup(row.group, row.version, row.name)
-        return found is None or found.custom is not None
 
     def _converter(self, spec: Object) -> Converter:
         conversion = spec.get("conversion") or {}
@@ -168,7 +165,8 @@ class Definitions:
             return
         for row in definition.rows:
             self.table.remove(row)
-        self.caches.drop(definition.storage_row.storage)
+        if not definition.overlaps:
+            self.caches.drop(definition.storage_row.storage)
         self._tell()
 
     def _tell(self) -> None:

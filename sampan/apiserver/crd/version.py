@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 Object = dict[str, Any]
 
-REMEMBERED = 2048  # converted objects, for readers and watchers of one version
+REMEMBERED = 2048  # converted objects of a kind, for readers and watchers of one version
+REMEMBERED_BYTES = 4 << 20
 
 
 class Definition:
@@ -49,7 +50,9 @@ class Definition:
         self.rows: list[Resource] = []  # those that are served
         self.storage_row: Resource
         self.converter: Converter
+        self.overlaps = False  # a built-in kind has the name: nothing is served, nothing is deleted
         self._converted: dict[tuple[bytes, str], bytes] = {}
+        self._converted_size = 0
 
     @property
     def storage_version(self) -> Version:
@@ -62,6 +65,7 @@ class Definition:
 
     def forget(self) -> None:
         self._converted.clear()
+        self._converted_size = 0
 
     def stored(self, value: bytes) -> bytes:
         """Bytes from the store, fitted to the schema of today; in the storage version when that needs no webhook."""
@@ -87,11 +91,12 @@ class Definition:
 
     def remember(self, data: bytes, api_version: str, converted: bytes) -> bytes:
         self._converted[data, api_version] = converted
+        self._converted_size += len(converted)
         return converted
 
     def make_room(self) -> None:
-        if len(self._converted) > REMEMBERED:
-            self._converted.clear()
+        if len(self._converted) > REMEMBERED or self._converted_size > REMEMBERED_BYTES:
+            self.forget()
 
 
 class Version:
