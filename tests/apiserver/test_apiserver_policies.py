@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -206,6 +207,25 @@ async def test_budget(api: Harness) -> None:
     )
     found = await refused(api, "POST", MAPS, config_map("a"))
     assert "running out of cost budget" in found["message"]
+
+
+async def test_an_expensive_policy_holds_up_nobody_else(api: Harness) -> None:
+    """It is evaluated off the event loop: others are answered while it is."""
+    items = ", ".join(str(number) for number in range(60))
+    heavy = f"[{items}].all(a, [{items}].all(b, [{items}].all(c, a + b + c >= 0)))"
+    labelled = {"matchLabels": {"slow": "1"}}
+    constraints = {"resourceRules": [rule("configmaps")], "objectSelector": labelled}
+    await validating(api, f"!({heavy})", matchConstraints=constraints)
+    slow = config_map("slow")
+    slow["metadata"]["labels"] = {"slow": "1"}
+    waiting = asyncio.create_task(refused(api, "POST", MAPS, slow))
+    answered = 0
+    while not waiting.done():
+        await api.call("GET", f"{MAPS}/none", status=404)
+        answered += 1
+        await asyncio.sleep(0)
+    assert "cost budget" in (await waiting)["message"]
+    assert answered > 10
 
 
 async def test_warn_and_audit(api: Harness) -> None:

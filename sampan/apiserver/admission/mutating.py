@@ -11,7 +11,7 @@ from typing import Any
 
 from sampan.apiserver.admission import reinvocation
 from sampan.apiserver.admission.attributes import Attributes, why
-from sampan.apiserver.admission.conditions import Expression
+from sampan.apiserver.admission.conditions import Expression, affordable
 from sampan.apiserver.admission.invocations import Invocation, Policy, invocations
 from sampan.apiserver.admission.policies import Binding, Policies
 from sampan.apiserver.admission.validating import forbidden
@@ -23,6 +23,7 @@ from sampan.kube.apply.merge import merge
 from sampan.kube.apply.types import FieldType
 from sampan.kube.apply.values import TypeErrors, check
 from sampan.kube.cel.admission import OBJECT, PATCHES, patch_types
+from sampan.kube.cel.cost import PER_MATCH, PER_REQUEST
 from sampan.kube.cel.values import ObjectValue
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import clone
@@ -47,9 +48,8 @@ class Mutation:
             patch_types,
         )
 
-    def made(self, seen: Object, values: Object, budget: cel.Budget, of: FieldType) -> Object:
-        """`seen` as the mutation would have it. Raises EvaluationError, MutationError."""
-        found = self.expression.evaluate(values, budget)
+    def applied(self, seen: Object, found: Any, of: FieldType) -> Object:
+        """`seen` with what the expression made. Raises MutationError."""
         if self.applies:
             return _merged(seen, found, of)
         patch = [_operation(each) for each in found]
@@ -179,17 +179,19 @@ async def _mutated(
 ) -> bool:
     """False when its conditions do not hold. Raises EvaluationError, MutationError."""
     policy, row = found.policy, found.row
-    values = await found.values(attributes, plugin.lookup, cel.Budget())
-    if not policy.conditions.hold(values):
+
+    async def values(budget: cel.Budget) -> Object:
+        return await found.values(attributes, plugin.lookup, budget)
+
+    if policy.conditions and not await affordable(policy.conditions.hold, values, PER_MATCH):
         return False
+    of = _type(attributes, row)
     for mutation in policy.mutations:
-        budget = cel.Budget()
-        values = await found.values(attributes, plugin.lookup, budget)
         seen = await attributes.show(row)
         if seen is None:
             continue
-        new = mutation.made(seen, values, budget, _type(attributes, row))
-        await attributes.replace(row, new)
+        made = await affordable(mutation.expression.evaluate, values, PER_REQUEST)
+        await attributes.replace(row, mutation.applied(seen, made, of))
     return True
 
 

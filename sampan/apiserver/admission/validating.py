@@ -12,11 +12,13 @@ from typing import Any
 import orjson
 
 from sampan.apiserver.admission.attributes import Attributes
-from sampan.apiserver.admission.conditions import OUT_OF_BUDGET, Expression
+from sampan.apiserver.admission.conditions import OUT_OF_BUDGET, Expression, affordable
 from sampan.apiserver.admission.invocations import Invocation, Policy, invocations
+from sampan.apiserver.admission.plugin import Lookup
 from sampan.apiserver.admission.policies import Binding, Policies
 from sampan.apiserver.call import Call
 from sampan.kube import cel, errors
+from sampan.kube.cel.cost import PER_MATCH, PER_REQUEST
 from sampan.kube.cel.types import NULL, STRING
 from sampan.kube.errors import ApiError
 
@@ -82,12 +84,7 @@ class ValidatingPolicy(Policy):
         return found + [expression for _, expression in self.annotations]
 
     def judge(self, values: Object, budget: cel.Budget) -> tuple[list[Failure], dict[str, str]]:
-        """(what failed, audit annotations)."""
-        try:
-            if not self.conditions.hold(values):
-                return [], {}
-        except cel.EvaluationError as error:
-            return self._unless_ignored(str(error), 0), {}
+        """(what failed, audit annotations) of a request that meets the conditions."""
         failures: list[Failure] = []
         for index, validation in enumerate(self.validations):
             try:
@@ -95,19 +92,19 @@ class ValidatingPolicy(Policy):
                     message = validation.told(values, budget)
                     failures.append(Failure(message, validation.reason, index))
             except cel.EvaluationError as error:
-                failures += self._unless_ignored(str(error), index)
+                failures += self.unless_ignored(str(error), index)
         annotations: dict[str, str] = {}
         for key, expression in self.annotations:
             try:
                 value = expression.evaluate(values, budget)
             except cel.EvaluationError as error:
-                failures += self._unless_ignored(str(error), len(self.validations))
+                failures += self.unless_ignored(str(error), len(self.validations))
                 continue
             if isinstance(value, str) and value.strip():
                 annotations[key] = value.strip()[:MAX_ANNOTATION]
         return failures, annotations
 
-    def _unless_ignored(self, message: str, index: int) -> list[Failure]:
+    def unless_ignored(self, message: str, index: int) -> list[Failure]:
         return [] if self.ignores_failure else [Failure(message, "", index)]
 
 
@@ -126,9 +123,7 @@ async def judge(
                 denied.append((policy, binding, Failure(why)))
             continue
         policy, binding = found.policy, found.binding
-        budget = cel.Budget()
-        values = await found.values(attributes, plugin.lookup, budget)
-        failures, extra = policy.judge(values, budget)
+        failures, extra = await _judged(found, attributes, plugin.lookup)
         for key, value in extra.items():
             kept = annotations.setdefault(f"{policy.name}/{key}", [])
             if value not in kept:
@@ -150,6 +145,22 @@ async def judge(
         plugin.lookup.annotate(call.request, FAILURES, text)
     if denied:
         raise _refusal(attributes, *denied[0])
+
+
+async def _judged(
+    found: Invocation[ValidatingPolicy], attributes: Attributes, lookup: Lookup
+) -> tuple[list[Failure], dict[str, str]]:
+    policy = found.policy
+
+    async def values(budget: cel.Budget) -> Object:
+        return await found.values(attributes, lookup, budget)
+
+    try:
+        if policy.conditions and not await affordable(policy.conditions.hold, values, PER_MATCH):
+            return [], {}
+    except cel.EvaluationError as error:
+        return policy.unless_ignored(str(error), 0), {}
+    return await affordable(policy.judge, values, PER_REQUEST)
 
 
 def _note(policy: Policy, binding: Binding, failure: Failure) -> Object:

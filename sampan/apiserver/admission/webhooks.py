@@ -112,12 +112,17 @@ class _Webhooks(Plugin):
         row = await webhook.match.row(attributes, self.lookup)
         if row is None or webhook.conditions is None:
             return row
-        from sampan.apiserver.admission.conditions import bindings
+        from sampan.apiserver.admission.conditions import affordable, bindings
         from sampan.kube import cel
+        from sampan.kube.cel.cost import PER_MATCH
 
-        values = await bindings(attributes, row, self.lookup, webhook.conditions.uses)
+        conditions = webhook.conditions
+
+        async def values(budget: cel.Budget) -> Object:
+            return await bindings(attributes, row, self.lookup, conditions.uses)
+
         try:
-            return row if webhook.conditions.hold(values) else None
+            return row if await affordable(conditions.hold, values, PER_MATCH) else None
         except cel.EvaluationError as error:
             if webhook.ignores_failure:
                 return None
