@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sampan.apiserver.server import APIServer
 
 SHUTDOWN = 5.0  # seconds that requests get to finish when the server stops
+HANDSHAKE = 10.0  # seconds for TLS, of a client that says nothing or nonsense too
 
 
 class Door(Server):
@@ -63,7 +64,11 @@ class HTTPServer:
         assert self._socket is not None
         self._tls = tls_context(pki)
         self._listener = await self.loop.create_server(
-            self.door, sock=self._socket, ssl=self._tls, backlog=1024
+            self.door,
+            sock=self._socket,
+            ssl=self._tls,
+            ssl_handshake_timeout=HANDSHAKE,
+            backlog=1024,
         )
 
     def reload(self, pki: PKIPaths) -> None:

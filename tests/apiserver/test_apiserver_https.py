@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from apiserver_harness import MAPS, Harness, open_server
 
+from sampan.apiserver import http
 from sampan.apiserver.upgrade import Tunnel, Upgrade
 from sampan.client.transport import Request, Response
 
@@ -360,3 +362,19 @@ async def test_a_request_that_takes_too_long_gets_504(tmp_path: Path) -> None:
         writer.close()
     await harness.server.close()
     await harness.store.close()
+
+
+async def test_a_client_that_does_not_finish_its_handshake_is_let_go(
+    live: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "HANDSHAKE", 0.2)
+    impatient = http.HTTPServer(live.server)
+    port = impatient.bind("127.0.0.1", 0)
+    await impatient.accept(live.server.pki)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"\x16\x03\x01\x02\x00")  # the head of a ClientHello
+    async with asyncio.timeout(5):
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+    writer.close()
+    await impatient.close()
