@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from sampan.apiserver.ensure_rbac import ensure_rbac
-from sampan.apiserver.fairness import lay_down
+from sampan.apiserver.flowcontrol import lay_down
 from sampan.apiserver.strategies.repair import repair
 from sampan.client.transport import Request, User
 from sampan.kube.errors import ApiError

@@ -30,7 +30,7 @@ from sampan.apiserver.crd.openapi import CustomSchemas
 from sampan.apiserver.discovery import Discovery
 from sampan.apiserver.expiry import EventExpiry
 from sampan.apiserver.fairness import Fairness
-from sampan.apiserver.fairness import follow as follow_flow_control
+from sampan.apiserver.flowcontrol import follow as follow_flow_control
 from sampan.apiserver.fieldmanager import FieldManager
 from sampan.apiserver.http import HTTPServer
 from sampan.apiserver.metrics import Metrics

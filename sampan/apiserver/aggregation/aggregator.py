@@ -1,8 +1,7 @@
-"""Other servers as part of this API: which requests are theirs, whether they can answer, and what they serve.
+"""Other servers as part of this API: which requests are theirs, and what they serve.
 
-Each remote APIService has a task that looks at its Service and asks the server for its discovery document: at once, after
-every change of the APIService, then every half minute, sooner while it fails. The outcome is the condition Available, and
-what was read is told in discovery and OpenAPI. Local APIServices are kept for what this server serves itself.
+A request for a group version of a remote APIService is passed on while that is available (`availability` finds out), and is
+503 else. What the remote serves stands in discovery and OpenAPI beside our own.
 
 Add-ons of our own (`metrics_api`) stand in the same place without a network: they answer until somebody registers a remote
 server for their group version.
@@ -11,42 +10,23 @@ server for their group version.
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
-from sampan.apiserver.aggregation import documents, services, trust
-from sampan.apiserver.aggregation.services import CUSTOM_PRIORITY, GROUP, PRIORITIES, Remote
+from sampan.apiserver.aggregation import documents, local
+from sampan.apiserver.aggregation.services import CUSTOM_PRIORITY, PRIORITIES, Remote
 from sampan.apiserver.discovery import AGGREGATED_TYPE, wants_aggregated
 from sampan.apiserver.documents import Document
 from sampan.apiserver.routes import RequestInfo
 from sampan.client.transport import Request, Response, User
-from sampan.kube import errors, objects
-from sampan.kube.errors import ApiError
-from sampan.kube.types import GVR
 
 if TYPE_CHECKING:
     from sampan.apiserver.aggregation.backend import Backend
     from sampan.apiserver.server import APIServer
-    from sampan.client.client import Client
-    from sampan.client.informer import Informer
 
-log = logging.getLogger(__name__)
-
-APISERVICES = GVR(GROUP, "v1", "apiservices")
-AGGREGATOR = User("system:kube-aggregator", ("system:masters",))
-CHECK_EVERY = 30.0  # seconds between checks of a server that answers
-CHECK_AGAIN = (
-    0.25,
-    0.5,
-    1.0,
-    2.0,
-    5.0,
-)  # seconds until a failed one is tried again; the last stays
-CHECK_TIMEOUT = 5.0
 OPENAPI_V2, OPENAPI_V3 = "/openapi/v2", "/openapi/v3"
 TEXT = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
 
@@ -250,179 +230,20 @@ class Aggregator:
 
     # Following the objects
 
-    async def run(self) -> None:
-        """Follow APIServices until cancelled. One task of the server's group."""
-        from sampan.client.client import Client
-        from sampan.client.informer import Informer
-        from sampan.client.inprocess import InProcess
-
-        client = Client(InProcess(self.server, User("system:apiserver", ("system:masters",))))
-        found = Informer(client, APISERVICES)
-        changed = asyncio.Event()
-        listeners = self.server.definitions.listeners
-        listeners.append(changed.set)
-        watching: dict[str, tuple[Remote, asyncio.Task[None]]] = {}
-        try:
-            async with asyncio.TaskGroup() as group:
-                found.start(group)
-                await found.synced()
-                found.add_handler(lambda *_: changed.set())
-                while True:
-                    changed.clear()
-                    await self._keep_locals(client, found)
-                    self._sync(group, client, found, watching)
-                    await changed.wait()
-        finally:
-            listeners.remove(changed.set)
-            if "backend" in vars(self):
-                await self.backend.close()
-
-    def _sync(
-        self,
-        group: asyncio.TaskGroup,
-        client: Client,
-        found: Informer,
-        watching: dict[str, tuple[Remote, asyncio.Task[None]]],
-    ) -> None:
-        """One task for each remote as it is now."""
-        wanted = {each.name: each for each in map(services.remote_of, found.list()) if each}
-        for name, (remote, task) in list(watching.items()):
-            if wanted.get(name) != remote:
-                task.cancel()
-                del watching[name]
-                if self.remotes.pop((remote.group, remote.version), None):
-                    self._generation += 1
-        for name, remote in wanted.items():
-            if name not in watching:
-                known = self.remotes[remote.group, remote.version] = Known(remote)
-                self._generation += 1
-                task = group.create_task(self._watch(client, known), name=f"apiservice {name}")
-                watching[name] = remote, task
-
-    async def _watch(self, client: Client, known: Known) -> None:
-        """Keep the condition of one remote true, until cancelled."""
-        failures = 0
-        while True:
-            reason, message = await self._check(known)
-            available = reason == "Passed"
-            if available != known.available:
-                known.available = available
-                self._generation += 1
-            await self._tell(client, known.remote.name, available, reason, message)
-            if available:
-                failures = 0
-                await asyncio.sleep(CHECK_EVERY)
-            else:
-                await asyncio.sleep(CHECK_AGAIN[min(failures, len(CHECK_AGAIN) - 1)])
-                failures += 1
-
-    async def _check(self, known: Known) -> tuple[str, str]:
-        """Reason and message of the condition; what the server serves is read on the way."""
-        remote, backend = known.remote, self.backend
-        service = await backend.service(remote)
-        wrong = services.reachable(remote, service, await backend.slices(remote))
-        if wrong is not None:
-            return wrong
-        try:
-            async with asyncio.timeout(CHECK_TIMEOUT):
-                status, _, body = await backend.read(remote, remote.path, AGGREGATOR)
-            if status != 200:
-                raise errors.internal(f"bad status from {remote.path}: {status}")
-            resources = orjson.loads(body)
-            if not isinstance(resources.get("resources"), list):
-                raise errors.internal(f"no resource list at {remote.path}")
-        except (ApiError, TimeoutError, ValueError, AttributeError) as error:
-            why = str(error) or type(error).__name__
-            where = f"https://{remote.server_name}:{remote.port}{remote.path}"
-            return "FailedDiscoveryCheck", f"failing or missing response from {where}: {why}"
-        if resources != known.resources:
-            known.resources = resources
-            self._generation += 1
-        await self._read_openapi(known)
-        return "Passed", "all checks passed"
-
-    async def _read_openapi(self, known: Known) -> None:
-        """What the server tells of its schemas; it need not tell anything."""
-        remote = known.remote
-        index, swagger = "", known.swagger
-        try:
-            async with asyncio.timeout(CHECK_TIMEOUT):
-                status, _, body = await self.backend.read(remote, OPENAPI_V3, AGGREGATOR)
-                if status == 200:
-                    entry = orjson.loads(body)["paths"].get(remote.path.lstrip("/")) or {}
-                    index = entry.get("serverRelativeURL", "")
-                if index != known.openapi or not known.available:
-                    status, _, body = await self.backend.read(remote, OPENAPI_V2, AGGREGATOR)
-                    swagger = body if status == 200 and orjson.loads(body).get("paths") else b""
-        except (ApiError, TimeoutError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.info("%s: its OpenAPI cannot be read: %s", remote.name, error)
-            return
-        if (index, swagger) != (known.openapi, known.swagger):
-            known.openapi, known.swagger = index, swagger
-            self._generation += 1
-
-    async def _tell(
-        self, client: Client, name: str, available: bool, reason: str, message: str
-    ) -> None:
-        try:
-            obj = await client.get(APISERVICES, name)
-            status = obj.get("status") or {}
-            present = objects.condition(obj, services.AVAILABLE)
-            told = services.condition(available, reason, message)
-            if present is not None:
-                if all(present.get(key) == told[key] for key in ("status", "reason", "message")):
-                    return
-                if present.get("status") == told["status"]:
-                    told["lastTransitionTime"] = present["lastTransitionTime"]
-            others = [
-                each
-                for each in status.get("conditions") or ()
-                if each.get("type") != services.AVAILABLE
-            ]
-            wanted = {**obj, "status": {**status, "conditions": [*others, told]}}
-            await client.update(APISERVICES, wanted, "status")
-        except ApiError as error:
-            if error.code not in (404, 409):  # gone, or told again after the change
-                log.warning("apiservices %s: %s", name, error)
-
-    # Local ones
-
-    def _locals(self) -> dict[str, Object]:
-        table = self.server.table
-        custom = {row.group for row in table.rows.values() if row.custom is not None}
-        served = table.groups()
-        for group, version in self.extensions:
-            served.append((group, [version]))
-        return services.local_services(served, custom)
+    def changed(self) -> None:
+        """Documents that were made before are no longer true."""
+        self._generation += 1
 
     async def lay_down(self) -> None:
-        """The local APIServices exist on return, and others can trust us. Written as they are: a new cluster should not
-        start slower for them."""
-        row = self.server.table.lookup(*APISERVICES)
-        assert row is not None
-        cache = await self.server.caches.get(row)
-        await asyncio.gather(
-            *(
-                self.server.registry.place(row, obj)
-                for name, obj in self._locals().items()
-                if row.key("", name) not in cache.entries
-            ),
-            trust.publish(self.server),
-        )
+        """The local APIServices exist on return, and others can trust us."""
+        await local.lay_down(self)
 
-    async def _keep_locals(self, client: Client, found: Informer) -> None:
-        """One for every group version that is served here; none of ours for what no longer is."""
-        wanted = self._locals()
-        row = self.server.table.lookup(*APISERVICES)
-        assert row is not None
-        for name, obj in wanted.items():
-            if found.get("", name) is None:
-                await self.server.registry.place(row, obj)
-        for obj in found.list():
-            name = objects.name(obj)
-            if services.is_local(obj) and services.is_automanaged(obj) and name not in wanted:
-                try:
-                    await client.delete(APISERVICES, name, uid=objects.uid(obj))
-                except ApiError as error:
-                    if error.code not in (404, 409):
-                        log.warning("apiservices %s: %s", name, error)
+    async def run(self) -> None:
+        """Follow APIServices until cancelled. One task of the server's group."""
+        from sampan.apiserver.aggregation.availability import Availability
+
+        try:
+            await Availability(self).run()
+        finally:
+            if "backend" in vars(self):
+                await self.backend.close()

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sampan.kube import objects
+from sampan.kube.types import GVR
 
 Object = dict[str, Any]
 GROUP = "apiregistration.k8s.io"
+APISERVICES = GVR(GROUP, "v1", "apiservices")
 AUTOMANAGED = "kube-aggregator.kubernetes.io/automanaged"
 AVAILABLE = "Available"
 DEFAULT_PORT = 443
