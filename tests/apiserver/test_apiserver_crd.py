@@ -103,6 +103,23 @@ async def test_names_conflict_until_they_are_free(api: Harness) -> None:
     await api.call("GET", f"/apis/{GROUP}/v1/ships")
 
 
+async def test_a_status_that_others_spoilt_is_written_again(boats: Harness) -> None:
+    for names in ({}, {"plural": "boats"}, None):
+        patch = {"status": {"acceptedNames": names, "conditions": []}}
+        await boats.call(
+            "PATCH", f"{CRDS}/{NAME}/status", patch, content="application/merge-patch+json"
+        )
+        whole = {"status": {"acceptedNames": {"kind": None, "plural": None}}}
+        await boats.call(
+            "PATCH", f"{CRDS}/{NAME}/status", whole, content="application/merge-patch+json"
+        )
+        found = await seen(
+            boats, f"{CRDS}/{NAME}", has_condition("Established"), "established again"
+        )
+        assert found["status"]["acceptedNames"] == found["spec"]["names"]
+    assert (await boats.call("GET", BOATS))["items"] == []
+
+
 async def test_a_protected_group_shows_its_approval(api: Harness) -> None:
     found = definition()
     found["spec"]["group"] = "x.k8s.io"

@@ -15,7 +15,7 @@ from crd_harness import BOATS, CRDS, GROUP, boat, definition, establish
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-EXAMPLES = int(os.environ.get("SAMPAN_FUZZ", "120"))
+EXAMPLES = 5_000 if "SAMPAN_SOAK" in os.environ else 120
 
 KEYS = st.sampled_from(
     [
@@ -91,7 +91,11 @@ def test_nothing_breaks_it(tmp_path: Path) -> None:
         assert response.status < 500, (response.status, text, body)
 
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(st.integers(0, 2**32), VALUES, st.sampled_from(["create", "define", "patch", "status"]))
+    @given(
+        st.integers(0, 2**32),
+        VALUES,
+        st.sampled_from(["create", "define", "patch", "status", "judge"]),
+    )
     def attempt(seed: int, replacement: Any, what: str) -> None:
         json, merge = "application/json", "application/merge-patch+json"
         if what == "define":
@@ -101,6 +105,19 @@ def test_nothing_breaks_it(tmp_path: Path) -> None:
         elif what == "create":
             body = spoilt(boat(f"b{seed}", crew=1, sail="lug", cargo={"x": [1]}), seed, replacement)
             loop.run_until_complete(ask("POST", BOATS, body, json))
+        elif what == "judge":
+            crd = f"{CRDS}/boats.{GROUP}"
+            body = spoilt(
+                {
+                    "status": {
+                        "acceptedNames": {"kind": "Boat"},
+                        "conditions": [{"type": "Established"}],
+                    }
+                },
+                seed,
+                replacement,
+            )
+            loop.run_until_complete(ask("PATCH", f"{crd}/status", body, merge))
         else:
             path = f"{BOATS}/kept" + ("/status" if what == "status" else "")
             patch = {"spec": replacement} if what == "patch" else {"status": replacement}
@@ -127,6 +144,7 @@ def test_nothing_breaks_it(tmp_path: Path) -> None:
             ask("POST", BOATS.replace("boats", "nests"), body, "application/json")
         )
         assert api.server.definitions.served.keys() >= {f"boats.{GROUP}", f"nests.{GROUP}"}
+        assert not any(api.server.checks("livez").values()), "every task goes on"
         found = loop.run_until_complete(api.send("GET", BOATS))
         assert found.status == 200 and orjson.loads(found.body)
     finally:

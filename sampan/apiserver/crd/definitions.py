@@ -28,6 +28,7 @@ from sampan.kube.structural.definition import condition, is_established
 
 Object = dict[str, Any]
 
+NAMES = ("plural", "singular", "kind", "listKind")
 GROUP, PLURAL = "apiextensions.k8s.io", "customresourcedefinitions"
 
 
@@ -97,7 +98,8 @@ class Definitions:
         if present is not None and present.uid != uid:
             self._withdraw(name)
             present = None
-        if is_established(crd) or condition(crd, "NamesAccepted") == "True":
+        accepted = is_established(crd) or condition(crd, "NamesAccepted") == "True"
+        if accepted and is_complete(crd):
             self._serve(present or Definition(name, uid), crd, entry.data)
         elif present is not None:
             self._withdraw(name)
@@ -182,6 +184,13 @@ class Definitions:
                 found = definition.versions[version]
                 if found.served:
                     yield found
+
+
+def is_complete(crd: Object) -> bool:
+    """Does it say all that serving needs? A status can be written by others than us, and then we write it again."""
+    names = crd["status"].get("acceptedNames") or {}
+    storing = [each for each in crd["spec"].get("versions") or () if each.get("storage")]
+    return len(storing) == 1 and all(names.get(key) for key in NAMES)
 
 
 def row_of(definition: Definition, version: Version) -> Resource:
