@@ -273,7 +273,7 @@ def impersonated(user: User, request: Request, authorizer: Authorizer) -> User:
     if not (name or groups or uid or extra):
         return user  # a header of another name
     if not name:
-        raise errors.internal("requested impersonation of groups, uid or extra without a user")
+        raise errors.bad_request("requested impersonation of groups, uid or extra without a user")
     for asked in _questions(user, name, groups, uid, extra):
         decision = authorizer.authorize(asked)
         if not decision.allowed:

@@ -285,7 +285,8 @@ class FieldManager:
             check(config, of)
         except TypeErrors as error:
             what = f"failed to create typed patch object ({_named(config)}): {error}"
-            raise ApiError(500, "", what) from None
+            # Kubernetes says 500 in these words, though it is the request that is at fault.
+            raise errors.bad_request(what) from None
         try:
             steps = operations.applied(
                 kind,

@@ -260,13 +260,13 @@ async def test_items_of_lists_are_shared_by_key(api: Harness) -> None:
     [
         (
             web(foo=1),
-            500,
+            400,
             "failed to create typed patch object (/web; apps/v1, Kind=Deployment): "
             ".spec.foo: field not declared in schema",
         ),
         (
             partial(spec={"template": {"spec": {"containers": [{"name": "c"}, {"name": "c"}]}}}),
-            500,
+            400,
             "failed to create typed patch object (/web; apps/v1, Kind=Deployment): "
             '.spec.template.spec.containers: duplicate entries for key [name="c"]',
         ),
