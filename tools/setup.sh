@@ -29,6 +29,7 @@ qemu-system-x86:microVMs"
 [ "$kind" = dev ] && packages="$packages
 make:make lint
 containernetworking-plugins:tests of CNI
+etcd-server:tests of clusters on etcd, each with members of its own
 curl:the tests' plainest client
 wrk:make bench
 util-linux:tests in namespaces of their own"
