@@ -61,6 +61,9 @@ class LeaderElection:
         self.monotonic = monotonic
         self._lease: Object | None = None  # as last seen
         self._seen = 0.0  # when it was first seen so
+        self._renewed = (
+            0.0  # when the last attempt that went well began: others may count from then
+        )
 
     @property
     def holder(self) -> str:
@@ -90,18 +93,15 @@ class LeaderElection:
 
     async def _hold(self) -> None:
         """Renew; return when that has failed for too long, or somebody else has the Lease."""
-        renewed = self.monotonic()
         while True:
             await asyncio.sleep(self.retry)
-            left = renewed + self.renew_deadline - self.monotonic()
+            left = self._renewed + self.renew_deadline - self.monotonic()
             try:
                 async with asyncio.timeout(max(left, 0.0)):
                     mine = await self._try()
             except TimeoutError:
                 mine = False
-            if mine:
-                renewed = self.monotonic()
-            elif self.holder != self.identity or left <= self.retry:
+            if not mine and (self.holder != self.identity or left <= self.retry):
                 return
 
     async def _change(self) -> None:
@@ -137,8 +137,12 @@ class LeaderElection:
 
     async def _try(self) -> bool:
         """Take or renew the Lease if it may be taken. False also when the API cannot be reached."""
+        began = self.monotonic()
         try:
-            return await self._take()
+            if await self._take():
+                self._renewed = began
+                return True
+            return False
         except (ApiError, ClientConnectionError) as error:
             if not (isinstance(error, ApiError) and error.code == 409):  # else another was quicker
                 log.warning("%s: the lease cannot be taken: %s", self.name, error)
