@@ -123,7 +123,12 @@ async def test_a_policy_denies_with_its_message(api: Harness) -> None:
     [
         ({"message": "too many"}, "too many", "Invalid", 422),
         ({"message": "x", "reason": "Forbidden"}, "x", "Forbidden", 403),
-        ({"reason": "Unauthorized", "message": "x"}, "x", "Unauthorized", 401),
+        (
+            {"reason": "RequestEntityTooLarge", "message": "x"},
+            "x",
+            "RequestEntityTooLarge",
+            413,
+        ),
         (
             {"messageExpression": "'found ' + string(size(object.data))", "message": "x"},
             "found 1",
@@ -570,9 +575,19 @@ async def test_mutated_objects_are_validated_by_policies(api: Harness) -> None:
             'Unsupported value: "Odd"',
         ),
         (
-            {"validations": [{"expression": "true\n&& true"}]},
+            {"validations": [{"expression": "true", "message": "a\nb"}]},
             "spec.validations[0].message",
-            "message must be specified if expression contains line breaks",
+            "must not contain line breaks",
+        ),
+        (
+            {"matchConstraints": {"resourceRules": [rule("pods */* */x")]}},
+            "spec.matchConstraints.resourceRules[0].resources",
+            "if '*/*' is present, must not specify other resources",
+        ),
+        (
+            {"matchConstraints": {"resourceRules": [rule("pods", "* CREATE")]}},
+            "spec.matchConstraints.resourceRules[0].operations",
+            "if '*' is present, must not specify other operations",
         ),
         (
             {
@@ -587,7 +602,7 @@ async def test_mutated_objects_are_validated_by_policies(api: Harness) -> None:
         (
             {"variables": [{"name": "a b", "expression": "1"}]},
             "spec.variables[0].name",
-            "name is not a valid CEL identifier",
+            "must be a valid CEL identifier",
         ),
         (
             {"matchConditions": [{"name": "x", "expression": "variables.n > 'a'"}]},
@@ -626,6 +641,11 @@ async def test_faulty_validating_policies(
     ("change", "field", "message"),
     [
         ({"mutations": []}, "spec.mutations", "at least one item"),
+        (
+            {"matchConstraints": {"resourceRules": [rule("pods", "DELETE")]}},
+            "spec.matchConstraints.resourceRules.operations",
+            'Unsupported value: "DELETE": supported values: "*", "CONNECT", "CREATE", "UPDATE"',
+        ),
         (
             {"mutations": [applying("1")]},
             "spec.mutations[0].applyConfiguration.expression",

@@ -13,15 +13,13 @@ from sampan.kube.errors import (
     required,
 )
 from sampan.kube.objects import name as name_of
-from sampan.kube.validation import expressions, rules
+from sampan.kube.validation import expressions, matching, rules
 from sampan.kube.validation.rules import Causes, Object, Rules
 
 GROUP: Final = "admissionregistration.k8s.io"
 _FAILURE: Final = frozenset(("Fail", "Ignore"))
 _MATCH: Final = frozenset(("Equivalent", "Exact"))
 _EFFECTS: Final = frozenset(("None", "NoneOnDryRun"))
-_SCOPES: Final = frozenset(("*", "Cluster", "Namespaced"))
-_OPERATIONS: Final = frozenset(("*", "CONNECT", "CREATE", "DELETE", "UPDATE"))
 _ACTIONS: Final = frozenset(("Audit", "Deny", "Warn"))
 
 
@@ -43,7 +41,7 @@ def _webhooks(configuration: Object, causes: Causes) -> None:
             where = f"{path}.admissionReviewVersions"
             causes.append(invalid_value(where, versions, text))
         for at, rule in enumerate(webhook.get("rules") or ()):
-            _rule(rule, causes, f"{path}.rules[{at}]")
+            matching.rule(rule, causes, f"{path}.rules[{at}]")
         rules.choice(causes, f"{path}.failurePolicy", webhook.get("failurePolicy"), _FAILURE)
         rules.choice(causes, f"{path}.matchPolicy", webhook.get("matchPolicy"), _MATCH)
         rules.choice(causes, f"{path}.sideEffects", webhook.get("sideEffects"), _EFFECTS)
@@ -69,21 +67,6 @@ def _qualified(name: str, causes: Causes, path: str) -> None:
         causes.append(invalid_value(path, name, text))
 
 
-def _rule(rule: Object, causes: Causes, path: str) -> None:
-    for field in ("apiGroups", "apiVersions", "resources", "operations"):
-        values = rule.get(field) or []
-        if not values:
-            causes.append(required(f"{path}.{field}"))
-        if "*" in values and len(values) > 1 and field != "resources":
-            text = "if '*' is present, must not specify other values"
-            causes.append(invalid_value(f"{path}.{field}", values, text))
-    for index, operation in enumerate(rule.get("operations") or ()):
-        if operation not in _OPERATIONS:
-            where = f"{path}.operations[{index}]"
-            causes.append(not_supported(where, operation, sorted(_OPERATIONS)))
-    rules.optional_choice(causes, f"{path}.scope", rule.get("scope"), _SCOPES)
-
-
 def client_config(config: Object, causes: Causes, path: str) -> None:
     url, service = config.get("url"), config.get("service")
     if (url is None) == (service is None):
@@ -107,8 +90,7 @@ def _policy(policy: Object, causes: Causes) -> None:
     else:
         if not constraints.get("resourceRules"):
             causes.append(required("spec.matchConstraints.resourceRules"))
-        for index, rule in enumerate(constraints.get("resourceRules") or ()):
-            _rule(rule, causes, f"spec.matchConstraints.resourceRules[{index}]")
+        matching.match_resources(constraints, causes, "spec.matchConstraints")
 
 
 def _validating_policy(policy: Object, causes: Causes) -> None:
@@ -116,13 +98,17 @@ def _validating_policy(policy: Object, causes: Causes) -> None:
     if not spec.get("validations") and not spec.get("auditAnnotations"):
         text = "validations or auditAnnotations must contain at least one item"
         causes.append(required("spec.validations", text))
+        causes.append(required("spec.auditAnnotations", text))
     _policy(policy, causes)
-    expressions.validations(spec, causes)
+    expressions.validations(policy, causes)
 
 
 def _mutating_policy(policy: Object, causes: Causes) -> None:
     _policy(policy, causes)
-    expressions.mutations(policy.get("spec") or {}, causes)
+    spec = policy.get("spec") or {}
+    constraints = spec.get("matchConstraints")
+    matching.only_operations(constraints, matching.MUTABLE, causes, "spec.matchConstraints")
+    expressions.mutations(spec, causes)
 
 
 def _binding(binding: Object, causes: Causes) -> None:
@@ -134,11 +120,16 @@ def _binding(binding: Object, causes: Causes) -> None:
     if binding.get("kind") == "ValidatingAdmissionPolicyBinding":
         actions = spec.get("validationActions") or []
         if not actions:
-            causes.append(required("spec.validationActions"))
+            text = "at least one validation action is required"
+            causes.append(required("spec.validationActions", text))
         for index, action in enumerate(actions):
             if action not in _ACTIONS:
                 path = f"spec.validationActions[{index}]"
                 causes.append(not_supported(path, action, sorted(_ACTIONS)))
+    resources = spec.get("matchResources")
+    matching.match_resources(resources, causes, "spec.matchResources")
+    if binding.get("kind") == "MutatingAdmissionPolicyBinding":
+        matching.only_operations(resources, matching.MUTABLE, causes, "spec.matchResources")
     expressions.binding(spec, causes)
 
 

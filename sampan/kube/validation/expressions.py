@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 from sampan.kube import names
 from sampan.kube.errors import (
     duplicate,
+    forbidden_field,
     invalid_value,
     not_supported,
     required,
     too_many,
 )
+from sampan.kube.objects import name as name_of
 from sampan.kube.types import split_api_version
 from sampan.kube.validation import rules
 from sampan.kube.validation.rules import Causes, Object
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 MAX_CONDITIONS: Final = 64
 MAX_AUDIT_EXPRESSION: Final = 5 * 1024
 MAX_AUDIT_ANNOTATIONS: Final = 20
-_REASONS: Final = ("Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized")
+_REASONS: Final = ("Forbidden", "Invalid", "RequestEntityTooLarge")
 _NOT_FOUND: Final = ("Allow", "Deny")
 _PATCH_TYPES: Final = {"ApplyConfiguration": "applyConfiguration", "JSONPatch": "jsonPatch"}
 _REINVOCATION: Final = ("IfNeeded", "Never")
@@ -118,6 +120,7 @@ def _param_kind(kind: Object, causes: Causes) -> None:
 def _variables(given: list[Object], causes: Causes, params: bool) -> Type:
     from sampan.kube.cel.admission import Variables as Composed
     from sampan.kube.cel.admission import declared
+    from sampan.kube.cel.names import RESERVED
     from sampan.kube.cel.types import DYN, Field
 
     fields: dict[str, Field] = {}
@@ -126,10 +129,9 @@ def _variables(given: list[Object], causes: Causes, params: bool) -> Type:
         name = variable.get("name") or ""
         if not name.strip():
             causes.append(required(f"{where}.name", "name is not specified"))
-        elif names.c_identifier(name):
-            causes.append(
-                invalid_value(f"{where}.name", name, "name is not a valid CEL identifier")
-            )
+        elif names.c_identifier(name) or name in RESERVED:
+            text = "must be a valid CEL identifier"
+            causes.append(invalid_value(f"{where}.name", name, text))
         elif name in fields:
             causes.append(duplicate(f"{where}.name", name))
         known = {**declared(params=params), "variables": Composed(dict(fields))}
@@ -141,10 +143,11 @@ def _variables(given: list[Object], causes: Causes, params: bool) -> Type:
     return Composed(fields)
 
 
-def validations(spec: Object, causes: Causes) -> None:
+def validations(policy_: Object, causes: Causes) -> None:
     """Of a ValidatingAdmissionPolicy."""
     from sampan.kube.cel.types import NULL, STRING
 
+    spec, owner = policy_.get("spec") or {}, name_of(policy_)
     variables, worded = policy(spec, causes)
     for index, item in enumerate(spec.get("validations") or ()):
         _validation(item, causes, f"spec.validations[{index}]", variables, worded)
@@ -156,13 +159,12 @@ def validations(spec: Object, causes: Causes) -> None:
     for index, item in enumerate(annotations):
         where = f"spec.auditAnnotations[{index}]"
         key = item.get("key") or ""
-        if not key:
-            causes.append(required(f"{where}.key", "key is not specified"))
-        elif key in seen:
+        full = f"{owner}/{key}"
+        causes += [
+            invalid_value(f"{where}.key", full, problem) for problem in names.qualified_name(full)
+        ]
+        if key in seen:
             causes.append(duplicate(f"{where}.key", key))
-        else:
-            for problem in names.qualified_name(key):
-                causes.append(invalid_value(f"{where}.key", key, problem))
         seen.add(key)
         text = item.get("valueExpression") or ""
         path = f"{where}.valueExpression"
@@ -184,15 +186,16 @@ def _validation(
     else:
         compiles(causes, f"{path}.expression", text, variables, "bool")
     if message and not message.strip():
-        detail = "message must be non-empty if specified"
+        detail = "must be non-empty if specified"
         causes.append(invalid_value(f"{path}.message", message, detail))
     elif "\n" in message.strip():
-        detail = "message must not contain line breaks"
+        detail = "must not contain line breaks"
         causes.append(invalid_value(f"{path}.message", message, detail))
-    elif not message and "\n" in text.strip():
-        detail = "message must be specified if expression contains line breaks"
-        causes.append(required(f"{path}.message", detail))
-    if given := item.get("messageExpression"):
+    given = item.get("messageExpression") or ""
+    if given and not given.strip():
+        detail = "must be non-empty if specified"
+        causes.append(invalid_value(f"{path}.messageExpression", given, detail))
+    elif given:
         compiles(causes, f"{path}.messageExpression", given, worded, "string")
     reason = item.get("reason")
     if reason is not None and reason not in _REASONS:
@@ -222,10 +225,14 @@ def mutations(spec: Object, causes: Causes) -> None:
             detail = f"must be specified when patchType is {kind}"
             causes.append(required(f"{where}.{field}", detail))
             continue
+        for other in _PATCH_TYPES.values():
+            if other != field and item.get(other) is not None:
+                detail = f"must not be specified when patchType is {kind}"
+                causes.append(invalid_value(f"{where}.{other}", f"{{{other}}}", detail))
         result = (OBJECT if field == "applyConfiguration" else PATCHES,)
         path, text = f"{where}.{field}.expression", held.get("expression") or ""
         if not text.strip():
-            causes.append(required(path, "expression is not specified"))
+            causes.append(required(path, ""))
         else:
             compiles(causes, path, text, variables, result, patch_types)
     policy_ = spec.get("reinvocationPolicy") or ""
@@ -257,8 +264,8 @@ def _param_ref(reference: Object, causes: Causes) -> None:
     name, selector = reference.get("name") or "", reference.get("selector")
     if name and selector is not None:
         detail = "name and selector are mutually exclusive"
-        causes.append(invalid_value(f"{path}.name", name, detail))
-        causes.append(invalid_value(f"{path}.selector", selector, detail))
+        causes.append(forbidden_field(f"{path}.name", detail))
+        causes.append(forbidden_field(f"{path}.selector", detail))
     elif name:
         causes += [
             invalid_value(f"{path}.name", name, problem) for problem in names.path_segment(name)
