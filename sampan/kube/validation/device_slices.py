@@ -22,7 +22,6 @@ from sampan.kube.validation.devices import (
     MAX_DOMAIN,
     MAX_ID,
     MAX_ITEMS,
-    driver_name,
     each,
     label,
     name_of,
@@ -31,6 +30,7 @@ from sampan.kube.validation.devices import (
     unique_set,
 )
 from sampan.kube.validation.rules import Causes, Object, Rules
+from sampan.kube.validation.volumes import driver_name
 
 _MAX_DEVICES, _MAX_COUNTED_DEVICES = 128, 64
 _MAX_ATTRIBUTES: Final = 32  # and capacities, of one device
@@ -56,7 +56,7 @@ _is_version = re.compile(
 
 def _slice(found: Object, causes: Causes) -> None:
     spec = found.get("spec") or {}
-    driver_name(spec.get("driver") or "", causes, "spec.driver")
+    driver_name(causes, "spec.driver", spec.get("driver") or "")
     pool = spec.get("pool") or {}
     pool_name(pool.get("name") or "", causes, "spec.pool.name")
     rules.positive(causes, "spec.pool.resourceSliceCount", pool.get("resourceSliceCount") or 0)

@@ -18,6 +18,7 @@ from sampan.kube.errors import (
 )
 from sampan.kube.validation import expressions, placement, resources, rules
 from sampan.kube.validation.rules import Causes, Object, Rules
+from sampan.kube.validation.volumes import driver_name
 
 GROUP: Final = "resource.k8s.io"
 MAX_ITEMS: Final = 32  # requests, constraints, configurations, selectors, results
@@ -77,15 +78,6 @@ def label(causes: Causes, path: str, value: Any) -> None:
 
 
 # --- names ------------------------------------------------------------------------------------------
-
-
-def driver_name(name: str, causes: Causes, path: str) -> None:
-    """As that of a CSI driver."""
-    if not name:
-        causes.append(required(path))
-    if len(name) > names.LABEL_MAX:
-        causes.append(too_long(path, "", names.LABEL_MAX))
-    rules.name(causes, path, name.lower(), names.dns1123_subdomain)
 
 
 def pool_name(name: str, causes: Causes, path: str) -> None:
@@ -277,7 +269,7 @@ def _configuration(config: Object, causes: Causes, path: str) -> None:
     if opaque is None:
         causes.append(required(where))
         return
-    driver_name(opaque.get("driver") or "", causes, f"{where}.driver")
+    driver_name(causes, f"{where}.driver", opaque.get("driver") or "")
     _raw(opaque.get("parameters"), _MAX_PARAMETERS, causes, f"{where}.parameters")
 
 
@@ -303,7 +295,7 @@ def _claim_status(new: Object, old: Object, causes: Causes) -> None:
     allocated = {_device_id(result) for result in given}
 
     def device(item: Object, causes: Causes, path: str) -> None:
-        driver_name(item.get("driver") or "", causes, f"{path}.driver")
+        driver_name(causes, f"{path}.driver", item.get("driver") or "")
         pool_name(item.get("pool") or "", causes, f"{path}.pool")
         label(causes, f"{path}.device", item.get("device"))
         if _device_id(item) not in allocated:
@@ -343,7 +335,7 @@ def _consumer(item: Object, causes: Causes, path: str) -> None:
 def _allocation(allocation: Object, known: Requests, causes: Causes, path: str) -> None:
     def result(item: Object, causes: Causes, path: str) -> None:
         _reference(item.get("request") or "", known, causes, f"{path}.request")
-        driver_name(item.get("driver") or "", causes, f"{path}.driver")
+        driver_name(causes, f"{path}.driver", item.get("driver") or "")
         pool_name(item.get("pool") or "", causes, f"{path}.pool")
         label(causes, f"{path}.device", item.get("device"))
 

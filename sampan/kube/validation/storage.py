@@ -16,6 +16,7 @@ from sampan.kube.errors import (
 from sampan.kube.validation import rules
 from sampan.kube.validation.persistent import access_modes, csi
 from sampan.kube.validation.rules import Causes, Object, Rules
+from sampan.kube.validation.volumes import driver_name
 
 GROUP: Final = "storage.k8s.io"
 _INLINE: Final = "may not be specified in the context of inline volumes"
@@ -125,17 +126,12 @@ def _csi_driver_update(new: Object, old: Object, causes: Causes) -> None:
             causes.append(invalid_value(path, after.get(field), rules.IMMUTABLE))
 
 
-def _csi_name(name: str) -> list[str]:
-    reasons = ["must be no more than 63 bytes"] if len(name) > 63 else []
-    return reasons + names.dns1123_subdomain(name.lower())
-
-
 def _csi_node(found: Object, causes: Causes) -> None:
     seen: set[str] = set()
     for index, driver in enumerate((found.get("spec") or {}).get("drivers") or ()):
         path = f"spec.drivers[{index}]"
         name, node = driver.get("name") or "", driver.get("nodeID") or ""
-        rules.required_name(causes, f"{path}.name", name, _csi_name)
+        driver_name(causes, f"{path}.name", name)
         if not node:
             causes.append(required(f"{path}.nodeID", node))
         elif len(node) > 192:
@@ -145,10 +141,12 @@ def _csi_node(found: Object, causes: Causes) -> None:
         rules.not_negative(causes, f"{path}.allocatable.count", count)
         keys: set[str] = set()
         for key in driver.get("topologyKeys") or ():
-            rules.required_name(causes, f"{path}.topologyKeys", key, names.qualified_name)
+            if not key:
+                causes.append(required(path))
             if key in keys:
-                causes.append(duplicate(f"{path}.topologyKeys", key))
+                causes.append(duplicate(path, key))
             keys.add(key)
+            rules.name(causes, path, key, names.qualified_name)
         if name in seen:
             causes.append(duplicate(f"{path}.name", name))
         seen.add(name)
@@ -171,9 +169,8 @@ def _fixed(driver: Object) -> Object:
 def _attachment(found: Object, causes: Causes) -> None:
     spec = found.get("spec") or {}
     source = spec.get("source") or {}
-    rules.required_name(causes, "spec.attacher", spec.get("attacher"), _csi_name)
-    if not spec.get("nodeName"):
-        causes.append(required("spec.nodeName", spec.get("nodeName") or ""))
+    driver_name(causes, "spec.attacher", spec.get("attacher") or "")
+    rules.name(causes, "spec.nodeName", spec.get("nodeName") or "", names.dns1123_subdomain)
     inline, name = source.get("inlineVolumeSpec"), source.get("persistentVolumeName")
     if inline is None and name is None:
         text = "must specify exactly one of inlineVolumeSpec and persistentVolumeName"
@@ -189,6 +186,7 @@ def _attachment(found: Object, causes: Causes) -> None:
                     "must specify non empty persistentVolumeName",
                 )
             )
+        rules.name(causes, "spec.source.persistentVolumeName", name, names.dns1123_subdomain)
     elif inline is not None:
         _inline(inline, causes, "spec.source.inlineVolumeSpec")
 
@@ -239,7 +237,7 @@ def _attributes_class_update(new: Object, old: Object, causes: Causes) -> None:
 
 RULES = {
     (GROUP, "StorageClass"): Rules(_storage_class, _storage_class_update, namespaced=False),
-    (GROUP, "CSIDriver"): Rules(_csi_driver, _csi_driver_update, _csi_name, namespaced=False),
+    (GROUP, "CSIDriver"): Rules(_csi_driver, _csi_driver_update, namespaced=False),
     (GROUP, "CSINode"): Rules(_csi_node, _csi_node_update, namespaced=False),
     (GROUP, "CSIStorageCapacity"): Rules(_capacity, _capacity_update),
     (GROUP, "VolumeAttachment"): Rules(_attachment, _attachment_update, namespaced=False),
