@@ -38,6 +38,7 @@ BENCHES = {
     "image": Bench("unpacking of images"),
     "network": Bench("pod networks and service tables", root=True),
     "cri": Bench("pods over CRI: start, memory"),
+    "microvm": Bench("microVMs over CRI: cold boot, clone, warm machine, idle cost", root=True),
     "cluster": Bench("a whole cluster: start, idle, apply to rolled out, scale"),
 }
 

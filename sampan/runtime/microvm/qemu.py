@@ -153,7 +153,7 @@ def command(
     argv = [
         program, "-name", f"sampan-{spec.name[:12]}", "-M", MACHINE, "-nodefaults", "-no-user-config",
         "-display", "none", "-no-reboot", "-action", "shutdown=pause", "-sandbox", SANDBOX,
-        "-accel", "kvm" if accelerator == "kvm" else "tcg,tb-size=32,thread=multi",
+        "-accel", "kvm" if accelerator == "kvm" else "tcg,tb-size=16,thread=multi",
         "-cpu", "host" if accelerator == "kvm" else "max",
         "-m", f"{spec.memory}M", "-smp", str(spec.cpus),
         "-object", f"memory-backend-file,id=ram,size={spec.memory}M,mem-path=/proc/self/fd/{spec.ram},"
