@@ -102,7 +102,13 @@ class Registry:
             try:
                 return await self._create(call, obj)
             except ApiError as error:
-                if error.reason != "AlreadyExists" or not generated or attempt == NAME_TRIES - 1:
+                if error.reason != "AlreadyExists" or not generated:
+                    raise
+                if attempt == NAME_TRIES - 1:
+                    error.message += (
+                        ", the server was not able to generate a unique name for the object"
+                    )
+                    error.details["retryAfterSeconds"] = 1
                     raise
         raise AssertionError("unreachable")
 

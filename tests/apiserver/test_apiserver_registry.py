@@ -8,6 +8,8 @@ import re
 import pytest
 from apiserver_harness import DEPLOYMENTS, MAPS, PODS, Harness, api, config_map, deployment, pod
 
+from sampan.apiserver import registry
+
 __all__ = ["api"]
 
 
@@ -34,6 +36,22 @@ async def test_generate_name(api: Harness) -> None:
     names = {(await api.call("POST", MAPS, body))["metadata"]["name"] for _ in range(5)}
     assert len(names) == 5
     assert all(re.fullmatch(r"x-[bcdfghjklmnpqrstvwxz2456789]{5}", name) for name in names)
+
+
+async def test_generated_names_that_are_taken(
+    api: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = iter(["x-a", "x-a", "x-a", "x-b", *["x-b"] * 8])
+    monkeypatch.setattr(registry, "generated_name", lambda base: next(tries))
+    body = {**config_map(""), "metadata": {"generateName": "x-"}}
+    made = [(await api.call("POST", MAPS, body))["metadata"]["name"] for _ in range(2)]
+    assert made == ["x-a", "x-b"]  # another was tried
+    refused = await api.call("POST", MAPS, body, 409)
+    assert refused["reason"] == "AlreadyExists"
+    assert refused["message"] == (
+        'configmaps "x-b" already exists, the server was not able to generate a unique name for the object'
+    )
+    assert refused["details"]["retryAfterSeconds"] == 1
 
 
 async def test_missing_namespace_and_protected_namespace(api: Harness) -> None:
