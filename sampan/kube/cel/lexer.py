@@ -123,8 +123,8 @@ def _string(source: str, start: int, opening: str) -> tuple[Token, int]:
         scan = at + 1
     body = source[position:at]
     if not long and ("\n" in body or "\r" in body):
-        until = position + min(body.find(each) for each in "\n\r" if each in body)
-        raise CompileError(source, [Issue(start, _unrecognized(source[start : until + 1]))])
+        stop = position + min(body.find(each) for each in "\n\r" if each in body)
+        raise CompileError(source, [Issue(start, _unrecognized(source[start : stop + 1]))])
     if "b" in prefix:
         return Token(
             "bytes", body.encode() if raw else _bytes(source, body, position, start), start
