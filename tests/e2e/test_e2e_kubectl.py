@@ -290,7 +290,7 @@ def test_get_in_every_format(harbour: Space) -> None:
 def test_get_selects(harbour: Space) -> None:
     space = harbour
     assert len(space.get("pods", "-l", "app in (harbour),app!=other")["items"]) == 2
-    assert space.get("pods", "-l", "!app,!run")["items"] == []
+    assert space.get("pods", "-l", "!app,!run,!job-name")["items"] == []
     some = space.get("pods", "-l", "app=harbour")["items"][0]["metadata"]["name"]
     found = space.get(
         "pods", f"--field-selector=metadata.name={some},status.phase=Running,spec.nodeName=boat"
