@@ -223,7 +223,7 @@ async def test_watches_that_join_during_a_flood_miss_and_repeat_nothing(store):
 
     async def join():
         # A stream of etcd costs more than a watch of SQLite's, and begins at a tenth of a second.
-        most = 60 if store.shared else total
+        most = 24 if store.shared else total
         while store.revision < base + total - 200 and len(followers) < most:
             for prefix in ("", "/p0"):
                 since = chance.randrange(base, store.revision + 1)
