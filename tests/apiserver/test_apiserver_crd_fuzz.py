@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 from apiserver_harness import open_server
 from crd_harness import BOATS, CRDS, GROUP, boat, definition, establish
 from hypothesis import HealthCheck, given, settings
@@ -78,6 +79,7 @@ def spoilt(value: Any, seed: int, replacement: Any) -> Any:
         holder = inner
 
 
+@pytest.mark.timeout(900)
 def test_nothing_breaks_it(tmp_path: Path) -> None:
     loop = asyncio.new_event_loop()
     api = loop.run_until_complete(open_server(tmp_path))
