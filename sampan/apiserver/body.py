@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -73,19 +73,20 @@ def patched(call: Call, gvk: GVK) -> Callable[[Object], Object]:
         )
     try:
         body = orjson.loads(call.request.body)
-        orjson.dumps(body)
+        plain = orjson.dumps(body) == call.request.body.strip()
     except orjson.JSONDecodeError as error:
         raise errors.bad_request(f"error decoding patch: {error}") from None
     except TypeError:  # it can be read, and not written: encoding goes less deep than decoding
         raise errors.bad_request("error decoding patch: json: exceeded max depth") from None
 
     aside = kind != JSON_PATCH and not _names_managers(body)
+    odd = _odd_in_patch(call, kind, body, plain)
 
     def apply(old: Object) -> Object:
         # Copying and checking managed fields would cost as much as the rest of a usual object.
         managers = old["metadata"].pop("managedFields", None) if aside else None
         new = patched_object(old)
-        new = conforming(call, gvk, new, old)
+        new = conforming(call, gvk, new, old, odd)
         if managers is not None:
             new["metadata"]["managedFields"] = managers
         return new
@@ -99,6 +100,20 @@ def patched(call: Call, gvk: GVK) -> Callable[[Object], Object]:
         return patch.strategic_merge_patch(old, body, name)
 
     return apply
+
+
+def _odd_in_patch(call: Call, kind: str, body: Any, plain: bool) -> list[str]:
+    """Strict errors in a patch itself: keys that it gives twice, and operations with fields that mean nothing."""
+    if call.field_validation == "Ignore":
+        return []
+    found = [] if plain else decode.duplicates(call.request.body)
+    if kind != JSON_PATCH:
+        return found
+    for index, operation in enumerate(body if isinstance(body, list) else ()):
+        for key in operation if isinstance(operation, dict) else ():
+            if key not in ("op", "path", "from", "value"):
+                found.append(f"unknown field {errors.quote(f'[{index}].{key}')}")
+    return [f"json patch {text}" for text in found]
 
 
 def _names_managers(patch: Any) -> bool:
@@ -135,31 +150,35 @@ def applied_configuration(call: Call) -> Object:
     return config
 
 
-def conforming(call: Call, gvk: GVK, new: Any, old: Object | None = None) -> Object:
-    """What a patch made (of `old`, which fits), fitted to the schema and defaulted."""
+def conforming(
+    call: Call, gvk: GVK, new: Any, old: Object | None = None, odd: Sequence[str] = ()
+) -> Object:
+    """What a patch made (of `old`, which fits), fitted to the schema and defaulted. `odd`: the patch's own strict errors."""
     if not isinstance(new, dict) or not isinstance(new.get("metadata"), dict):
         raise errors.bad_request("the patch must leave an object with metadata")
     if new.get("kind") != gvk.kind or new.get("apiVersion") != gvk.api_version:
         raise errors.bad_request(
             f"the patch must not change kind or apiVersion: {new.get('apiVersion')}/{new.get('kind')}"
         )
-    if call.resource.custom is not None and gvk == call.gvk:
-        return custom.conforming(call, new)
-    name = schema.for_gvk(gvk)
+    is_custom = call.resource.custom is not None and gvk == call.gvk
+    name = None if is_custom else schema.for_gvk(gvk)
+    found = list(odd)
     if name is not None:
         if old is None:
-            found = decode.check_types(new, name)
+            found += decode.check_types(new, name)
         else:
             touched = _touched(old, new)
             fitted = dict(touched)
-            found = decode.check_types(fitted, name)
+            found += decode.check_types(fitted, name)
             for key in touched.keys() - fitted.keys():
                 del new[key]
             new.update(fitted)
-        if found and call.field_validation == "Strict":
-            raise errors.bad_request(f"strict decoding error: {', '.join(found)}")
-        if found and call.field_validation == "Warn":
-            call.warnings += [each for each in found if each not in call.warnings]
+    if found and call.field_validation == "Strict":
+        raise errors.bad_request(f"strict decoding error: {', '.join(found)}")
+    if found and call.field_validation == "Warn":
+        call.warnings += [each for each in found if each not in call.warnings]
+    if is_custom:
+        return custom.conforming(call, new)
     if not isinstance(new.get("metadata"), dict):
         new["metadata"] = {}
     defaulting.default(gvk, new)

@@ -54,7 +54,10 @@ def decode(
             'Kind string "json:\\"kind,omitempty\\"" }'
         )
     _identify(value, gvk)
-    found += _fit(value, gvk)
+    unknown = _fit(value, gvk)
+    found = (
+        _in_order(body, found, unknown) if found and media_type in JSON_TYPES else found + unknown
+    )
     if strict == "Ignore" or not found:
         return value, []
     if strict == "Warn":
@@ -150,7 +153,7 @@ def _identify(value: dict[str, Any], gvk: GVK) -> None:
     value["apiVersion"], value["kind"] = gvk.api_version, gvk.kind
 
 
-def _parse_json(body: bytes, duplicates: bool) -> tuple[Any, list[str]]:
+def _parse_json(body: bytes, doubles: bool) -> tuple[Any, list[str]]:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -158,7 +161,7 @@ def _parse_json(body: bytes, duplicates: bool) -> tuple[Any, list[str]]:
         text = f"couldn't get version/kind; json parse error: {detail} (offset {error.pos})"
         raise errors.bad_request(text) from error
     deep = body.count(b"{") + body.count(b"[") > _SUSPICIOUS_BRACKETS
-    if not duplicates and not deep:
+    if not doubles and not deep:
         return value, []
     try:
         same = orjson.dumps(value) == body.strip()
@@ -166,16 +169,48 @@ def _parse_json(body: bytes, duplicates: bool) -> tuple[Any, list[str]]:
         raise errors.bad_request(
             "couldn't get version/kind; json parse error: exceeded max depth"
         ) from error
-    return value, [] if same or not duplicates else _duplicates(body)
+    return value, [] if same or not doubles else duplicates(body)
 
 
 class _Pairs(dict[str, Any]):
-    """A parsed object that had a key twice; the keys so given."""
+    """A parsed object that had a key twice; its pairs as they came."""
 
-    twice: list[str]
+    pairs: list[tuple[str, Any]]
 
 
-def _duplicates(body: bytes) -> list[str]:
+def duplicates(body: bytes) -> list[str]:
+    """The fields that a JSON document gives twice."""
+    places = _places(body)
+    return [_twice(path) for path, at in places.items() if len(at) > 1][: conform.MAX_STRICT_ERRORS]
+
+
+def _twice(path: str) -> str:
+    return f"duplicate field {errors.quote(path)}"
+
+
+def _in_order(body: bytes, doubled: list[str], unknown: list[str]) -> list[str]:
+    """Both kinds of strict errors as they come in the document. What is in an unknown field is not looked at."""
+    places = _places(body)
+    at: dict[str, int] = {}
+    hidden: list[str] = []
+    for path, seen in places.items():
+        quoted = errors.quote(path)
+        if (text := f"unknown field {quoted}") in unknown:
+            at[text] = seen[0]
+            hidden.append(path)
+        if len(seen) > 1:
+            at[_twice(path)] = seen[1]
+    for path in hidden:
+        for text in doubled:
+            inside = text.removeprefix("duplicate field ").strip('"')
+            if inside == path or inside.startswith((f"{path}.", f"{path}[")):
+                at.pop(text, None)
+    kept = [text for text in (*doubled, *unknown) if text in at or text in unknown]
+    return sorted(kept, key=lambda text: at.get(text, len(places)))
+
+
+def _places(body: bytes) -> dict[str, list[int]]:
+    """Path → where it stands, counted in fields; twice when it is given twice. Empty when nothing is."""
     any_found = False
 
     def hook(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -185,30 +220,34 @@ def _duplicates(body: bytes) -> list[str]:
             return plain
         any_found = True
         marked = _Pairs(plain)
-        seen: set[str] = set()
-        marked.twice = [key for key, _ in pairs if key in seen or seen.add(key)]  # type: ignore[func-returns-value]
+        marked.pairs = pairs
         return marked
 
     value = json.loads(body, object_pairs_hook=hook)
-    return list(_located(value, "")) if any_found else []
+    places: dict[str, list[int]] = {}
+    count = 0
 
+    def walk(value: Any, path: str, again: bool) -> None:
+        nonlocal count
+        if isinstance(value, dict):
+            seen: set[str] = set()
+            for key, item in value.pairs if isinstance(value, _Pairs) else value.items():
+                where = f"{path}.{key}" if path else key
+                count += 1
+                if (
+                    not again or key in seen
+                ):  # inside of a value that is given again, only its own doubles
+                    places.setdefault(where, []).append(count)
+                walk(item, where, again or key in seen)
+                seen.add(key)
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                if isinstance(item, dict | list):
+                    walk(item, f"{path}[{index}]", again)
 
-def _located(value: Any, path: str) -> list[str]:
-    found: list[str] = []
-    if isinstance(value, dict):
-        if isinstance(value, _Pairs):
-            found += [
-                f"duplicate field {errors.quote(f'{path}.{key}' if path else key)}"
-                for key in value.twice
-            ]
-        for key, item in value.items():
-            if isinstance(item, dict | list):
-                found += _located(item, f"{path}.{key}" if path else key)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            if isinstance(item, dict | list):
-                found += _located(item, f"{path}[{index}]")
-    return found[: conform.MAX_STRICT_ERRORS]
+    if any_found:
+        walk(value, "", False)
+    return places
 
 
 def _parse_yaml(body: bytes) -> tuple[Any, list[str]]:

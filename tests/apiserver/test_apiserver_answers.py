@@ -6,7 +6,18 @@ import asyncio
 
 import orjson
 import pytest
-from apiserver_harness import MAPS, PODS, Harness, api, config_map, pod, service_account
+from apiserver_harness import (
+    CONTENT,
+    DEPLOYMENTS,
+    MAPS,
+    PODS,
+    Harness,
+    api,
+    config_map,
+    deployment,
+    pod,
+    service_account,
+)
 
 from sampan.apiserver.deadlines import seconds
 from sampan.apiserver.negotiate import Form, accepted
@@ -176,3 +187,25 @@ async def test_what_the_server_adds_to_a_pod(api: Harness) -> None:
         {"key": "v", "operator": "In", "values": ["1"]},
         {"key": "t", "operator": "NotIn", "values": ["2"]},
     ]
+
+
+async def test_field_validation_of_patches(api: Harness) -> None:
+    await api.call("POST", DEPLOYMENTS, deployment("web"))
+    path = f"{DEPLOYMENTS}/web"
+    twice = b'{"spec":{"foo":1,"paused":true,"paused":false}}'
+    operation = b'[{"op":"add","path":"/spec/foo","value":1,"bar":2}]'
+    in_twice = ['duplicate field "spec.paused"', 'unknown field "spec.foo"']
+    for content, body, found in (
+        ("merge", twice, in_twice),
+        ("strategic", twice, in_twice),
+        ("json", operation, ['json patch unknown field "[0].bar"', 'unknown field "spec.foo"']),
+    ):
+        kind = CONTENT[content]
+        refused = await api.call("PATCH", f"{path}?fieldValidation=Strict", body, 400, content=kind)
+        assert refused["message"] == f"strict decoding error: {', '.join(found)}"
+        for query in ("", "?fieldValidation=Warn"):
+            warned = await api.send("PATCH", path + query, body, kind)
+            told = warned.headers["Warning"].replace("\\", "")
+            assert warned.status == 200 and told == "\n".join(f'299 - "{text}"' for text in found)
+        ignored = await api.send("PATCH", f"{path}?fieldValidation=Ignore", body, kind)
+        assert ignored.status == 200 and "Warning" not in ignored.headers

@@ -76,9 +76,23 @@ def test_strict_errors_come_together():
     body = b'{"spec":{"foo":1,"template":{"spec":{"containers":[{"name":"a","foo":1}]}},"replicas":1,"replicas":2}}'
     assert refusal(body, DEPLOYMENT) == (
         'Deployment in version "v1" cannot be handled as a Deployment: strict decoding error: '
-        'duplicate field "spec.replicas", unknown field "spec.foo", '
-        'unknown field "spec.template.spec.containers[0].foo"'
+        'unknown field "spec.foo", unknown field "spec.template.spec.containers[0].foo", '
+        'duplicate field "spec.replicas"'
     )
+
+
+def test_strict_errors_stand_as_in_the_document():
+    body = (
+        b'{"spec":{"unknown1":1,"unknownDupe":1,"unknownDupe":2,"paused":true,"paused":false,"template":{"spec":'
+        b'{"containers":[{"name":"a","unknownNested":{"x":1,"x":2},"imagePullPolicy":"Always","imagePullPolicy":"Never"}]}}}}'
+    )
+    assert refusal(body, DEPLOYMENT).partition("strict decoding error: ")[2].split(", ") == [
+        'unknown field "spec.unknown1"',
+        'unknown field "spec.unknownDupe"',
+        'duplicate field "spec.paused"',
+        'unknown field "spec.template.spec.containers[0].unknownNested"',
+        'duplicate field "spec.template.spec.containers[0].imagePullPolicy"',
+    ]
 
 
 def test_warnings_instead_and_the_fields_are_dropped():
