@@ -15,7 +15,7 @@ from sampan.cri import api_pb2 as pb
 from sampan.cri.errors import InvalidArgument, NotFound, ResourceExhausted
 from sampan.runtime import views
 from sampan.runtime.config import RuntimeConfig
-from sampan.runtime.kinds import load
+from sampan.runtime.kinds import glance, load
 from sampan.runtime.records import ContainerEntry, SandboxEntry
 from sampan.runtime.sandbox import SandboxKind, Support
 from sampan.runtime.spec import log_path, stop_signal
@@ -53,9 +53,9 @@ class Inventory:
         async with self._probing:
             if name not in self._support:
                 try:
-                    kind = self.kind(name)
                     # A probe that takes seconds is left to the first pod: a node is not Ready before this answers.
-                    self._support[name] = await getattr(kind, "glance", kind.probe)()
+                    seen = glance(name, self.config.directory / name)
+                    self._support[name] = seen or await self.kind(name).probe()
                 except ImportError as error:
                     self._support[name] = Support(False, why=str(error))
                 except Exception as error:

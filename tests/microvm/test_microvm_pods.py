@@ -184,7 +184,8 @@ async def test_a_terminal(runtime: Runtime) -> None:
     sandbox = find(runtime, pod)
     stdin, out = asyncio.StreamReader(), Sink()
     sizes: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
-    script = "tty; trap 'stty size' WINCH; echo ready; read line; echo got $line; exit 4"
+    wait = 'until [ "$(stty size)" = "43 132" ]; do sleep 0.1; done'
+    script = f"tty; echo ready; {wait}; stty size; read line; echo got $line; exit 4"
     running = asyncio.create_task(
         sandbox.exec(
             container, ExecRequest(("sh", "-c", script), tty=True),
@@ -386,6 +387,43 @@ async def test_killing_the_vmm_ends_its_pod_and_nothing_else(runtime: Runtime, h
     status = await runtime.ended(container)
     assert status.exit_code == 137 and "the microVM has ended" in status.message
     assert (await runtime.exec(beside, "echo", "well")).stdout == b"well\n"
+
+
+async def test_a_guest_that_hangs_can_be_ended(runtime: Runtime, home: Path) -> None:
+    pod = await runtime.pod(KIND)
+    container = await runtime.container(pod, "sleep", "1000")
+    os.kill(vmm_of(home, pod), signal.SIGSTOP)
+    with pytest.raises(CRIError, match="timed out"):
+        await runtime.exec(container, "true", timeout=1)
+    async with asyncio.timeout(10):
+        await runtime.client.stop_pod_sandbox(pod_sandbox_id=pod)
+    assert (await runtime.status(container)).exit_code == 137
+
+
+async def test_pods_that_come_and_go_leave_nothing(runtime: Runtime, home: Path) -> None:
+    def held() -> tuple[int, list[str], int]:
+        machines = [path.name for path in (home / "run" / "microvm" / "machines").glob("*")]
+        tasks = len(asyncio.all_tasks())
+        return len(os.listdir("/proc/self/fd")), sorted(machines), tasks
+
+    async def one() -> None:
+        pod = await runtime.pod(KIND)
+        await run(runtime, pod, "true")
+        await runtime.client.remove_pod_sandbox(pod_sandbox_id=pod)
+
+    await runtime.stop()
+    settings = home / "state" / "microvm" / "settings.json"
+    settings.write_text('{"pool": 0}')
+    try:
+        await runtime.start()
+        await one()
+        before = held()
+        for _ in range(4):
+            await one()
+        after = held()
+    finally:
+        settings.unlink()
+    assert after[0] <= before[0] + 1 and after[1] == before[1] == [] and after[2] <= before[2] + 1
 
 
 async def test_a_guest_that_fills_its_memory_or_disk(runtime: Runtime) -> None:

@@ -29,6 +29,7 @@ from sampan.runtime.microvm import (
     volumes,
     wiring,
 )
+from sampan.runtime.microvm.boot import BootFiles
 from sampan.runtime.microvm.errors import BadArtifact, MissingPiece
 from sampan.runtime.microvm.kind import refuse_host_namespaces, size_of
 from sampan.runtime.microvm.log import Log
@@ -178,6 +179,8 @@ def test_a_damaged_kernel_is_refused_by_name(tmp_path: Path) -> None:
         file.write(b"?")
     with pytest.raises(BadArtifact, match=r"has changed on disk.*kernels fetch"):
         kernels.load(made.directory)
+    with pytest.raises(BadArtifact, match="has changed on disk"):
+        BootFiles(made, b"agent").initial_files()
     with pytest.raises(BadArtifact, match="not a Linux boot image"):
         kernels.unpack(kernel_package(tmp_path / "b.deb", broken=True), tmp_path / "other")
     (tmp_path / "no.deb").write_bytes(b"<html>")

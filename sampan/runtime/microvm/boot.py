@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from sampan.runtime.microvm import modules
+from sampan.runtime.microvm import kernels, modules, presence
 from sampan.runtime.microvm.errors import MissingPiece
 from sampan.runtime.microvm.kernels import Kernel
 
-AGENTS = Path(__file__).parent / "agent"
 # rdtsc; rax |= rdx << 32; ret
 READ_TSC = bytes.fromhex("0f3148c1e2204809d0c3")
 # Level 1, not 0: a kernel that is told to print nothing prints no panic either (console_verbose in printk.c).
@@ -37,19 +36,19 @@ class BootFiles:
         return f"{self.kernel.digest} {hashlib.sha256(self.agent).hexdigest()}"
 
     def initial_files(self) -> bytes:
+        """Raises BadArtifact when the kernel has changed since it was unpacked."""
+        kernels.load(self.kernel.directory)
         return modules.initial_files(self.agent, self.kernel.module_files())
 
 
 def agent() -> bytes:
     """The agent for this machine's guests. Raises MissingPiece."""
-    path = AGENTS / f"agent-{platform.machine()}.bin"
+    path = presence.agent_file()
     try:
         return path.read_bytes()
     except OSError as error:
-        raise MissingPiece(
-            f"the guest agent was not built ({path.name}: {error.strerror})",
-            "python native/build.py, in a checkout; a package has it",
-        ) from error
+        why = f"the guest agent was not built ({path.name}: {error.strerror})"
+        raise MissingPiece(why, presence.BUILD_AGENT) from error
 
 
 def command_line(accelerator: str) -> str:

@@ -6,14 +6,13 @@ import asyncio
 import json
 import logging
 import os
-import platform
 import shutil
 import signal
 from pathlib import Path
 
 from sampan.runtime import files, kernel
 from sampan.runtime.container.cgroups import Cgroup
-from sampan.runtime.microvm import boot, kernels
+from sampan.runtime.microvm import boot, kernels, presence
 from sampan.runtime.microvm.boot import BootFiles
 from sampan.runtime.microvm.errors import (
     BadArtifact,
@@ -62,6 +61,9 @@ class MicroVMKind:
 
     async def glance(self) -> Support:
         """Whether all pieces are here; nothing is booted."""
+        support = presence.glance(self.directory)
+        if not support.usable:
+            return support
         try:
             self._settle()
         except (MissingPiece, BadArtifact) as error:
@@ -88,17 +90,14 @@ class MicroVMKind:
         return Support(True, f"{detail}, boots in {template.boot_seconds:.1f} s")
 
     def _settle(self) -> None:
-        if platform.machine() != "x86_64":
-            raise MissingPiece(
-                f"QEMU's microvm machine is for x86_64, and this is {platform.machine()}"
-            )
         self.settings = Settings.load(self.directory)
         if self._files is None:
-            own = self.directory / "kernels"
+            named = self.settings.kernel
+            # Checked by digest before it is booted; what is started from a template boots no kernel.
             found = (
-                kernels.load(Path(self.settings.kernel))
-                if self.settings.kernel
-                else kernels.find(own)
+                kernels.load(Path(named), check=False)
+                if named
+                else kernels.find(self.directory / "kernels", check=False)
             )
             self._files = BootFiles(found, boot.agent())
 

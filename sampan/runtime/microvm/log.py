@@ -77,12 +77,17 @@ class Log:
         self._save()
 
     def close(self) -> None:
+        """Nothing is written any more. Idempotent."""
+        self._close_file()
+        self._state.close()
+
+    def _close_file(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def _open(self) -> None:
-        self.close()
+        self._close_file()
         if self.path is not None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._fd = os.open(self.path, flags, 0o640)
@@ -98,6 +103,8 @@ class Log:
 
     def _save(self) -> None:
         """Into a mapped file: it is there for the next process however this one ends."""
+        if self._state.closed:
+            return
         length = inode = 0
         if self._fd >= 0:
             status = os.fstat(self._fd)

@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import socket
 import subprocess
 from collections.abc import Mapping
@@ -23,13 +22,14 @@ from typing import Any
 from sampan.runtime import files, kernel
 from sampan.runtime.microvm import jail, qmp, sockets, wiring
 from sampan.runtime.microvm.errors import VMMError
+from sampan.runtime.microvm.presence import INSTALL_QEMU as INSTALL
+from sampan.runtime.microvm.presence import QEMU as PROGRAM
+from sampan.runtime.microvm.presence import qemu as path
 from sampan.runtime.microvm.vmm import PLACEHOLDER, SLOTS, MachineSpec
 from sampan.runtime.processes import Watched, ended
 from sampan.runtime.sandbox import Support
 
 LOG = logging.getLogger(__name__)
-PROGRAM = "qemu-system-x86_64"
-INSTALL = "apt-get install --no-install-recommends qemu-system-x86"
 LEAST = (7, 2)
 RECORD = "vmm.json"
 STOP_LIMIT = 5.0
@@ -42,10 +42,6 @@ CARD = (
     "virtio-net-device,netdev=net,id=card,mac=02:00:00:00:00:02,csum=off,gso=off,guest_csum=off,guest_tso4=off,"
     "guest_tso6=off,guest_ufo=off,guest_ecn=off,host_tso4=off,host_tso6=off,host_ufo=off,host_ecn=off,ctrl_mac_addr=on"
 )
-
-
-def path() -> str | None:
-    return shutil.which(PROGRAM, path="/usr/local/bin:/usr/bin:/bin")
 
 
 @functools.cache

@@ -89,6 +89,7 @@ class Execution(Session):
         }
         self._positions = {STDOUT: 0, STDERR: 0}
         self._code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._lost = False
 
     def data(self, which: int, data: bytes) -> None:
         self._queues[which].put_nowait(data)
@@ -102,14 +103,14 @@ class Execution(Session):
 
     def lost(self) -> None:
         self.stop()
-        if not self._code.done():
-            self._code.set_exception(Gone("the microVM has ended"))
-            self._code.exception()
+        self._lost = not self._code.done()
+        if self._lost:
+            self._code.set_result(137)
         for queue in self._queues.values():
             queue.put_nowait(b"")
 
     async def run(self, streams: Streams, *, tty: bool) -> int:
-        """Its exit code, once its output has been passed on."""
+        """Its exit code, once its output has been passed on. Raises Gone when the guest has ended."""
         async with asyncio.TaskGroup() as group:
             helpers = []
             if streams.stdin is not None:
@@ -129,6 +130,8 @@ class Execution(Session):
             finally:
                 for task in helpers:
                     task.cancel()
+        if self._lost:
+            raise Gone("the microVM has ended")
         return code
 
     async def feed_and_end(self, stdin: asyncio.StreamReader) -> None:

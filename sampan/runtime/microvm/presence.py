@@ -1,0 +1,72 @@
+"""Whether the pieces of a microVM are here, told without importing the rest of the kind.
+
+Every node answers this at its start, and most never run one: so nothing is loaded, started or read through.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from sampan.runtime.sandbox import Support
+
+QEMU = "qemu-system-x86_64"
+INSTALL_QEMU = "apt-get install --no-install-recommends qemu-system-x86"
+FETCH = "python -m sampan.runtime.microvm.kernels fetch"
+BUILD_AGENT = "python native/build.py, in a checkout; a package has it"
+AGENTS = Path(__file__).parent / "agent"
+SHARED = Path("/var/lib/sampan/kernels")
+KERNEL_RECORD = "kernel.json"
+
+
+def glance(directory: Path) -> Support:
+    """`directory` is the kind's own."""
+    machine = platform.machine()
+    if machine != "x86_64":
+        return Support(False, why=f"QEMU's microvm machine is for x86_64, and this is {machine}")
+    if qemu() is None:
+        return Support(False, why=f"{QEMU} is not installed", install=INSTALL_QEMU)
+    if not agent_file().exists():
+        return Support(False, why="the guest agent was not built", install=BUILD_AGENT)
+    release = next(releases(directory / "kernels"), "") or named_kernel(directory)
+    if not release:
+        return Support(False, why="no guest kernel has been downloaded", install=FETCH)
+    return Support(True, detail=f"QEMU, Linux {release}, not booted yet")
+
+
+def qemu() -> str | None:
+    return shutil.which(QEMU, path="/usr/local/bin:/usr/bin:/bin")
+
+
+def agent_file() -> Path:
+    return AGENTS / f"agent-{platform.machine()}.bin"
+
+
+def places(own: Path) -> list[Path]:
+    """Directories that hold kernels: the data directory's own, the machine's, the user's."""
+    return list(dict.fromkeys((own, SHARED, default_place())))
+
+
+def default_place() -> Path:
+    """Where `fetch` puts them."""
+    if os.geteuid() == 0:
+        return SHARED
+    return Path("~/.local/share/sampan/kernels").expanduser()
+
+
+def releases(own: Path) -> Iterator[str]:
+    for place in places(own):
+        for record in place.glob(f"*/{KERNEL_RECORD}"):
+            yield record.parent.name
+
+
+def named_kernel(directory: Path) -> str:
+    """What the settings name, "" when they name none."""
+    try:
+        return str(json.loads((directory / "settings.json").read_bytes()).get("kernel", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
