@@ -33,6 +33,7 @@ CONTROLLERS: tuple[tuple[str, str], ...] = (
     ("mirroring", "EndpointSliceMirroringController"),
     ("nodelifecycle", "NodeLifecycleController"),
     ("servicecidrs", "ServiceCIDRController"),
+    ("disruption", "DisruptionController"),
     ("daemonset", "DaemonSetController"),
     ("statefulset", "StatefulSetController"),
     ("job.controller", "JobController"),
