@@ -16,8 +16,8 @@ from runtime_fixture import Runtime
 
 from sampan.cri.errors import CRIError
 from sampan.cri.streams import Streams
+from sampan.runtime.microvm.facts import RECORD
 from sampan.runtime.microvm.kind import MicroVMKind
-from sampan.runtime.microvm.sandbox import RECORD
 from sampan.runtime.sandbox import ExecRequest
 
 pytestmark = pytest.mark.root

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import stat
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +29,8 @@ FIRST_UID = (
     1_000_000_000  # VMMs' users are this and the next 2²⁸; no account and no other kind has them
 )
 PROGRAMS = ("/usr", "/lib", "/lib64", "/bin", "/sbin")
-FILES = ("/etc/ld.so.cache", "/dev/null", "/dev/urandom", "/dev/kvm")
+FILES = ("/etc/ld.so.cache", "/dev/null", "/dev/urandom")
+KVM = "/dev/kvm"
 LOCKED = kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY | kernel.MS_NOSUID
 # setgroups, setresgid, setresuid: the C library's own would change every thread of the process.
 CALLS = {"x86_64": (116, 119, 117), "aarch64": (159, 149, 147)}
@@ -63,7 +65,7 @@ async def start(
             kernel.unshare(namespaces | CLONE_NEWPID)
             if inside is not None:
                 inside()
-            build_root(place)
+            build_root(place, uid)
             os.chroot(place)
             os.chdir("/")
             drop_to(uid)
@@ -85,7 +87,7 @@ async def start(
     return await kernel.in_thread(launch)
 
 
-def build_root(place: Path) -> None:
+def build_root(place: Path, uid: int) -> None:
     """In a mount namespace of the calling thread's own."""
     kernel.mount("", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
     flags = kernel.MS_NOSUID
@@ -106,15 +108,29 @@ def build_root(place: Path) -> None:
             kernel.mount(name, str(target), flags=kernel.MS_BIND)
             if name.startswith("/etc/"):
                 kernel.mount("", str(target), flags=LOCKED)
+    give_kvm(place, uid)
     (place / "proc").mkdir()
     # For /proc/self/fd: nothing but its own processes is shown to the VMM's user.
     kernel.mount("proc", str(place / "proc"), "proc", 14 | kernel.MS_RDONLY, "hidepid=invisible")
     kernel.mount("", str(place), flags=kernel.MS_REMOUNT | kernel.MS_RDONLY | flags)
 
 
+def give_kvm(place: Path, uid: int) -> None:
+    """The device as a node of the VMM's own, whomever it belongs to outside; where nodes cannot be made, as it is."""
+    if not os.path.exists(KVM):
+        return
+    target = Path(f"{place}{KVM}")
+    try:
+        os.mknod(target, stat.S_IFCHR | 0o600, os.stat(KVM).st_rdev)
+        os.chown(target, uid, uid)
+    except OSError:
+        target.touch()
+        kernel.mount(KVM, str(target), flags=kernel.MS_BIND)
+
+
 def drop_to(uid: int) -> None:
     setgroups, setresgid, setresuid = CALLS[platform.machine()]
-    groups = [os.stat("/dev/kvm").st_gid] if os.path.exists("/dev/kvm") else []
+    groups = [os.stat(KVM).st_gid] if os.path.exists(KVM) else []
     table = (ctypes.c_uint32 * len(groups))(*groups)
     for arguments in (
         (setgroups, len(groups), table),

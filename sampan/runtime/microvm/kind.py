@@ -21,12 +21,13 @@ from sampan.runtime.microvm.errors import (
     MissingPiece,
     VMMError,
 )
+from sampan.runtime.microvm.facts import Facts
 from sampan.runtime.microvm.images import Drives
 from sampan.runtime.microvm.pool import Pool, clone
 from sampan.runtime.microvm.qemu import RECORD as VMM_RECORD
 from sampan.runtime.microvm.qemu import Qemu
 from sampan.runtime.microvm.rehearsal import Rehearsal
-from sampan.runtime.microvm.sandbox import RECORD, Facts, MicroSandbox
+from sampan.runtime.microvm.sandbox import MicroSandbox
 from sampan.runtime.microvm.settings import Settings
 from sampan.runtime.microvm.templates import Template, Templates
 from sampan.runtime.microvm.vmm import Driver
@@ -181,7 +182,7 @@ class MicroVMKind:
     async def adopt(self, record: SandboxRecord) -> MicroSandbox | None:
         spec = record.spec
         try:
-            facts = Facts(**json.loads((spec.directory / RECORD).read_bytes()))
+            facts = Facts.load(spec.directory)
         except (OSError, ValueError, TypeError):
             return None
         sandbox = MicroSandbox(spec, self.drives, self.instance)
@@ -203,7 +204,7 @@ class MicroVMKind:
         """End machines that belong to no sandbox, warm ones of a former runtime among them, and remove what they left."""
         kept = set()
         for identifier in sandboxes & set(self._sandboxes):
-            kept.add(self._sandboxes[identifier]._facts.directory)
+            kept.add(self._sandboxes[identifier].place)
         for path in [*self._machines.glob("*"), *self.run_directory.glob("template-*")]:
             if str(path) not in kept:
                 end(path)

@@ -8,28 +8,33 @@ The machine is watched: when it ends, or its guest does, every container has end
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
-import secrets
 import shutil
 import signal
 import socket
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sampan.cri.streams import Streams
 from sampan.image import UnpackedImage
-from sampan.runtime import files, kernel
 from sampan.runtime.container.cgroups import Cgroup
 from sampan.runtime.container.users import Identity
 from sampan.runtime.microvm import channel as channels
-from sampan.runtime.microvm import protocol, rehearsal, requests, volumes, wiring
+from sampan.runtime.microvm import (
+    confine,
+    figures,
+    identity,
+    protocol,
+    rehearsal,
+    requests,
+    volumes,
+)
 from sampan.runtime.microvm.channel import Channel, GuestError
 from sampan.runtime.microvm.errors import ChannelLost, MicroVMError
+from sampan.runtime.microvm.facts import RECORD, Facts
 from sampan.runtime.microvm.guestfiles import GuestFiles
 from sampan.runtime.microvm.images import Drives
 from sampan.runtime.microvm.pool import Started
@@ -41,7 +46,6 @@ from sampan.runtime.microvm.volumes import Treatment, Volume
 from sampan.runtime.sandbox import (
     CannotStart,
     ContainerSpec,
-    ContainerStats,
     ExecRequest,
     Exit,
     Gone,
@@ -52,24 +56,7 @@ from sampan.runtime.sandbox import (
 )
 
 LOG = logging.getLogger(__name__)
-RECORD = "machine.json"
-ENTROPY = 64
 START_LIMIT = 60.0
-VMM_MEMORY = 96 << 20  # beside the guest's: QEMU itself, and its caches
-
-
-@dataclass(slots=True)
-class Facts:
-    """machine.json"""
-
-    directory: str
-    memory: int
-    cpus: int
-    slots: list[str] = field(default_factory=list)  # keys of the images in the drives
-    channels: dict[str, int] = field(default_factory=dict)  # by container id
-    started: dict[str, int] = field(default_factory=dict)  # ns since the epoch
-    users: dict[str, list[Any]] = field(default_factory=dict)
-    present: list[str] = field(default_factory=list)  # guest paths of volumes
 
 
 class MicroSandbox:
@@ -99,82 +86,18 @@ class MicroSandbox:
         self._machine, self._channel = started.machine, started.channel
         self._facts = Facts(str(started.directory), started.memory, started.cpus)
         try:
-            self._confine()
-            await self._channel.call(Type.SETUP, await self._identity())
+            if confine.usable():
+                confine.confine(self._cgroup, started.machine.pid, self.spec, started.memory)
+            await self._channel.call(
+                Type.SETUP, await identity.setup(self.spec, started.machine.pid)
+            )
             self._files = GuestFiles(self._channel)
-            await self._files.put(self._pod_files())
+            await self._files.put(identity.pod_files(self.spec))
             self._save()
         except BaseException:
             await asyncio.shield(self.stop(0))
             raise
         self._watch()
-
-    def _confine(self) -> None:
-        """The VMM counts as the pod's, and is bounded with it."""
-        assert self._machine is not None
-        if os.geteuid() != 0:
-            return
-        limits = Resources(
-            memory=(self._facts.memory << 20) + VMM_MEMORY,
-            cpu_shares=self.spec.resources.cpu_shares,
-            cpu_quota=self.spec.resources.cpu_quota,
-            cpu_period=self.spec.resources.cpu_period,
-        )
-        for directory in self._cgroup.create(limits) or self._cgroup.directories():
-            directory.mkdir(parents=True, exist_ok=True)
-            files.set_value(directory / "cgroup.procs", str(self._machine.pid))
-        self._cgroup.update(limits)
-
-    async def _identity(self) -> list[Field]:
-        """SETUP: what makes a clone somebody."""
-        message: list[Field] = [
-            (Key.ENTROPY, secrets.token_bytes(ENTROPY)),
-            (Key.TIME, time.time_ns()),
-            (Key.HOSTNAME, self.spec.hostname or self.spec.name),
-            (Key.SHARE_PIDS, self.spec.share_processes),
-        ]
-        for name, value in self.spec.sysctls.items():
-            parts = name.split("/") if "/" in name else name.split(".")
-            message.append((Key.SYSCTL, f"{'/'.join(parts)}={value}"))
-        assert self._machine is not None
-        namespace, pid = self.spec.network.namespace, self._machine.pid
-        if namespace is not None:
-            identity = await kernel.in_thread(
-                lambda: wiring.connect(
-                    namespace, f"/proc/{pid}/ns/net", self.spec.network.interface or "eth0"
-                )
-            )
-            mask = (0xFFFFFFFF << 32 - identity.prefix & 0xFFFFFFFF).to_bytes(4, "big")
-            message += [
-                (Key.MAC, identity.mac),
-                (Key.ADDRESS, socket.inet_aton(identity.address)),
-                (Key.NETMASK, mask),
-                (Key.MTU, identity.mtu),
-            ]
-            if identity.gateway:
-                message.append((Key.GATEWAY, socket.inet_aton(identity.gateway)))
-        else:
-            # QEMU's user-mode network, as it is documented.
-            message += [
-                (Key.ADDRESS, socket.inet_aton("10.0.2.15")),
-                (Key.NETMASK, b"\xff\xff\xff\0"),
-                (Key.MTU, 1500),
-            ]
-        return message
-
-    def _pod_files(self) -> list[list[Field]]:
-        content = {"hostname": f"{self.spec.hostname or self.spec.name}\n".encode()}
-        for name, path in (("resolv.conf", self.spec.resolv_conf), ("hosts", self.spec.hosts)):
-            content[name] = path.read_bytes() if path is not None and path.exists() else b""
-        return [
-            [
-                (Key.OP, protocol.Change.WHOLE),
-                (Key.PATH, f"{volumes.GUEST}/{name}"),
-                (Key.MODE, 0o644),
-                (Key.CONTENT, data),
-            ]
-            for name, data in content.items()
-        ]
 
     async def adopt(
         self, machine: Machine, facts: Facts, containers: dict[str, ContainerSpec]
@@ -288,7 +211,7 @@ class MicroSandbox:
         if self._facts.directory:
             await asyncio.to_thread(shutil.rmtree, self._facts.directory, True)
         (self.spec.directory / RECORD).unlink(missing_ok=True)
-        if os.geteuid() == 0:
+        if confine.usable():
             self._cgroup.remove()
             if self._own_parent:
                 self._parent.remove()
@@ -313,7 +236,12 @@ class MicroSandbox:
             self._machine.close()
 
     def _save(self) -> None:
-        files.replace(self.spec.directory / RECORD, json.dumps(asdict(self._facts)))
+        self._facts.save(self.spec.directory)
+
+    @property
+    def place(self) -> str:
+        """The machine's directory."""
+        return self._facts.directory
 
     @property
     def channel(self) -> Channel:
@@ -500,17 +428,7 @@ class MicroSandbox:
         except (MicroVMError, Gone):
             return result
         names = {process.number: name for name, process in self._processes.items()}
-        current = ContainerStats()
-        for key, value in protocol.fields(answer):
-            figure = protocol.number(value)
-            if key == Key.TASK:
-                current = result.containers[names.get(figure, str(figure))] = ContainerStats()
-            elif key in STATS:
-                setattr(current, STATS[key], figure)
-            elif key == Key.RX:
-                result.rx_bytes = figure
-            elif key == Key.TX:
-                result.tx_bytes = figure
+        figures.read(answer, names, result)
         # The pod is what its machine takes from the host.
         whole = self._cgroup.stats()
         result.cpu_nanoseconds = whole.cpu_nanoseconds
@@ -537,12 +455,6 @@ class MicroSandbox:
             await self.channel.call(Type.UPDATE, settings)
         except GuestError as error:
             raise NotSupported(str(error)) from error
-
-
-STATS: dict[int, str] = {
-    Key.CPU: "cpu_nanoseconds", Key.MEMORY: "memory_bytes", Key.WORKING_SET: "memory_working_set",
-    Key.RSS: "memory_rss", Key.PIDS: "pids", Key.DISK: "filesystem_bytes",
-}  # fmt: skip
 
 
 def explain(error: GuestError, args: tuple[str, ...]) -> str:

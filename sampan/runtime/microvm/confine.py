@@ -1,0 +1,50 @@
+"""The VMM's cgroup: a child of the pod's, so that the machine counts as the pod's and is bounded with it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sampan.runtime import files
+from sampan.runtime.container.cgroups import Cgroup, layout
+from sampan.runtime.sandbox import Resources, SandboxSpec
+
+VMM_MEMORY = 96 << 20  # bytes beside the guest's: QEMU itself, translated code, caches
+CONTROLLERS = ("+cpu", "+memory", "+pids")
+
+
+def confine(cgroup: Cgroup, pid: int, spec: SandboxSpec, memory: int) -> None:
+    """Move the VMM of a guest with `memory` MiB into its group. Raises OSError, NotSupported."""
+    limits = Resources(
+        memory=(memory << 20) + VMM_MEMORY,
+        cpu_shares=spec.resources.cpu_shares,
+        cpu_quota=spec.resources.cpu_quota,
+        cpu_period=spec.resources.cpu_period,
+    )
+    if layout().unified:
+        (directory,) = cgroup.directories()
+        delegate(directory)
+        cgroup.update(limits)
+        joined: tuple[Path, ...] = (directory,)
+    else:
+        joined = cgroup.create(limits)
+    for directory in joined:
+        files.set_value(directory / "cgroup.procs", str(pid))
+
+
+def delegate(directory: Path) -> None:
+    """Make the group, with the controllers handed down along its path (cgroups(7), cgroup.subtree_control)."""
+    root = layout().hierarchies[""]
+    directory.mkdir(parents=True, exist_ok=True)
+    path = root
+    for part in directory.relative_to(root).parts:
+        for controller in CONTROLLERS:
+            try:
+                files.set_value(path / "cgroup.subtree_control", controller)
+            except OSError:
+                continue  # not here, or the group has members of its own: the limit that is missed says so
+        path = path / part
+
+
+def usable() -> bool:
+    return os.geteuid() == 0

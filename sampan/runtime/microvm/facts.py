@@ -1,0 +1,32 @@
+"""What is kept on disk of a pod's machine, `<sandbox>/machine.json`: enough to go on after a restart of the runtime."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sampan.runtime import files
+
+RECORD = "machine.json"
+
+
+@dataclass(slots=True)
+class Facts:
+    directory: str  # the machine's own
+    memory: int  # MiB
+    cpus: int
+    slots: list[str] = field(default_factory=list)  # keys of the images in the drives
+    channels: dict[str, int] = field(default_factory=dict)  # by container id
+    started: dict[str, int] = field(default_factory=dict)  # ns since the epoch
+    users: dict[str, list[Any]] = field(default_factory=dict)  # uid, gid, groups, home
+    present: list[str] = field(default_factory=list)  # guest paths of volumes
+
+    def save(self, sandbox: Path) -> None:
+        files.replace(sandbox / RECORD, json.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, sandbox: Path) -> Facts:
+        """Raises OSError, ValueError, TypeError when there is none, or something else."""
+        return cls(**json.loads((sandbox / RECORD).read_bytes()))
