@@ -499,6 +499,7 @@ def pod(**fields: Any) -> SandboxSpec:
         (Resources(), {}, (256, 1)),
         (Resources(memory=64 << 20), {}, (128, 1)),
         (Resources(memory=300 << 20), {}, (384, 1)),
+        (Resources(memory=300 << 20), {"overhead": "300"}, (576, 1)),
         (Resources(), {"sampan.dev/vm-memory": "1Gi"}, (1024, 1)),
         (Resources(cpu_quota=50_000, cpu_period=100_000), {}, (256, 1)),
         (Resources(cpu_quota=10_000_000, cpu_period=100_000), {}, (256, os.cpu_count())),
@@ -507,7 +508,9 @@ def pod(**fields: Any) -> SandboxSpec:
 def test_the_size_of_a_machine(
     limits: Resources, annotations: dict[str, str], wanted: tuple[int, int]
 ) -> None:
-    assert size_of(pod(resources=limits, annotations=annotations), Settings()) == wanted
+    overhead = Resources(memory=int(annotations.pop("overhead", 0)) << 20)
+    made = pod(resources=limits, annotations=annotations, overhead=overhead)
+    assert size_of(made, Settings()) == wanted
 
 
 @pytest.mark.parametrize("field", ["host_network", "host_pid", "host_ipc"])

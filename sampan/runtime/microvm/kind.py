@@ -35,7 +35,8 @@ from sampan.runtime.sandbox import CannotStart, SandboxRecord, SandboxSpec, Supp
 
 LOG = logging.getLogger(__name__)
 MEMORY = "sampan.dev/vm-memory"  # annotation of a pod: a quantity
-GUEST_OWN = 64  # MiB that the guest's kernel takes for itself
+GUEST_OWN = 64  # MiB that the guest's kernel takes for itself, at least
+VMM_OWN = 48  # MiB of a pod's overhead that are not the guest's
 LEAST, STEP, MOST = 128, 64, 1 << 20  # MiB
 PROVEN = "proven.json"
 
@@ -260,7 +261,9 @@ def size_of(spec: SandboxSpec, settings: Settings) -> tuple[int, int]:
         except ValueError as error:
             raise CannotStart(f"annotation {MEMORY}: {error}") from error
     elif spec.resources.memory > 0:
-        memory = (spec.resources.memory >> 20) + GUEST_OWN
+        # The pod's overhead is for the guest's own kernel and for the VMM around it.
+        own = max(GUEST_OWN, (spec.overhead.memory >> 20) - VMM_OWN)
+        memory = (spec.resources.memory >> 20) + own
     memory = min(MOST, max(LEAST, -(-memory // STEP) * STEP))
     cpus = settings.cpus
     if spec.resources.cpu_quota > 0 and spec.resources.cpu_period > 0:
