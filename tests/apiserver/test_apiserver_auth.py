@@ -360,7 +360,7 @@ def test_impersonation() -> None:
     assert 'cannot impersonate resource "users"' in caught.value.message
     with pytest.raises(ApiError) as caught:
         ask(ADMIN, impersonate_group="system:masters")
-    assert caught.value.code == 500
+    assert caught.value.code == 400
 
 
 # --- TokenRequest and reviews -------------------------------------------------------------------------
