@@ -18,6 +18,7 @@ from pathlib import Path
 
 from sampan.runtime.sandbox import CannotStart
 from sampan.runtime.wasm import capi
+from sampan.runtime.wasm.component.preamble import serves
 from sampan.runtime.wasm.engine import EngineError, is_component
 from sampan.runtime.wasm.python import python
 
@@ -27,11 +28,12 @@ LIMIT = 256 << 20  # bytes of a module
 
 
 class Compiled:
-    __slots__ = ("component", "path")
+    __slots__ = ("component", "handler", "path")
 
-    def __init__(self, path: Path, component: bool) -> None:
+    def __init__(self, path: Path, component: bool, handler: bool) -> None:
         self.path = path
         self.component = component
+        self.handler = handler  # it exports wasi:http/incoming-handler
 
 
 class Cache:
@@ -39,7 +41,7 @@ class Cache:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._digests: dict[tuple[str, int, int, int], tuple[str, bool]] = {}
+        self._digests: dict[tuple[str, int, int, int], tuple[str, bool, bool]] = {}
         self._verified: dict[str, tuple[int, int, int]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._suffix = _target()
@@ -47,7 +49,7 @@ class Cache:
     async def get(self, module: Path) -> Compiled:
         """The module, compiled. Raises CannotStart with the compiler's reasons."""
         try:
-            digest, component = self._identify(module)
+            digest, component, handler = self._identify(module)
         except (OSError, EngineError) as error:
             raise CannotStart(f"{module.name}: {_reason(error)}") from error
         path = self.directory / f"{digest[:40]}-{self._suffix}.cwasm"
@@ -56,10 +58,10 @@ class Cache:
                 if not self._usable(path):
                     await self._compile(module, path)
             self._locks.pop(digest, None)
-        return Compiled(path, component)
+        return Compiled(path, component, handler)
 
-    def _identify(self, module: Path) -> tuple[str, bool]:
-        """Digest of the content and whether it is a component; remembered while the file does not change."""
+    def _identify(self, module: Path) -> tuple[str, bool, bool]:
+        """Digest of the content, whether it is a component, and one that serves; remembered while the file does not change."""
         with module.open("rb") as file:
             status = os.fstat(file.fileno())
             key = (str(module), status.st_ino, status.st_size, status.st_mtime_ns)
@@ -69,7 +71,8 @@ class Cache:
                     raise EngineError(f"the module is larger than {LIMIT >> 20} MiB")
                 component = is_component(file.read(8))
                 file.seek(0)
-                known = hashlib.file_digest(file, "sha256").hexdigest(), component
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                known = digest, component, component and serves(file)
                 self._digests[key] = known
             return known
 

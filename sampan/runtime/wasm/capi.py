@@ -11,6 +11,7 @@ import ctypes
 import os
 import sys
 from ctypes import (
+    CFUNCTYPE,
     POINTER,
     Structure,
     Union,
@@ -64,7 +65,20 @@ class ComponentFunc(Structure):
 class ComponentResult(Structure):
     """wasmtime_component_val_t holding a result: `kind`, then `is_ok` at the start of the union."""
 
-    _fields_ = [("kind", c_uint8), ("is_ok", c_bool), ("room", c_uint8 * 62)]
+    _fields_ = [("kind", c_uint64), ("is_ok", c_bool), ("value", c_void_p), ("room", c_uint64)]
+
+
+class Item(Structure):
+    """wasmtime_component_item_t and wasmtime_component_valtype_t: a kind, and a pointer to the type."""
+
+    _fields_ = [("kind", c_uint8), ("type", c_void_p), ("room", c_void_p)]
+
+
+# (data, context, function type, arguments, how many, results, how many) -> an error, or 0
+HOST_FUNCTION = CFUNCTYPE(
+    c_size_t, c_size_t, c_size_t, c_size_t, c_size_t, c_size_t, c_size_t, c_size_t
+)
+DESTRUCTOR = CFUNCTYPE(c_size_t, c_size_t, c_size_t, c_uint32)  # (data, context, rep) -> the same
 
 
 # wasmtime_pooling_allocation_config_<name>_set, by the type of the value
@@ -85,9 +99,9 @@ POOL_SETTINGS = {
     "table_keep_resident": c_size_t,
 }
 EXTERN_FUNC = 0
-COMPONENT_RESULT = 20
 
 _P = c_void_p
+_NTH = (_P, _P, c_size_t, POINTER(_P), POINTER(c_size_t), POINTER(_P))
 _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "wasm_byte_vec_new": (None, (POINTER(ByteVec), c_size_t, c_char_p)),
     "wasm_byte_vec_delete": (None, (POINTER(ByteVec),)),
@@ -130,8 +144,69 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "wasmtime_component_export_index_delete": (None, (_P,)),
     "wasmtime_component_func_call": (
         _P,
-        (POINTER(ComponentFunc), _P, _P, c_size_t, POINTER(ComponentResult), c_size_t),
+        (POINTER(ComponentFunc), _P, _P, c_size_t, _P, c_size_t),
     ),
+    "wasmtime_component_type": (_P, (_P,)),
+    "wasmtime_component_type_delete": (None, (_P,)),
+    "wasmtime_component_type_import_count": (c_size_t, (_P, _P)),
+    "wasmtime_component_type_import_nth": (c_bool, _NTH),
+    "wasmtime_component_type_export_count": (c_size_t, (_P, _P)),
+    "wasmtime_component_type_export_nth": (c_bool, _NTH),
+    "wasmtime_component_instance_type_export_count": (c_size_t, (_P, _P)),
+    "wasmtime_component_instance_type_export_nth": (c_bool, _NTH),
+    "wasmtime_component_extern_type": (None, (_P, POINTER(Item))),
+    "wasmtime_component_extern_delete": (None, (_P,)),
+    "wasmtime_component_item_delete": (None, (POINTER(Item),)),
+    "wasmtime_component_func_type_result": (c_bool, (_P, POINTER(Item))),
+    "wasmtime_component_valtype_delete": (None, (POINTER(Item),)),
+    "wasmtime_component_list_type_element": (None, (_P, POINTER(Item))),
+    "wasmtime_component_option_type_ty": (None, (_P, POINTER(Item))),
+    "wasmtime_component_result_type_ok": (c_bool, (_P, POINTER(Item))),
+    "wasmtime_component_result_type_err": (c_bool, (_P, POINTER(Item))),
+    "wasmtime_component_tuple_type_types_count": (c_size_t, (_P,)),
+    "wasmtime_component_tuple_type_types_nth": (c_bool, (_P, c_size_t, POINTER(Item))),
+    "wasmtime_component_record_type_field_count": (c_size_t, (_P,)),
+    "wasmtime_component_record_type_field_nth": (
+        c_bool,
+        (_P, c_size_t, POINTER(_P), POINTER(c_size_t), POINTER(Item)),
+    ),
+    "wasmtime_component_variant_type_case_count": (c_size_t, (_P,)),
+    "wasmtime_component_variant_type_case_nth": (
+        c_bool,
+        (_P, c_size_t, POINTER(_P), POINTER(c_size_t), POINTER(c_bool), POINTER(Item)),
+    ),
+    "wasmtime_component_get_export_index": (_P, (_P, _P, c_char_p, c_size_t)),
+    "wasmtime_component_resource_type_new_host": (_P, (c_uint32,)),
+    "wasmtime_component_resource_type_delete": (None, (_P,)),
+    "wasmtime_component_resource_any_to_host": (_P, (_P, _P, POINTER(_P))),
+    "wasmtime_component_resource_host_new": (_P, (c_bool, c_uint32, c_uint32)),
+    "wasmtime_component_resource_host_rep": (c_uint32, (_P,)),
+    "wasmtime_component_resource_host_type": (c_uint32, (_P,)),
+    "wasmtime_component_resource_host_owned": (c_bool, (_P,)),
+    "wasmtime_component_resource_host_to_any": (_P, (_P, _P, POINTER(_P))),
+    "wasmtime_component_resource_host_delete": (None, (_P,)),
+    "wasmtime_component_val_new": (_P, (_P,)),
+    "wasmtime_component_val_delete": (None, (_P,)),
+    "wasmtime_component_vallist_new_uninit": (None, (_P, c_size_t)),
+    "wasmtime_component_valtuple_new_uninit": (None, (_P, c_size_t)),
+    "wasmtime_component_valrecord_new_uninit": (None, (_P, c_size_t)),
+    "wasmtime_component_valflags_new_uninit": (None, (_P, c_size_t)),
+    "wasmtime_component_linker_define_unknown_imports_as_traps": (_P, (_P, _P)),
+    "wasmtime_component_linker_root": (_P, (_P,)),
+    "wasmtime_component_linker_instance_add_instance": (
+        _P,
+        (_P, c_char_p, c_size_t, POINTER(_P)),
+    ),
+    "wasmtime_component_linker_instance_add_func": (
+        _P,
+        (_P, c_char_p, c_size_t, HOST_FUNCTION, c_size_t, _P),
+    ),
+    "wasmtime_component_linker_instance_add_resource": (
+        _P,
+        (_P, c_char_p, c_size_t, _P, DESTRUCTOR, c_size_t, _P),
+    ),
+    "wasmtime_component_linker_instance_delete": (None, (_P,)),
+    "wasmtime_error_new": (_P, (c_char_p,)),
     "wasmtime_store_new": (_P, (_P, _P, _P)),
     "wasmtime_store_delete": (None, (_P,)),
     "wasmtime_store_context": (_P, (_P,)),

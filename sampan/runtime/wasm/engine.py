@@ -26,10 +26,10 @@ TRAPPED = 134  # exit code of a trap, as the wasmtime command line gives
 # slots are address space only; what a guest has made dirty is cleared before the next one, `keep_resident` bytes of it
 # by hand and the rest by the kernel. The other figures are bounds that no sensible module meets.
 _POOL = {
-    "total_core_instances": 512,
-    "total_component_instances": 64,
-    "total_memories": 64,
-    "total_tables": 64,
+    "total_core_instances": 8192,  # a component is a few dozen
+    "total_component_instances": 256,
+    "total_memories": 256,
+    "total_tables": 1024,
     "total_stacks": 0,
     "total_gc_heaps": 64,
     "max_memories_per_module": 8,
@@ -102,16 +102,21 @@ class Engine:
         finally:
             c.wasm_byte_vec_delete(ctypes.byref(out))
 
-    def load(self, path: str, *, component: bool) -> Program:
-        """Map compiled code. It is trusted: the caller has checked who wrote the file. Raises EngineError."""
-        c, loaded = self.c, ctypes.c_void_p()
-        if component:
-            self.check(
-                c.wasmtime_component_deserialize_file(
-                    self.pointer, path.encode(), ctypes.byref(loaded)
-                )
+    def map_component(self, path: str) -> int:
+        """Compiled code of a component. It is trusted: the caller has checked who wrote the file. Raises EngineError."""
+        loaded = ctypes.c_void_p()
+        self.check(
+            self.c.wasmtime_component_deserialize_file(
+                self.pointer, path.encode(), ctypes.byref(loaded)
             )
-            return ComponentProgram(self, loaded.value or 0, self._component_linker)
+        )
+        return loaded.value or 0
+
+    def load(self, path: str, *, component: bool) -> Program:
+        """A command, from compiled code that is trusted likewise. Raises EngineError."""
+        if component:
+            return ComponentProgram(self, self.map_component(path), self._component_linker)
+        c, loaded = self.c, ctypes.c_void_p()
         self.check(
             c.wasmtime_module_deserialize_file(self.pointer, path.encode(), ctypes.byref(loaded))
         )
@@ -230,6 +235,28 @@ def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+class Limits:
+    """Of one instance: bytes of linear memory, elements of tables, instances, tables, memories; -1: wasmtime's own."""
+
+    __slots__ = ("instances", "memories", "memory", "table_elements", "tables")
+
+    def __init__(
+        self,
+        memory: int = -1,
+        table_elements: int = -1,
+        instances: int = -1,
+        tables: int = -1,
+        memories: int = -1,
+    ) -> None:
+        self.memory, self.table_elements = memory, table_elements
+        self.instances, self.tables, self.memories = instances, tables, memories
+
+    def apply(self, c: ctypes.CDLL, store: int) -> None:
+        c.wasmtime_store_limiter(
+            store, self.memory, self.table_elements, self.instances, self.tables, self.memories
+        )
+
+
 class Program:
     """A preview 1 command module, linked and ready to be instantiated any number of times."""
 
@@ -239,8 +266,8 @@ class Program:
         self.engine = engine
         self._pointer = pointer
 
-    def run(self, config: int, *, memory: int = -1, deadline: int = NEVER) -> int:
-        """Instantiate, run to the end, drop: the exit code. Consumes `config`; `memory` limits linear memory.
+    def run(self, config: int, *, limits: Limits, deadline: int = NEVER) -> int:
+        """Instantiate, run to the end, drop: the exit code. Consumes `config`.
 
         Raises Trap, Interrupted (the epoch advanced by `deadline` ticks) or EngineError.
         """
@@ -249,7 +276,7 @@ class Program:
         store = c.wasmtime_store_new(engine.pointer, None, None)
         try:
             context = c.wasmtime_store_context(store)
-            c.wasmtime_store_limiter(store, memory, -1, -1, -1, -1)
+            limits.apply(c, store)
             engine.check(c.wasmtime_context_set_wasi(context, config))
             c.wasmtime_context_set_epoch_deadline(context, deadline)
             return self._call(c, context)
@@ -315,7 +342,7 @@ class ComponentProgram(Program):
             raise EngineError("the component's export wasi:cli/run has no function run")
         result = capi.ComponentResult()
         error = c.wasmtime_component_func_call(
-            ctypes.byref(function), context, None, 0, ctypes.byref(result), 1
+            ctypes.byref(function), context, None, 0, ctypes.addressof(result), 1
         )
         if error:
             return self._outcome(error, None)

@@ -1,4 +1,4 @@
-"""A WAGI service: one worker that serves HTTP, with a fresh instance of the module for every request.
+"""An HTTP service: one worker that serves HTTP/1.1, with a fresh instance of the module for every request.
 
 One thread, the leader, runs an epoll loop and runs each request's guest itself: nothing is handed over on the way of a
 request that is answered quickly. While a guest runs, a second thread keeps watch: a guest that takes longer than a tick
@@ -6,66 +6,58 @@ costs its thread the lead, and another thread goes on with the loop; when the gu
 the leader and waits to be promoted again. The same watch counts the epoch, which ends a guest at its time-out, and has
 504 answered even when the guest hangs in a host call. With no request under way nothing wakes.
 
-Guest's stdin is bytes in memory; its stdout a file of the thread's own, in a scratch directory that only the worker
-reaches, since that is the one output of wasmtime's C API that is written directly and not over another thread; stderr a
-pipe into the log. Connection state is touched by the leader alone; `gate` guards who that is.
+What a request is to a guest is its protocol's: wagi.py (CGI) or component/service.py (`wasi:http`). Connection state is
+touched by the leader alone; `gate` guards who that is.
 """
 
 from __future__ import annotations
 
 import _thread
-import ctypes
 import os
 import select
 import signal
 import socket
 import time
 
-from sampan.runtime.wasm import capi, wire
-from sampan.runtime.wasm.engine import EngineError, Interrupted, Program, Trap, Wasi
+from sampan.runtime.wasm import wire
+from sampan.runtime.wasm.connections import SWEEP, Connection, Connections
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from sampan.runtime.wasm.worker import Worker
 
+    class Service(Protocol):
+        """A protocol between requests and guests."""
+
+        whole: bool  # a request is given when its body has arrived; else the guest reads it from the connection
+
+        def seat(self, number: int) -> object:
+            """What a thread needs to run guests. Called in the leader."""
+            ...
+
+        def execute(self, run: Run, seat: Seat) -> tuple[bytes, bool]:
+            """The answer, or what is left of it to be sent, and whether the connection goes on. In any thread."""
+            ...
+
+
 TICK = 0.02  # s: how long a guest may hold the lead; the grain of time-outs
-THREADS = 32  # guests at once
-HEAD_TIMEOUT = 30.0  # s, for a whole request to arrive
-IDLE_TIMEOUT = 75.0  # s, between requests
-SWEEP = 5.0
-LINGER = 2.0  # s, for a client to take its last answer and close
-MAX_CONNECTIONS = 3000  # below the limit of descriptors
 _READ = 65536
-_RESPONSE_LIMIT = 64 << 20
-_KEEP_SCRATCH = 1 << 20
-
-
-class Connection:
-    __slots__ = (
-        "busy", "closing", "data", "fd", "lingers", "out", "peer", "request", "seen", "socket", "start",
-    )  # fmt: skip
-
-    def __init__(self, connection: socket.socket, peer: bytes) -> None:
-        self.socket = connection
-        self.fd = connection.fileno()
-        self.peer = peer
-        self.data = bytearray()
-        self.out = b""
-        self.request: wire.Request | None = None  # its head is read, its body not yet
-        self.start = 0  # where the body begins in `data`
-        self.closing = False  # close once `out` is sent
-        self.lingers = False  # the last answer is sent; what still comes is thrown away
-        self.busy = False  # its guest runs in a thread that does not lead
-        self.seen = time.monotonic()
 
 
 class Run:
     """A guest at work."""
 
-    __slots__ = ("answered", "connection", "deadline", "detached", "request", "started")
+    __slots__ = ("answered", "connection", "deadline", "detached", "expires", "request", "started")
 
     def __init__(
-        self, connection: Connection, request: wire.Request, now: float, timeout: float
+        self,
+        service: Service,
+        connection: Connection,
+        request: wire.Request,
+        now: float,
+        timeout: float,
     ) -> None:
         self.connection = connection
         self.request = request
@@ -73,48 +65,51 @@ class Run:
         self.deadline = now + timeout
         self.detached = False  # its thread has lost the lead
         self.answered = False  # with 504, while it was still running
+        self.expires = service.whole  # a guest that has the connection is not answered for
 
 
 class Seat:
-    """A thread that can lead: its output file, and the lock that it waits on while it does not."""
+    """A thread that can lead: what its service gave it, and the lock that it waits on while it does not."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name.encode()
-        self.output = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    def __init__(self, equipment: object) -> None:
+        self.equipment = equipment
         self.bell = _thread.allocate_lock()
         self.bell.acquire()
         self.run: Run | None = None
 
 
 class Server:
-    def __init__(
-        self, worker: Worker, listener: socket.socket, program: Program, wasi: Wasi
-    ) -> None:
+    def __init__(self, worker: Worker, listener: socket.socket) -> None:
         http = worker.launch["http"]
-        self.worker, self.listener, self.program, self.wasi = worker, listener, program, wasi
+        self.worker, self.listener = worker, listener
         self.engine, self.console, self.poll = worker.engine, worker.console, worker.poll
         self.timeout: float = http["timeout"]
         self.max_body: int = http["max_body"]
-        wasi.prepare(wire.cgi_constants(b"%d" % listener.getsockname()[1]), wire.VARYING)
-        self.ticks = int(self.timeout / TICK) + 2
+        self.concurrency: int = http["concurrency"]
+        self.ticks = int(self.timeout / TICK) + 2  # a guest's epoch deadline
         self.gate = _thread.allocate_lock()
         self.watch_bell = _thread.allocate_lock()
         self.watch_bell.acquire()
         self.watching = False
-        self.seats = [Seat("0")]
+        self.seats: list[Seat] = []
         self.spare: list[Seat] = []
-        self.leader = self.seats[0]
-        self.finished: list[tuple[Run, bytes]] = []
-        self.connections: dict[int, Connection] = {}
+        self.held = 0  # guests in threads that do not lead
+        self.finished: list[tuple[Run, bytes, bool]] = []
+        self.connections = Connections(
+            self.poll,
+            lambda: self.failure(408, "the request did not arrive in time", keep_alive=False),
+        )
         self.ready: list[Connection] = []  # with more pipelined requests in hand
         self.draining = False
-        self.swept = time.monotonic()
         self.date_second = 0
         self.date = b""
         self.stderr = -1
 
-    def run(self) -> tuple[int, str, str]:
+    def run(self, service: Service) -> tuple[int, str, str]:
         """Serve until told to end. The main thread's seat is the first; the process may end in another."""
+        self.service = service
+        self.seats = [Seat(service.seat(0))]
+        self.leader = self.seats[0]
         self.stderr, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(write, True)
         os.dup2(write, 2, inheritable=False)
@@ -147,23 +142,23 @@ class Server:
         while True:
             if self.draining and not self.busy():
                 self.end()
-            timeout = 0.0 if self.ready else SWEEP if self.connections else None
+            timeout = 0.0 if self.ready else SWEEP if self.connections.open else None
             events = self.poll.poll(timeout)
             ready, self.ready = self.ready, []
             for connection in ready:
-                if connection.fd in self.connections and not self.advance(connection, seat):
+                if connection.fd in self.connections.open and not self.advance(connection, seat):
                     return
             for fd, event in events:
-                connection_of = self.connections.get(fd)
+                connection_of = self.connections.open.get(fd)
                 if connection_of is not None:
                     if not self.converse(connection_of, event, seat):
                         return
                 elif fd == self.listener.fileno():
-                    self.accept()
+                    self.connections.accept(self.listener)
                 else:
                     self.attend(fd, event)
-            if self.connections:
-                self.sweep()
+            if self.connections.open:
+                self.connections.sweep()
 
     def attend(self, fd: int, event: int) -> None:
         if fd == self.worker.wake_read:
@@ -178,26 +173,10 @@ class Server:
         else:
             self.console.handle(fd, event)
 
-    def accept(self) -> None:
-        for _ in range(64):
-            try:
-                connection, peer = self.listener.accept()
-            except OSError:
-                return
-            if len(self.connections) >= MAX_CONNECTIONS:
-                connection.close()
-                continue
-            connection.setblocking(False)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            address = peer[0].removeprefix("::ffff:").encode()
-            known = Connection(connection, address)
-            self.connections[known.fd] = known
-            self.poll.register(known.fd, select.EPOLLIN)
-
     def converse(self, connection: Connection, event: int, seat: Seat) -> bool:
         """Serve an event of a connection. False: the lead was lost meanwhile."""
         if event & select.EPOLLOUT:
-            if not self.flush(connection):
+            if not self.connections.flush(connection):
                 return True
             if connection.data:
                 return self.advance(connection, seat)
@@ -207,10 +186,10 @@ class Server:
         except BlockingIOError:
             return True
         except OSError:
-            self.close(connection)
+            self.connections.close(connection)
             return True
         if not data:
-            self.close(connection)
+            self.connections.close(connection)
             return True
         if connection.lingers:
             return True
@@ -225,7 +204,9 @@ class Server:
             request = self.take(connection)
         except wire.Malformed as error:
             connection.closing = True
-            self.send(connection, self.failure(error.status, str(error), keep_alive=False))
+            self.connections.send(
+                connection, self.failure(error.status, str(error), keep_alive=False)
+            )
             return True
         if request is None:
             return True
@@ -233,7 +214,7 @@ class Server:
         return self.answer(connection, request, seat)
 
     def take(self, connection: Connection) -> wire.Request | None:
-        """The next whole request, taken out of the connection's data. Raises Malformed."""
+        """The next request, taken out of the connection's data, with its body or without. Raises Malformed."""
         data = connection.data
         request = connection.request
         if request is None:
@@ -243,9 +224,12 @@ class Server:
             request = wire.parse_head(bytes(data[:end]))
             if request.length > self.max_body:
                 raise wire.Malformed(413, f"the body is larger than {self.max_body} bytes")
+            if not self.service.whole:
+                del data[:end]
+                return request
             connection.start = end
             if request.expects and len(data) == end and (request.length or request.chunked):
-                self.send(connection, b"HTTP/1.1 100 Continue\r\n\r\n")
+                self.connections.send(connection, b"HTTP/1.1 100 Continue\r\n\r\n")
         if request.chunked:
             taken = wire.take_chunked(data, connection.start, self.max_body)
             if taken is None:
@@ -267,75 +251,52 @@ class Server:
 
     def answer(self, connection: Connection, request: wire.Request, seat: Seat) -> bool:
         """Run the guest and send what it says. False: the lead was lost meanwhile."""
-        run = seat.run = Run(connection, request, time.monotonic(), self.timeout)
+        if self.held >= self.concurrency:
+            self.refuse(connection, request)
+            return True
+        run = seat.run = Run(self.service, connection, request, time.monotonic(), self.timeout)
         if not self.watching:
             self.watching = True
             self.watch_bell.release()
-        output = self.execute(run, seat)
+        output, keep = self.service.execute(run, seat)
         with self.gate:
             seat.run = None
             detached = run.detached
+            self.held -= detached
         if detached:
-            self.finished.append((run, output))
+            self.finished.append((run, output, keep))
             self.wake()
             return False
-        self.deliver(run, output)
+        self.deliver(run, output, keep)
         return True
 
-    def execute(self, run: Run, seat: Seat) -> bytes:
-        """The whole answer for the wire. Runs in any thread; touches nothing of the connection but constants."""
-        request = run.request
-        head, keep = request.method == b"HEAD", request.keep_alive and not self.draining
-        try:
-            output = self.guest(run, seat)
-            status, lines, body = wire.parse_cgi(output)
-        except Interrupted:
-            self.complain(request, f"no answer within {self.timeout:g} s")
-            return self.failure(
-                504, "the module did not answer in time", keep_alive=False, head=head
-            )
-        except (Trap, EngineError) as error:
-            self.complain(request, f"the module failed: {error}")
-            return self.failure(500, "the module failed", keep_alive=keep, head=head)
-        except ValueError as error:
-            self.complain(request, str(error))
-            return self.failure(500, "the module gave no valid answer", keep_alive=keep, head=head)
-        return wire.response(status, lines, body, date=self.now(), keep_alive=keep, head=head)
+    def refuse(self, connection: Connection, request: wire.Request) -> None:
+        """As many guests are at work as may be."""
+        whole = self.service.whole or not (request.length or request.chunked)
+        if not (request.keep_alive and whole) or self.draining:
+            connection.closing = True
+        reason = f"{self.concurrency} requests are being served, which is all that may be at once"
+        self.connections.send(
+            connection,
+            self.failure(
+                *(503, reason, b"retry-after: 1"),
+                keep_alive=not connection.closing,
+                head=request.method == b"HEAD",
+            ),
+        )
+        if connection.data and connection.fd in self.connections.open and not connection.out:
+            self.ready.append(connection)
 
-    def guest(self, run: Run, seat: Seat) -> bytes:
-        c = self.engine.c
-        config = self.wasi.configure(wire.cgi_environment(run.request, run.connection.peer))
-        if run.request.body:  # without, the guest reads the end of its input
-            body = capi.ByteVec()
-            c.wasm_byte_vec_new(ctypes.byref(body), len(run.request.body), run.request.body)
-            c.wasi_config_set_stdin_bytes(config, ctypes.byref(body))
-        if not c.wasi_config_set_stdout_file(config, seat.name):
-            c.wasi_config_delete(config)
-            raise EngineError("the scratch directory is full or gone")
-        c.wasi_config_inherit_stderr(config)
-        self.program.run(config, memory=self.worker.launch["memory"], deadline=self.ticks)
-        output = os.pread(seat.output, _READ, 0)
-        if len(output) == _READ:
-            size = os.fstat(seat.output).st_size
-            output = os.pread(seat.output, min(size, _RESPONSE_LIMIT), 0)
-            if size > _KEEP_SCRATCH:
-                os.ftruncate(seat.output, 0)
-        return output
-
-    def deliver(self, run: Run, output: bytes) -> None:
+    def deliver(self, run: Run, output: bytes, keep: bool) -> None:
         connection = run.connection
         if run.answered:
             return
         run.answered = True
-        if (
-            not run.request.keep_alive
-            or self.draining
-            or b"\r\nconnection: close\r\n" in output[:512]
-        ):
+        if not keep or self.draining:
             connection.closing = True
         connection.seen = time.monotonic()
-        self.send(connection, output)
-        if connection.data and connection.fd in self.connections and not connection.out:
+        self.connections.send(connection, output)
+        if connection.data and connection.fd in self.connections.open and not connection.out:
             self.ready.append(connection)
 
     def complain(self, request: wire.Request, text: str) -> None:
@@ -346,8 +307,11 @@ class Server:
         )
         os.write(2, f"sampan: {method} {path}: {text}\n".encode("utf-8", "replace")[:4000])
 
-    def failure(self, status: int, reason: str, *, keep_alive: bool, head: bool = False) -> bytes:
-        return wire.failure(status, reason, date=self.now(), keep_alive=keep_alive, head=head)
+    def failure(
+        self, status: int, reason: str, *lines: bytes, keep_alive: bool, head: bool = False
+    ) -> bytes:
+        date = self.now()
+        return wire.failure(status, reason, *lines, date=date, keep_alive=keep_alive, head=head)
 
     def now(self) -> bytes:
         """The Date header's value, RFC 9110 section 5.6.7."""
@@ -380,23 +344,27 @@ class Server:
             if seat is self.leader and now - run.started >= TICK:
                 self.promote(run)
             # An endless guest is ended by its epoch; one in a host call is only answered for.
-            if run.detached and not run.answered and now > run.deadline + 2 * TICK:
-                self.finished.append((run, b""))
+            if run.detached and run.expires and now > run.deadline + 2 * TICK:
+                run.expires = False
+                late = self.failure(504, "the module did not answer in time", keep_alive=False)
+                self.complain(run.request, f"no answer within {self.timeout:g} s")
+                self.finished.append((run, late, False))
                 expired = True
         if expired:
             self.wake()
 
     def promote(self, run: Run) -> None:
-        if not self.spare and len(self.seats) >= THREADS:
+        if not self.spare and len(self.seats) > self.concurrency:
             return
         run.detached = run.connection.busy = True
+        self.held += 1
         self.poll.unregister(run.connection.fd)  # its events wait until its answer is there
         if self.spare:
             seat = self.spare.pop()
             self.leader = seat
             seat.bell.release()
             return
-        seat = Seat(str(len(self.seats)))
+        seat = Seat(self.service.seat(len(self.seats)))
         self.seats.append(seat)
         self.leader = seat
         _thread.start_new_thread(self.sit, (seat, True))
@@ -404,94 +372,18 @@ class Server:
     def collect(self) -> None:
         """Deliver the answers of threads that lost the lead."""
         while self.finished:
-            run, output = self.finished.pop(0)
-            if run.answered or self.connections.get(run.connection.fd) is not run.connection:
+            run, output, keep = self.finished.pop(0)
+            if run.answered or self.connections.open.get(run.connection.fd) is not run.connection:
                 continue
-            if not output:
-                self.complain(run.request, f"no answer within {self.timeout:g} s")
-                output = self.failure(504, "the module did not answer in time", keep_alive=False)
             run.connection.busy = False
             self.poll.register(run.connection.fd, select.EPOLLIN)
-            self.deliver(run, output)
+            self.deliver(run, output, keep)
 
     def wake(self) -> None:
         try:
             os.write(self.worker.wake_write, b"\0")
         except BlockingIOError:
             return  # full of wake-ups already
-
-    # -- connections ----------------------------------------------------------------------------------------------
-
-    def send(self, connection: Connection, data: bytes) -> None:
-        if not connection.out:
-            try:
-                sent = connection.socket.send(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                self.close(connection)
-                return
-            if sent == len(data):
-                if connection.closing:
-                    self.finish_sending(connection)
-                return
-            data = data[sent:]
-            self.poll.modify(connection.fd, select.EPOLLOUT)
-        connection.out += data
-
-    def flush(self, connection: Connection) -> bool:
-        """Send what waits; True when all of it went and the connection goes on."""
-        try:
-            sent = connection.socket.send(connection.out)
-        except BlockingIOError:
-            return False
-        except OSError:
-            self.close(connection)
-            return False
-        connection.out = connection.out[sent:]
-        connection.seen = time.monotonic()
-        if connection.out:
-            return False
-        if connection.closing:
-            self.finish_sending(connection)
-            return False
-        self.poll.modify(connection.fd, select.EPOLLIN)
-        return True
-
-    def finish_sending(self, connection: Connection) -> None:
-        """Close without losing the answer: input that nobody reads would make the kernel reset the connection."""
-        try:
-            connection.socket.shutdown(socket.SHUT_WR)
-            connection.lingers = True
-            connection.seen = time.monotonic()
-            self.poll.modify(connection.fd, select.EPOLLIN)
-        except OSError:
-            self.close(connection)
-
-    def close(self, connection: Connection) -> None:
-        if self.connections.pop(connection.fd, None) is not None:
-            if not connection.busy:
-                self.poll.unregister(connection.fd)
-            connection.socket.close()
-
-    def sweep(self) -> None:
-        """Close connections that idle too long; 408 for those that began a request and do not go on."""
-        now = time.monotonic()
-        if now - self.swept < SWEEP:
-            return
-        self.swept = now
-        for connection in list(self.connections.values()):
-            if connection.busy:
-                continue
-            begun = bool(connection.data) or connection.request is not None
-            if begun and not connection.out and now - connection.seen > HEAD_TIMEOUT:
-                connection.closing = True
-                self.send(
-                    connection,
-                    self.failure(408, "the request did not arrive in time", keep_alive=False),
-                )
-            elif now - connection.seen > (LINGER if connection.lingers else IDLE_TIMEOUT):
-                self.close(connection)
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -502,13 +394,15 @@ class Server:
         self.draining = True
         self.poll.unregister(self.listener.fileno())
         self.listener.close()
-        for connection in list(self.connections.values()):
+        for connection in list(self.connections.open.values()):
             if not (connection.data or connection.out or connection.busy or connection.request):
-                self.close(connection)
+                self.connections.close(connection)
 
     def busy(self) -> bool:
         """Whether somebody still waits for an answer."""
-        return bool(self.finished) or not all(known.lingers for known in self.connections.values())
+        return bool(self.finished) or not all(
+            known.lingers for known in self.connections.open.values()
+        )
 
     def end(self) -> None:
         self.drain_stderr()

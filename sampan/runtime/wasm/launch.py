@@ -9,8 +9,9 @@ from __future__ import annotations
 import marshal
 import os
 
-PROTOCOL = 1
+PROTOCOL = 2
 RUN, HTTP, EXEC = "run", "http", "exec"
+WAGI, WASI = "wagi", "wasi"  # protocols of an HTTP service
 NO_LIMIT = -1
 
 FIELDS = {
@@ -33,9 +34,9 @@ FIELDS = {
     "uid": "user to become, 0: stay",
     "gid": "group to become",
     "groups": "list of supplementary groups",
-    "memory": "limit of linear memory in bytes, -1: none",
+    "limits": "of one instance, see engine.Limits: memory (bytes), table_elements, instances, tables, memories; -1: none",
     "network": "bool: the guest may use sockets (preview 2)",
-    "http": "see http.py: address, port, timeout, max_body, software, hostname",
+    "http": "protocol (wagi | wasi), address, port, timeout (s), max_body (bytes), concurrency",
 }
 
 

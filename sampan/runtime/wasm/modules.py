@@ -9,15 +9,27 @@ from pathlib import Path
 
 from sampan.image import UnpackedImage, lookup
 from sampan.runtime.sandbox import CannotStart, ContainerSpec, SandboxSpec
+from sampan.runtime.wasm import launch
 
 HTTP = "sampan.dev/http"
 HTTP_PORT = "sampan.dev/http-port"
 HTTP_TIMEOUT = "sampan.dev/http-timeout"
 HTTP_MAX_BODY = "sampan.dev/http-max-body"
+HTTP_CONCURRENCY = "sampan.dev/http-concurrency"
+MEMORY = "sampan.dev/wasm-memory"
+# annotation: (limit of engine.Limits, what it may be at most)
+COUNTS = {
+    "sampan.dev/wasm-table-elements": ("table_elements", 4 << 20),
+    "sampan.dev/wasm-instances": ("instances", 1024),
+    "sampan.dev/wasm-tables": ("tables", 256),
+    "sampan.dev/wasm-memories": ("memories", 64),
+}
 DEFAULT_PORT = 8080
 DEFAULT_TIMEOUT = 30.0  # s
 DEFAULT_MAX_BODY = 8 << 20  # bytes
 MAX_BODY = 256 << 20
+DEFAULT_CONCURRENCY = 32
+MAX_CONCURRENCY = 128
 
 _UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -25,11 +37,13 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """How a WAGI module is served."""
+    """How a module is served."""
 
+    protocol: str  # launch.WAGI or launch.WASI
     port: int
     timeout: float  # s, for one request
     max_body: int  # bytes, of a request
+    concurrency: int  # requests at once
 
 
 def find(image: UnpackedImage, args: Sequence[str], cwd: str = "/") -> tuple[Path, list[str]]:
@@ -54,20 +68,60 @@ def find(image: UnpackedImage, args: Sequence[str], cwd: str = "/") -> tuple[Pat
     raise CannotStart(f"{args[0]}: no such module in image {image.reference}")
 
 
-def service(image: UnpackedImage, pod: SandboxSpec, container: ContainerSpec) -> Service | None:
-    """How to serve the container over HTTP, None when it is a plain command. Raises CannotStart for a bad value."""
-    annotations = {**pod.annotations, **container.annotations}
-    labels: Mapping[str, str] = image.config.get("Labels") or {}
-    how = annotations.get(HTTP, labels.get(HTTP, ""))
+def service(
+    image: UnpackedImage, pod: SandboxSpec, container: ContainerSpec, handler: bool
+) -> Service | None:
+    """How to serve the container over HTTP, None when it is a plain command. Raises CannotStart for a bad value.
+
+    `handler`: the module exports wasi:http/incoming-handler, and is served without being told to.
+    """
+    annotations, labels = _settings(image, pod, container)
+    how = annotations.get(HTTP, labels.get(HTTP, launch.WASI if handler else ""))
     if how in ("", "none", "off"):
         return None
-    if how != "wagi":
-        raise CannotStart(f'{HTTP}: "{how}" is not known; "wagi" is')
+    if how not in (launch.WAGI, launch.WASI):
+        raise CannotStart(f'{HTTP}: "{how}" is not known; "wagi", "wasi" and "none" are')
+    if handler != (how == launch.WASI):
+        what = "does not export wasi:http/incoming-handler" if not handler else "is no CGI program"
+        raise CannotStart(f'{HTTP}: "{how}", but the module {what}')
+    concurrency = annotations.get(HTTP_CONCURRENCY, labels.get(HTTP_CONCURRENCY, ""))
     return Service(
+        protocol=how,
         port=_port(annotations, labels, image, pod, container),
         timeout=_seconds(annotations.get(HTTP_TIMEOUT, labels.get(HTTP_TIMEOUT, ""))),
-        max_body=_bytes(annotations.get(HTTP_MAX_BODY, labels.get(HTTP_MAX_BODY, ""))),
+        max_body=_bytes(
+            HTTP_MAX_BODY, annotations.get(HTTP_MAX_BODY, labels.get(HTTP_MAX_BODY, "")), MAX_BODY
+        )
+        or DEFAULT_MAX_BODY,
+        concurrency=_count(HTTP_CONCURRENCY, concurrency, MAX_CONCURRENCY) or DEFAULT_CONCURRENCY,
     )
+
+
+def limits(image: UnpackedImage, pod: SandboxSpec, container: ContainerSpec) -> dict[str, int]:
+    """Of one instance of the module, as engine.Limits has them. Raises CannotStart for a bad value."""
+    annotations, labels = _settings(image, pod, container)
+    most = container.resources.memory or 0
+    asked = _bytes(MEMORY, annotations.get(MEMORY, labels.get(MEMORY, "")), 4 << 30)
+    memory = min(filter(None, (most, asked)), default=launch.NO_LIMIT)
+    found = {"memory": memory}
+    for name, (limit, highest) in COUNTS.items():
+        text = annotations.get(name, labels.get(name, ""))
+        found[limit] = _count(name, text, highest) or launch.NO_LIMIT
+    return found
+
+
+def _settings(
+    image: UnpackedImage, pod: SandboxSpec, container: ContainerSpec
+) -> tuple[dict[str, str], Mapping[str, str]]:
+    """(annotations, labels of the image)"""
+    return {**pod.annotations, **container.annotations}, image.config.get("Labels") or {}
+
+
+def _count(name: str, text: str, highest: int) -> int:
+    """0 when it is not given."""
+    if text and not (text.isdigit() and 0 < int(text) <= highest):
+        raise CannotStart(f'{name}: "{text}" is not a number from 1 to {highest}')
+    return int(text or 0)
 
 
 def _port(
@@ -104,15 +158,14 @@ def _seconds(text: str) -> float:
     raise CannotStart(f'{HTTP_TIMEOUT}: "{text}" is not a duration such as 500ms, 30s or 2m')
 
 
-def _bytes(text: str) -> int:
+def _bytes(name: str, text: str, most: int) -> int:
+    """0 when it is not given."""
     if not text:
-        return DEFAULT_MAX_BODY
+        return 0
     digits = text.rstrip("kKMGi")
-    if digits.isdigit() and text[len(digits) :] in _UNITS:
-        return min(int(digits) * _UNITS[text[len(digits) :]], MAX_BODY)
-    raise CannotStart(
-        f'{HTTP_MAX_BODY}: "{text}" is not a number of bytes such as 65536, 64Ki or 8Mi'
-    )
+    if digits.isdigit() and int(digits) and text[len(digits) :] in _UNITS:
+        return min(int(digits) * _UNITS[text[len(digits) :]], most)
+    raise CannotStart(f'{name}: "{text}" is not a number of bytes such as 65536, 64Ki or 8Mi')
 
 
 def _decimal(text: str) -> bool:

@@ -79,7 +79,9 @@ class WasmSandbox:
         """The launch of `args` in this container, but for what only its first process has."""
         module, argv = modules.find(image, args, container.cwd)
         compiled = await self.cache.get(module)
-        served = modules.service(image, self.spec, container) if mode == launch.RUN else None
+        served = None
+        if mode == launch.RUN:
+            served = modules.service(image, self.spec, container, compiled.handler)
         security, privileged = container.security, os.geteuid() == 0
         if mode == launch.RUN and not privileged:
             warn_of_files(container)
@@ -88,10 +90,12 @@ class WasmSandbox:
         http: dict[str, object] = {}
         if served is not None:
             http = {
+                "protocol": served.protocol,
                 "address": network.bind_address(self.spec),
                 "port": served.port,
                 "timeout": served.timeout,
                 "max_body": served.max_body,
+                "concurrency": served.concurrency,
             }
         return {
             "mode": launch.HTTP if served is not None else mode,
@@ -113,7 +117,7 @@ class WasmSandbox:
             "uid": uid if privileged else 0,
             "gid": (security.group or uid) if privileged else 0,
             "groups": list(security.groups) if privileged else [],
-            "memory": container.resources.memory or launch.NO_LIMIT,
+            "limits": modules.limits(image, self.spec, container),
             "network": bool(self.spec.network.namespace) and compiled.component,
             "http": http,
         }

@@ -10,7 +10,7 @@ HEAD_LIMIT = 32 * 1024
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _TOKEN_BYTES = bytes(_TOKEN)
 _HEX = b"0123456789abcdefABCDEF"
-_HOP_BY_HOP = frozenset(
+HOP_BY_HOP = frozenset(
     (
         b"connection",
         b"content-length",
@@ -54,11 +54,13 @@ class Request:
         "path",
         "query",
         "target",
+        "version",
     )
 
     def __init__(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         self.method = method
         self.target = target
+        self.version = b"HTTP/1.1"
         self.headers = headers  # names in lower case
         self.path = target
         self.query = b""
@@ -99,16 +101,33 @@ def parse_head(head: bytes) -> Request:
     if version not in (b"HTTP/1.1", b"HTTP/1.0"):
         status = 505 if version.startswith(b"HTTP/") else 400
         raise Malformed(status, "only HTTP/1.0 and HTTP/1.1 are spoken here")
-    headers = []
+    request = Request(method, target, _fields(lines))
+    request.version = version
+    _read_framing(request, version)
+    _split_target(request)
+    return request
+
+
+def _fields(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
+    """(name in lower case, value) of header lines. Raises Malformed."""
+    fields = []
     for line in lines:
         name, colon, value = line.partition(b":")
         if not colon or not name or name.translate(None, _TOKEN_BYTES):
             raise Malformed(400, "a header line is not NAME: VALUE")
-        headers.append((name.lower(), value.strip(b" \t")))
-    request = Request(method, target, headers)
-    _read_framing(request, version)
-    _split_target(request)
-    return request
+        fields.append((name.lower(), value.strip(b" \t")))
+    return fields
+
+
+def parse_fields(section: bytes) -> list[tuple[bytes, bytes]]:
+    """Trailers, or the headers of an answer, without the empty line at their end. Raises Malformed."""
+    if section.count(b"\n") != section.count(b"\r\n") or b"\0" in section:
+        raise Malformed(400, "a stray control character in the fields")
+    return _fields(section.split(b"\r\n"))
+
+
+def is_token(name: bytes) -> bool:
+    return bool(name) and not name.translate(None, _TOKEN_BYTES)
 
 
 def _read_framing(request: Request, version: bytes) -> None:
@@ -296,7 +315,7 @@ def parse_cgi(output: bytes) -> tuple[int, list[bytes], bytes]:
                     f"the answer's status {value[:40]!r} is not a number from 200 to 599"
                 )
             status = int(digits)
-        elif lowered not in _HOP_BY_HOP:
+        elif lowered not in HOP_BY_HOP:
             located = located or lowered == b"location"
             lines.append(b"%s: %s" % (name, value))
     return status or (302 if located else 200), lines, output[end + width :]
@@ -318,9 +337,11 @@ def response(
     return text if head or bodiless else text + body
 
 
-def failure(status: int, reason: str, *, date: bytes, keep_alive: bool, head: bool) -> bytes:
-    """An answer of ours, in plain text."""
-    lines = [b"content-type: text/plain; charset=utf-8"]
+def failure(
+    status: int, reason: str, *lines: bytes, date: bytes, keep_alive: bool, head: bool
+) -> bytes:
+    """An answer of ours, in plain text, with more header `lines` if need be."""
+    said = [b"content-type: text/plain; charset=utf-8", *lines]
     return response(
-        status, lines, reason.encode() + b"\n", date=date, keep_alive=keep_alive, head=head
+        status, said, reason.encode() + b"\n", date=date, keep_alive=keep_alive, head=head
     )

@@ -19,19 +19,23 @@ import stat
 import time
 
 from sampan.runtime.wasm import exits, isolation, linux, seccomp
+from sampan.runtime.wasm.component.proxy import ProxyProgram
+from sampan.runtime.wasm.component.service import Proxy
 from sampan.runtime.wasm.console import Console
 from sampan.runtime.wasm.engine import (
     TRAPPED,
     Engine,
     EngineError,
     Interrupted,
+    Limits,
     Program,
     Trap,
     Wasi,
 )
 from sampan.runtime.wasm.http import Server
-from sampan.runtime.wasm.launch import EXEC, HTTP
+from sampan.runtime.wasm.launch import EXEC, HTTP, WASI
 from sampan.runtime.wasm.log import Log
+from sampan.runtime.wasm.wagi import Wagi
 
 STOP_SIGNALS = (
     signal.SIGTERM,
@@ -67,19 +71,39 @@ class Worker:
         os.setsid()
         try:
             self.prepare()
-            program = self.engine.load(self.launch["program"], component=self.launch["component"])
+            service, command = None, None
+            if self.launch["mode"] == HTTP:
+                service = self.service()
+            else:
+                command = self.program()
             self.isolate()
             wasi = self.world()
             self.engine.c.wasi_config_delete(wasi.configure())  # are the directories there?
+            if isinstance(service, Proxy):
+                service.open(self.preopens)
+            elif service is not None:
+                service.open(wasi)
         except (EngineError, OSError) as error:
             self.refuse(str(error))
         self.take_signals()
         self.seal()
         self.report()
-        if self.launch["mode"] == HTTP:
-            assert self.listener is not None
-            self.finish(*Server(self, self.listener, program, wasi).run())
-        self.finish(*Command(self, program, wasi).run())
+        if service is not None:
+            self.finish(*service.server.run(service))
+        assert command is not None
+        self.finish(*Command(self, command, wasi).run())
+
+    def program(self) -> Program:
+        launch = self.launch
+        return self.engine.load(launch["program"], component=launch["component"])
+
+    def service(self) -> Wagi | Proxy:
+        assert self.listener is not None
+        server, limits = Server(self, self.listener), Limits(**self.launch["limits"])
+        if self.launch["http"]["protocol"] != WASI:
+            return Wagi(server, self.program(), limits)
+        pointer = self.engine.map_component(self.launch["program"])
+        return Proxy(server, ProxyProgram(self.engine, pointer), limits)
 
     # -- before the guest runs ------------------------------------------------------------------------------------
 
@@ -278,7 +302,7 @@ class Command:
                 c.wasi_config_inherit_stdin(config)
             c.wasi_config_inherit_stdout(config)
             c.wasi_config_inherit_stderr(config)
-            code = self.program.run(config, memory=launch["memory"])
+            code = self.program.run(config, limits=Limits(**launch["limits"]))
             self.outcome = (code, "Completed" if code == 0 else "Error", "")
         except (Trap, Interrupted) as trap:
             self.outcome = (TRAPPED, "Error", f"the module trapped: {trap}")

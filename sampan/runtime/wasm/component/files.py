@@ -1,0 +1,4 @@
+INTERFACES: dict = {
+    "wasi:filesystem/types": {},
+    "wasi:filesystem/preopens": {"get-directories": lambda _: []},
+}

@@ -1,0 +1,1 @@
+INTERFACES: dict = {"wasi:http/types": {}}
