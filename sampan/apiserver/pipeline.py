@@ -24,6 +24,7 @@ from sampan.apiserver.body import (
     patched,
 )
 from sampan.apiserver.call import Call
+from sampan.apiserver.deletecollection import delete_all
 from sampan.apiserver.fairness import OBJECTS_PER_SEAT
 from sampan.apiserver.negotiate import PLAIN, accepted
 from sampan.apiserver.present import (
@@ -426,7 +427,7 @@ class Pipeline:
         options = delete_options(call)
         selection = select(call)
         listed = await lists.list_entries(self.caches, call, selection)
-        deleted = await self.registry.delete_collection(call, listed.entries, options)
+        deleted = await delete_all(self.registry, call, listed.entries, options)
         if call.resource.custom is not None:
             await call.resource.custom.prepare(deleted)
         items = [object_bytes(call, entry) for entry in deleted]

@@ -7,7 +7,6 @@ Objects come and go as dicts in the version in which they are stored; `Entry` ho
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -422,36 +421,6 @@ class Registry:
         if strategy.allocates:
             await strategy.settle(self, None, old)
         return Deleted(Entry(entry.key, respliced(data, revision), revision), gone=True)
-
-    async def delete_collection(
-        self, call: Call, entries: list[Entry], options: DeleteOptions
-    ) -> list[Entry]:
-        """Delete each; those that vanish meanwhile are no error."""
-        limit = asyncio.Semaphore(64)
-
-        async def one(entry: Entry) -> Entry | None:
-            async with limit:
-                parts = entry.key.split("/")
-                info = call.info.__class__(
-                    "delete",
-                    call.info.path,
-                    True,
-                    call.info.group,
-                    call.info.version,
-                    call.info.resource,
-                )
-                info.namespace = parts[4] if call.resource.namespaced else ""
-                info.name = parts[-1]
-                single = Call(call.request, info, call.resource, call.user, dry_run=call.dry_run)
-                try:
-                    return (await self.delete(single, options)).entry
-                except ApiError as error:
-                    if error.reason == "NotFound":
-                        return None
-                    raise
-
-        results = await asyncio.gather(*(one(entry) for entry in entries))
-        return [entry for entry in results if entry is not None]
 
 
 def from_record(cache: ResourceCache, record: Record | None) -> Entry | None:

@@ -12,6 +12,7 @@ from typing import Any
 from sampan.apiserver.call import Call
 from sampan.apiserver.crd import conditions
 from sampan.apiserver.crd.definitions import Definitions
+from sampan.apiserver.deletecollection import delete_all
 from sampan.apiserver.registry import DeleteOptions, Registry
 from sampan.apiserver.resources import Resource
 from sampan.apiserver.routes import RequestInfo
@@ -173,7 +174,7 @@ class DefinitionController:
             cache = await self.registry.caches.get(row)
             call = system_call("deletecollection", row, "", "")
             entries = [cache.entries[key] for key in cache.keys(row.prefix)]
-            await self.registry.delete_collection(call, entries, DeleteOptions())
+            await delete_all(self.registry, call, entries, DeleteOptions())
             cache = await self.registry.caches.get(row)
             watcher = cache.subscribe(row.prefix, None, self.registry.caches.current(cache))
             if not cache.keys(row.prefix):
