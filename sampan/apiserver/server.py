@@ -18,7 +18,7 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sampan.apiserver import resources
+from sampan.apiserver import memory, resources
 from sampan.apiserver.access import Access
 from sampan.apiserver.admission.chain import Admission
 from sampan.apiserver.aggregation.aggregator import Aggregator
@@ -30,8 +30,8 @@ from sampan.apiserver.crd.openapi import CustomSchemas
 from sampan.apiserver.discovery import Discovery
 from sampan.apiserver.expiry import EventExpiry
 from sampan.apiserver.fairness import Fairness
-from sampan.apiserver.flowcontrol import follow as follow_flow_control
 from sampan.apiserver.fieldmanager import FieldManager
+from sampan.apiserver.flowcontrol import follow as follow_flow_control
 from sampan.apiserver.http import HTTPServer
 from sampan.apiserver.metrics import Metrics
 from sampan.apiserver.metrics_api import MetricsAPI
@@ -87,9 +87,7 @@ class APIServer:
         self.expiry = EventExpiry(store, config.event_ttl)
         self.registry.on_event_written = self.expiry.written
         self.metrics = Metrics()
-        self.fairness = Fairness(
-            config.max_requests_in_flight, config.request_timeout, self._count
-        )
+        self.fairness = Fairness(config.max_requests_in_flight, config.request_timeout, self._count)
         self.discovery = Discovery(self.table, config.advertise or config.address)
         self.webhooks = WebhookClient(self.access.lookup)
         self.access.lookup.access = self.access
@@ -185,6 +183,7 @@ class APIServer:
             if before:
                 try:
                     await self.store.compact(before)
+                    memory.give_back()
                 except StoreError as error:
                     log.warning("history before %d cannot be forgotten: %s", before, error)
             before = self.store.revision

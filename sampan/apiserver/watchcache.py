@@ -29,7 +29,9 @@ RING = 512  # recent events kept per kind for watches that resume; older ones co
 BACKLOG = 8192  # events that a watcher may lag behind before it is cut off
 PAGE = 2000
 FEED_AGAIN = 1.0  # seconds until a feed that the store refused is asked for again
-FOREIGN_AFTER = 0.25  # seconds without the asked revision, after which it may be one that no watch here shows
+FOREIGN_AFTER = (
+    0.25  # seconds without the asked revision, after which it may be one that no watch here shows
+)
 
 ADDED, MODIFIED, DELETED, BOOKMARK, ERROR = "ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"
 _FRAMES = {

@@ -52,7 +52,9 @@ async def test_requests_are_counted(api: Harness, accept: str) -> None:
     assert value(durations, "apiserver_request_duration_seconds_count", **labels) == 3
     assert value(durations, "apiserver_request_duration_seconds_bucket", le="+Inf", **labels) == 3
     assert 0 < value(durations, "apiserver_request_duration_seconds_sum", **labels) < 60
-    assert value(found["apiserver_storage_objects"], resource="configmaps") == 4  # and one of the cluster's
+    assert (
+        value(found["apiserver_storage_objects"], resource="configmaps") == 4
+    )  # and one of the cluster's
 
 
 async def test_the_process(api: Harness) -> None:

@@ -67,10 +67,9 @@ async def test_selectors(api: Harness) -> None:
         "c",
     ]
     assert names(await api.call("GET", f"{MAPS}?fieldSelector=metadata.name=b")) == ["b"]
-    assert (
-        names(await api.call("GET", "/api/v1/configmaps?fieldSelector=metadata.namespace!=default"))
-        == ["extension-apiserver-authentication"]
-    )
+    assert names(
+        await api.call("GET", "/api/v1/configmaps?fieldSelector=metadata.namespace!=default")
+    ) == ["extension-apiserver-authentication"]
 
 
 async def test_tables_and_partial_objects(api: Harness) -> None:

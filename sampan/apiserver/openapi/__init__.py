@@ -30,7 +30,6 @@ PROTOBUF_TYPES = frozenset(
 FOREVER = "public, immutable"
 
 
-
 class Schemas(Protocol):
     """Schemas of custom resources."""
 
