@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sampan.network.pods import PodRef
-from sampan.runtime import kernel
+from sampan.runtime import kernel, spec
 from sampan.runtime.records import ContainerEntry, SandboxEntry, load_all
 from sampan.runtime.sandbox import Exit, SandboxRecord
 
@@ -40,6 +40,11 @@ async def adopt(service: RuntimeService) -> None:
     for sandbox in sandboxes:
         if sandbox.ready:
             await adopt_sandbox(service, sandbox)
+    await service.host_ports.restore(
+        (entry.id, entry.network.addresses[0], spec.ports(entry.config))
+        for entry in sandboxes
+        if entry.ready and entry.network.namespace is not None
+    )
     await collect(service, also_broken)
     for path in (*broken, *also_broken):
         kernel.unmount_below(path)
@@ -93,7 +98,7 @@ async def collect(service: RuntimeService, strays: list[Path]) -> None:
         )
         LOG.info("removing the network of sandbox %s, which does not run", identifier)
         await service.config.network.detach(reference)
-    for name in service.config.kinds:
+    for name in service.config.handlers:
         # A kind that was never used here has no directory, and is not imported to look for leftovers.
         if (service.config.directory / name).is_dir():
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sampan.image.store import ImageStore
@@ -20,3 +20,10 @@ class RuntimeConfig:
     images: ImageStore
     kinds: tuple[str, ...] = tuple(KINDS)
     default_kind: str = ""  # "": container where it works, else wasm
+    # OCI runtimes by handler, as a name or a path: "container" has its engine named, any other name is a handler more.
+    engines: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def handlers(self) -> tuple[str, ...]:
+        """What a RuntimeClass can name."""
+        return tuple(dict.fromkeys((*self.kinds, *self.engines)))

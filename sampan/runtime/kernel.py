@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import contextlib
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 
 MS_RDONLY = 1
@@ -33,6 +35,15 @@ MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
 
 MNT_DETACH = 2
+
+# open_tree(2), move_mount(2), mount_setattr(2): the same numbers on every architecture.
+OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 428, 429, 442
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+OPEN_TREE_CLONE = 1
+MOVE_MOUNT_F_EMPTY_PATH = 0x4
+MOUNT_ATTR_IDMAP = 0x00100000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -54,6 +65,48 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
         ),
         f"mount {kind or 'bind'} at {target}",
     )
+
+
+def open_tree(source: str | Path) -> int:
+    """A detached copy of the mounts at `source`, as a descriptor; shared ones stay peers of the original."""
+    flags = OPEN_TREE_CLONE | AT_RECURSIVE | os.O_CLOEXEC
+    tree: int = _libc.syscall(OPEN_TREE, AT_FDCWD, os.fsencode(source), flags)
+    _check(tree if tree < 0 else 0, f"open_tree {source}")
+    return tree
+
+
+def map_owners(tree: int, users: str | Path) -> None:
+    """Show the owners in a detached mount as the user namespace at `users` maps them.
+
+    Raises OSError (EINVAL) where the file system has no idmapped mounts.
+    """
+    descriptor = os.open(users, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # struct mount_attr: attr_set, attr_clr, propagation, userns_fd
+        attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_IDMAP, 0, 0, descriptor)
+        result = _libc.syscall(
+            MOUNT_SETATTR, tree, b"", AT_EMPTY_PATH | AT_RECURSIVE,
+            ctypes.byref(attributes), ctypes.c_size_t(ctypes.sizeof(attributes)),
+        )  # fmt: skip
+        _check(result, "mount_setattr: idmapped mount")
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def opened(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def move_mount(tree: int, target: str | Path) -> None:
+    """Attach a detached copy at `target`."""
+    result = _libc.syscall(
+        MOVE_MOUNT, tree, b"", AT_FDCWD, os.fsencode(target), MOVE_MOUNT_F_EMPTY_PATH
+    )
+    _check(result, f"move_mount to {target}")
 
 
 def unmount(target: str | Path) -> bool:

@@ -27,8 +27,14 @@ def glance(name: str, directory: Path) -> Support | None:
     return support
 
 
-def load(name: str, directory: Path, run_directory: Path, instance: str) -> SandboxKind:
-    """Make the kind `name`. Raises KeyError when there is none of that name."""
+def load(
+    name: str, directory: Path, run_directory: Path, instance: str, engine: str = ""
+) -> SandboxKind:
+    """Make the kind `name`; with `engine`, containers under that OCI runtime. Raises KeyError for an unknown name."""
+    if engine:
+        from sampan.runtime.container.kind import ContainerKind
+
+        return ContainerKind(directory, run_directory, instance, engine)
     module, _, attribute = KINDS[name].partition(":")
     kind: SandboxKind = getattr(import_module(module), attribute)(
         directory, run_directory, instance

@@ -12,7 +12,13 @@ from sampan.cri.errors import NotFound, Unimplemented
 from sampan.runtime import views
 from sampan.runtime.inventory import Inventory
 from sampan.runtime.records import ContainerEntry, SandboxEntry
-from sampan.runtime.sandbox import ContainerStats, SandboxStats
+from sampan.runtime.sandbox import (
+    ContainerStats,
+    Measures,
+    PodMeasures,
+    Sandbox,
+    SandboxStats,
+)
 
 VERSION = "0.1.0"
 API_VERSION = "v1"
@@ -32,13 +38,21 @@ class ReportingService:
         )
 
     async def status(self, request: Any) -> Any:
-        kinds = {name: await self.inventory.support(name) for name in self.inventory.config.kinds}
+        kinds = {
+            name: await self.inventory.support(name) for name in self.inventory.config.handlers
+        }
         usable = [name for name, support in kinds.items() if support.usable]
         why = "; ".join(f"{name}: {support.why}" for name, support in kinds.items() if support.why)
+        # The handler without a name is the one that pods without a RuntimeClass get.
+        kind = await self.inventory.kind_for("", "")
+        default = [("", kind)] if kind in usable else []
         response = pb.StatusResponse(
             runtime_handlers=[
-                pb.RuntimeHandler(name=name, features=pb.RuntimeHandlerFeatures())
-                for name in ("", *usable)
+                pb.RuntimeHandler(
+                    name=name,
+                    features=pb.RuntimeHandlerFeatures(**dict.fromkeys(kinds[kind].features, True)),
+                )
+                for name, kind in [*default, *((name, name) for name in usable)]
             ],
             features=pb.RuntimeFeatures(supplemental_groups_policy="container" in usable),
         )
@@ -156,15 +170,47 @@ class ReportingService:
         mountpoint = str(self.inventory.config.directory)
         return views.container_stats(entry, figures, time.time_ns(), mountpoint)
 
-    # cAdvisor's metrics over CRI are kubelet's alpha; an empty list of descriptors says that there are none.
+    # cAdvisor's metrics, for a kubelet that takes them from here; loaded when it asks
 
     async def list_metric_descriptors(self, _: Any) -> Any:
-        return pb.ListMetricDescriptorsResponse()
+        from sampan.runtime import metrics
+
+        return pb.ListMetricDescriptorsResponse(descriptors=metrics.descriptors())
 
     async def list_pod_sandbox_metrics(self, _: Any) -> Any:
-        return pb.ListPodSandboxMetricsResponse()
+        return pb.ListPodSandboxMetricsResponse(
+            pod_metrics=[item async for item in self._pod_metrics()]
+        )
 
     async def stream_pod_sandbox_metrics(self, _: Any) -> AsyncIterator[Any]:
-        nothing: tuple[Any, ...] = ()
-        for response in nothing:
-            yield response
+        async for item in self._pod_metrics():
+            yield pb.StreamPodSandboxMetricsResponse(pod_sandbox_metrics=[item])
+
+    async def _pod_metrics(self) -> AsyncIterator[Any]:
+        from sampan.runtime import metrics
+
+        for entry in list(self.inventory.sandboxes.values()):
+            if entry.ready and entry.sandbox is not None:
+                measured = await measures_of(entry.sandbox)
+                containers = self.inventory.containers_of(entry)
+                yield metrics.of_sandbox(entry, containers, measured)
+
+
+async def measures_of(sandbox: Sandbox) -> PodMeasures:
+    """All that the kind can measure; of one that has only the contract's figures, those."""
+    if (own := getattr(sandbox, "measures", None)) is not None:
+        measured: PodMeasures = await own()
+        return measured
+    figures = await sandbox.stats()
+    return PodMeasures(containers={name: basic(item) for name, item in figures.containers.items()})
+
+
+def basic(stats: ContainerStats) -> Measures:
+    return {
+        "cpu_usage_seconds_total": {("total",): stats.cpu_nanoseconds // 10**9},
+        "memory_usage_bytes": {(): stats.memory_bytes},
+        "memory_working_set_bytes": {(): stats.memory_working_set},
+        "memory_rss": {(): stats.memory_rss},
+        "fs_usage_bytes": {("",): stats.filesystem_bytes},
+        "threads": {(): stats.pids},
+    }

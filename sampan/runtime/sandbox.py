@@ -28,6 +28,13 @@ class Support:
     detail: str = ""  # what was found: "crun 1.8.1", "wasmtime 50.0.1"
     why: str = ""
     install: str = ""
+    features: frozenset[str] = frozenset()  # of FEATURES
+
+
+# What a kind may be able to do beyond the contract; CRI's RuntimeHandlerFeatures tells kubelet.
+USER_NAMESPACES = "user_namespaces"
+RECURSIVE_READ_ONLY = "recursive_read_only_mounts"
+FEATURES = frozenset({USER_NAMESPACES, RECURSIVE_READ_ONLY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,20 @@ class Resources:
     hugepages: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class IDMap:
+    """`length` ids from 0 on inside are those from `host` on outside."""
+
+    host: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class UserNamespace:
+    uids: IDMap
+    gids: IDMap
+
+
 @dataclass(slots=True)
 class SandboxSpec:
     id: str  # 64 hex
@@ -77,6 +98,7 @@ class SandboxSpec:
     host_ipc: bool = False
     host_network: bool = False
     share_processes: bool = False  # one PID namespace for the pod
+    user_namespace: UserNamespace | None = None  # None: the host's
     overhead: Resources = field(default_factory=Resources)
     resources: Resources = field(default_factory=Resources)
     security: dict[str, Any] = field(
@@ -90,6 +112,8 @@ class Mount:
     target: str  # in the container
     readonly: bool = False
     propagation: str = "private"  # private | rslave | rshared
+    recursive_readonly: bool = False  # what is mounted below it is read-only too
+    mapped: bool = False  # its owners are shown as the pod's user namespace maps them
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +229,16 @@ class SandboxStats:
     rx_bytes: int = 0
     tx_bytes: int = 0
     pids: int = 0
+
+
+# By metric (cAdvisor's name without `container_`), the values by the labels that it has beyond the usual ones.
+Measures = dict[str, dict[tuple[str, ...], int]]
+
+
+@dataclass(slots=True)
+class PodMeasures:
+    pod: Measures = field(default_factory=dict)  # of its network
+    containers: dict[str, Measures] = field(default_factory=dict)  # by id, those that run
 
 
 @dataclass(slots=True)

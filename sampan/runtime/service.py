@@ -29,11 +29,12 @@ from sampan.cri.errors import (
 from sampan.image import UnpackedImage
 from sampan.image.errors import ImageError, ImageNotFound
 from sampan.network.pods import Attachment, PodRef
-from sampan.runtime import files, spec, views
+from sampan.runtime import files, imagevolumes, spec, views
 from sampan.runtime.config import RuntimeConfig
+from sampan.runtime.hostports import HostPorts
 from sampan.runtime.inventory import Inventory, kind_of_image
 from sampan.runtime.records import ContainerEntry, SandboxEntry
-from sampan.runtime.sandbox import Exit, Process, SandboxError
+from sampan.runtime.sandbox import USER_NAMESPACES, Exit, Process, SandboxError
 
 LOG = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class RuntimeService:
     def __init__(self, config: RuntimeConfig) -> None:
         self.config = config
         self.inventory = Inventory(config)
+        self.host_ports = HostPorts(config.instance, config.directory / "hostports")
         self._creating: set[bytes] = set()  # metadata of sandboxes that are under way
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -93,6 +95,9 @@ class RuntimeService:
         kind = await self.inventory.kind_for(
             request.runtime_handler, config.annotations.get(IMAGE_OS, "")
         )
+        if spec.user_namespace(config.linux.security_context.namespace_options) is not None:
+            if USER_NAMESPACES not in (await self.inventory.support(kind)).features:
+                raise FailedPrecondition(f"pods of the kind {kind} have no user namespaces here")
         identifier = secrets.token_hex(32)
         directory = self.config.directory / "sandboxes" / identifier
         directory.mkdir(mode=0o700)
@@ -110,9 +115,13 @@ class RuntimeService:
             # A crash before the record is written leaves what has no record: the next start removes it.
             if config.linux.security_context.namespace_options.network != pb.NODE:
                 entry.network = await self.config.network.attach(reference)
-            entry.sandbox = await self.inventory.kind(kind).create(self._sandbox_spec(entry))
+            sandbox = self._sandbox_spec(entry)
+            if entry.network.namespace is not None:
+                await self.host_ports.add(identifier, entry.network.addresses[0], sandbox.ports)
+            entry.sandbox = await self.inventory.kind(kind).create(sandbox)
             entry.save()
         except BaseException as error:
+            await self.host_ports.remove(identifier)
             await self.config.network.detach(reference)
             await asyncio.to_thread(shutil.rmtree, directory, True)
             raise translated(error) from error
@@ -145,6 +154,7 @@ class RuntimeService:
                     if container.watcher is not None:
                         await container.watcher
                 entry.sandbox = None
+            await self.host_ports.remove(entry.id)
             await self.config.network.detach(reference_of(entry))
         except SandboxError as error:
             raise translated(error) from error
@@ -237,9 +247,14 @@ class RuntimeService:
                 raise FailedPrecondition(f"sandbox {sandbox.id} is not running")
             await self._settle_kind(sandbox, image)
             directory.mkdir(mode=0o700)
-            if container.log_path is not None:
-                container.log_path.parent.mkdir(parents=True, exist_ok=True)
-            entry.save()
+            try:
+                await imagevolumes.mount_all(self.config.images, config.mounts, directory)
+                if container.log_path is not None:
+                    container.log_path.parent.mkdir(parents=True, exist_ok=True)
+                entry.save()
+            except BaseException as error:
+                await asyncio.to_thread(discard, directory)
+                raise translated(error) from error
             entry.spec = container
             self.inventory.containers[identifier] = entry
         self.inventory.tell(pb.CONTAINER_CREATED_EVENT, identifier, sandbox)
@@ -248,7 +263,9 @@ class RuntimeService:
     async def _settle_kind(self, sandbox: SandboxEntry, image: UnpackedImage) -> None:
         """The image has to fit the pod's kind; a pod that named none, and has started nothing, takes the image's."""
         wanted = kind_of_image(image.os)
-        if sandbox.kind == wanted or sandbox.kind not in ("wasm", "container"):
+        if sandbox.kind in (wanted, "microvm"):
+            return
+        if wanted == "container" and sandbox.kind in self.config.engines:
             return
         if sandbox.handler or sandbox.started:
             raise FailedPrecondition(
@@ -349,7 +366,7 @@ class RuntimeService:
                 await entry.watcher
             await entry.process.remove()
         del self.inventory.containers[entry.id]
-        await asyncio.to_thread(shutil.rmtree, entry.directory, True)
+        await asyncio.to_thread(discard, entry.directory)
         sandbox = self.inventory.sandboxes.get(entry.sandbox_id)
         if sandbox is not None:
             self.inventory.tell(pb.CONTAINER_DELETED_EVENT, entry.id, sandbox)
@@ -405,6 +422,12 @@ class RuntimeService:
             yield event
 
 
+def discard(directory: Path) -> None:
+    """A container's directory, with what is mounted in it. Idempotent."""
+    imagevolumes.unmount_all(directory)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 def merge_resources(current: Any, change: Any) -> None:
     """What the change does not set stays."""
     for descriptor, value in change.ListFields():
@@ -422,7 +445,7 @@ def reference_of(entry: SandboxEntry) -> PodRef:
 
 def write_files(entry: SandboxEntry) -> Path | None:
     """The pod's resolv.conf and hosts; the path of the former, None when the host's is to be used."""
-    names = [entry.config.hostname or entry.config.metadata.name]
+    names = [spec.hostname(entry.config)]
     lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
     lines += [f"{address}\t{' '.join(names)}" for address in entry.network.addresses[:1]]
     files.put(entry.directory / "hosts", "\n".join(lines) + "\n", 0o644)

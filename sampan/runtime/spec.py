@@ -16,11 +16,13 @@ from sampan.network.pods import Attachment
 from sampan.runtime.sandbox import (
     ContainerSpec,
     Device,
+    IDMap,
     Mount,
     PortMapping,
     Resources,
     SandboxSpec,
     SecurityContext,
+    UserNamespace,
 )
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -33,9 +35,6 @@ def sandbox_spec(
 ) -> SandboxSpec:
     linux = config.linux
     namespaces = linux.security_context.namespace_options
-    if namespaces.HasField("userns_options") and namespaces.userns_options.mode == pb.POD:
-        raise InvalidArgument("linux.security_context.namespace_options.userns_options: user namespaces "
-                              "are not supported by this runtime")  # fmt: skip
     explicit = linux.security_context.HasField("namespace_options")
     return SandboxSpec(
         id=identifier,
@@ -43,17 +42,12 @@ def sandbox_spec(
         namespace=config.metadata.namespace,
         uid=config.metadata.uid,
         attempt=config.metadata.attempt,
-        hostname=config.hostname or config.metadata.name,
+        hostname=hostname(config),
         directory=directory,
         log_directory=Path(config.log_directory) if config.log_directory else directory,
         cgroup_parent=linux.cgroup_parent,
         network=network,
-        ports=tuple(
-            PortMapping(
-                port.container_port, port.host_port, pb.Protocol.Name(port.protocol), port.host_ip
-            )
-            for port in config.port_mappings
-        ),
+        ports=ports(config),
         labels=dict(config.labels),
         annotations=dict(config.annotations),
         resolv_conf=resolv_conf,
@@ -64,6 +58,7 @@ def sandbox_spec(
         host_network=namespaces.network == pb.NODE,
         # POD is also what an empty message says; only one that was filled in means it.
         share_processes=explicit and namespaces.pid == pb.POD,
+        user_namespace=user_namespace(namespaces),
         overhead=resources(linux.overhead),
         resources=resources(linux.resources),
         security={
@@ -73,6 +68,43 @@ def sandbox_spec(
             "run_as_group": linux.security_context.run_as_group.value,
         },
     )
+
+
+def ports(config: Any) -> tuple[PortMapping, ...]:
+    return tuple(
+        PortMapping(
+            port.container_port, port.host_port, pb.Protocol.Name(port.protocol), port.host_ip
+        )
+        for port in config.port_mappings
+    )
+
+
+def user_namespace(namespaces: Any) -> UserNamespace | None:
+    """KEP-127: one range of ids a pod, which begins with its root. Raises InvalidArgument."""
+    field = "linux.security_context.namespace_options.userns_options"
+    asked = namespaces.userns_options
+    if not namespaces.HasField("userns_options") or asked.mode == pb.NODE:
+        if asked.uids or asked.gids:
+            raise InvalidArgument(f"{field}: the host's user namespace (NODE) takes no mappings")
+        return None
+    if asked.mode != pb.POD:
+        name = pb.NamespaceMode.Name(asked.mode)
+        raise InvalidArgument(f"{field}.mode: {name} is not possible; POD and NODE are")
+    if namespaces.network == pb.NODE:
+        raise InvalidArgument(f"{field}: a pod on the host's network cannot have its own users")
+    return UserNamespace(
+        id_map(asked.uids, f"{field}.uids"),
+        id_map(asked.gids, f"{field}.gids"),
+    )
+
+
+def id_map(mappings: Any, field: str) -> IDMap:
+    if len(mappings) != 1:
+        raise InvalidArgument(f"{field}: must be one mapping, and there are {len(mappings)}")
+    only = mappings[0]
+    if only.container_id != 0 or only.length == 0:
+        raise InvalidArgument(f"{field}: must map container id 0 and be longer than 0")
+    return IDMap(only.host_id, only.length)
 
 
 def container_spec(
@@ -90,7 +122,12 @@ def container_spec(
         log_path=log_path(sandbox, config),
         labels=dict(config.labels),
         annotations=dict(config.annotations),
-        mounts=tuple(mount(item) for item in config.mounts),
+        mounts=tuple(
+            image_mount(item, image_volume(directory, number))
+            if item.HasField("image")
+            else mount(item)
+            for number, item in enumerate(config.mounts)
+        ),
         devices=tuple(
             Device(item.host_path, item.container_path or item.host_path, item.permissions or "rwm")
             for item in config.devices
@@ -118,9 +155,15 @@ def environment(sandbox: Any, config: Any, image: dict[str, Any]) -> dict[str, s
     for item in image.get("Env") or ():
         name, _, value = item.partition("=")
         merged[name] = value
-    merged["HOSTNAME"] = sandbox.hostname or sandbox.metadata.name
+    merged["HOSTNAME"] = hostname(sandbox)
     merged.update((item.key, item.value) for item in config.envs)
     return merged
+
+
+def hostname(sandbox: Any) -> str:
+    """As asked; else the pod's name, of which the kernel takes 64 bytes and DNS 63."""
+    name: str = sandbox.hostname or sandbox.metadata.name[:63].rstrip("-.")
+    return name
 
 
 def log_path(sandbox: Any, config: Any) -> Path | None:
@@ -130,18 +173,38 @@ def log_path(sandbox: Any, config: Any) -> Path | None:
 
 
 def mount(item: Any) -> Mount:
-    if item.HasField("image"):
-        raise InvalidArgument(
-            f"mount {item.container_path}: image volumes are not supported by this runtime"
-        )
+    """Raises InvalidArgument, also for what contradicts recursive read-only (KEP-3857)."""
     if not item.container_path.startswith("/"):
         raise InvalidArgument(f"mount {item.container_path!r}: container_path must be absolute")
+    propagation = PROPAGATION.get(item.propagation, "private")
+    if item.recursive_read_only and not item.readonly:
+        raise InvalidArgument(f"mount {item.container_path}: recursive_read_only needs readonly")
+    if item.recursive_read_only and propagation != "private":
+        raise InvalidArgument(
+            f"mount {item.container_path}: recursive_read_only needs private propagation"
+        )
     return Mount(
         Path(item.host_path),
         item.container_path,
         item.readonly,
-        PROPAGATION.get(item.propagation, "private"),
+        propagation,
+        item.recursive_read_only,
+        bool(item.uidMappings or item.gidMappings),
     )
+
+
+def image_volume(directory: Path, number: int) -> Path:
+    """Where the image of the container's mount `number` is mounted."""
+    return directory / "volumes" / str(number)
+
+
+def image_mount(item: Any, source: Path) -> Mount:
+    """KEP-4639. `source`: the mounted image; its sub-path was resolved when it was mounted. Raises InvalidArgument."""
+    if not item.readonly:
+        raise InvalidArgument(f"mount {item.container_path}: an image volume must be readonly")
+    if not item.container_path.startswith("/"):
+        raise InvalidArgument(f"mount {item.container_path!r}: container_path must be absolute")
+    return Mount(source, item.container_path, True)
 
 
 def resources(message: Any) -> Resources:
@@ -192,7 +255,8 @@ def security(config: Any, image: dict[str, Any]) -> SecurityContext:
 
 def seccomp(context: Any) -> str:
     if not context.HasField("seccomp"):
-        return "unconfined" if context.seccomp_profile_path == "unconfined" else "runtime/default"
+        # The field that came before it, with the annotation's values; none at all is none (critest).
+        return context.seccomp_profile_path or "unconfined"
     if context.seccomp.profile_type == pb.SecurityProfile.Localhost:
         return f"localhost/{context.seccomp.localhost_ref.removeprefix('localhost/')}"
     return SECCOMP.get(context.seccomp.profile_type, "runtime/default")

@@ -81,6 +81,11 @@ def container_status(entry: ContainerEntry, log_path: str, stop_signal: int) -> 
         log_path=log_path,
         stop_signal=stop_signal,
     )
+    # KEP-3619: who the first process is, of kinds whose containers have users.
+    if (identity := getattr(entry.process, "identity", None)) is not None:
+        uid, gid, groups = identity
+        status.user.linux.uid, status.user.linux.gid = uid, gid
+        status.user.linux.supplemental_groups.extend(groups)
     status.resources.linux.CopyFrom(entry.config.linux.resources)
     if entry.exit is not None:
         status.finished_at = entry.exit.finished_at

@@ -61,9 +61,13 @@ async def test_exec(runtime):
     assert b"sleep 77" not in ps.stdout
 
 
+# As a kubelet asks for it; without a profile nothing is filtered.
+RUNTIME_DEFAULT = {"security_context": {"seccomp": {"profile_type": "RuntimeDefault"}}}
+
+
 async def test_isolation(runtime):
     pod = await runtime.pod()
-    container = await runtime.container(pod, "sleep", "1000")
+    container = await runtime.container(pod, "sleep", "1000", linux=RUNTIME_DEFAULT)
     answer = await runtime.exec(
         container,
         "sh",

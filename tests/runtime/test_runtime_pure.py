@@ -169,8 +169,11 @@ def test_namespaces_and_limits():
 def test_what_is_refused():
     with pytest.raises(InvalidArgument, match="absolute"):
         spec.mount(pb.Mount(container_path="relative", host_path="/x"))
-    with pytest.raises(InvalidArgument, match="image volumes"):
-        spec.mount(pb.Mount(container_path="/x", image=pb.ImageSpec(image="y")))
+    with pytest.raises(InvalidArgument, match="image volume must be readonly"):
+        spec.image_mount(pb.Mount(container_path="/x", image=pb.ImageSpec(image="y")), Path("/y"))
+    for wrong in ({}, {"readonly": True, "propagation": pb.PROPAGATION_BIDIRECTIONAL}):
+        with pytest.raises(InvalidArgument, match="recursive_read_only"):
+            spec.mount(pb.Mount(container_path="/x", recursive_read_only=True, **wrong))
     with pytest.raises(CannotStart, match="seccomp"):
         oci.seccomp_profile("localhost//no/such/profile.json", False, [])
     with pytest.raises(InvalidArgument, match="more than one"):

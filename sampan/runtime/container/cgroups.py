@@ -17,9 +17,10 @@ from sampan.runtime import files
 from sampan.runtime.sandbox import ContainerStats, Device, NotSupported, Resources
 
 CGROUP_FILES = "/sys/fs/cgroup"
-V1_CONTROLLERS = ("cpu", "cpuacct", "memory", "pids", "devices", "cpuset")
+V1_CONTROLLERS = ("cpu", "cpuacct", "memory", "pids", "devices", "cpuset", "hugetlb")
 
 # What every container may use: the pseudo devices, ptys and tun; mknod of anything else is allowed but useless.
+SWAP_V1 = "memory.memsw.limit_in_bytes"
 V1_DEVICES = (
     "c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm",
     "c 5:0 rwm", "c 5:1 rwm", "c 5:2 rwm", "c 136:* rwm", "c 10:200 rwm",
@@ -88,6 +89,8 @@ class Cgroup:
                 if not (resources.cpuset_cpus or resources.cpuset_mems):
                     continue
                 self._inherit_cpuset(directory)
+            if directory == self.directory("hugetlb") and not resources.hugepages:
+                continue
             directory.mkdir(parents=True, exist_ok=True)
             joined.append(directory)
         self._write(self._v1_settings(resources))
@@ -109,8 +112,7 @@ class Cgroup:
                 if not (current / name).read_text().strip():
                     (current / name).write_text((parent / name).read_text())
 
-    @staticmethod
-    def _v1_settings(resources: Resources) -> list[tuple[str, str, str]]:
+    def _v1_settings(self, resources: Resources) -> list[tuple[str, str, str]]:
         settings = []
         if resources.cpu_shares:
             settings.append(("cpu", "cpu.shares", str(max(2, resources.cpu_shares))))
@@ -120,6 +122,19 @@ class Cgroup:
             settings.append(("cpu", "cpu.cfs_quota_us", str(resources.cpu_quota)))
         if resources.memory:
             settings.append(("memory", "memory.limit_in_bytes", str(resources.memory)))
+        memory = self.directory("memory")
+        if resources.memory_swap and memory and (memory / SWAP_V1).exists():
+            # With swap; the kernel keeps it at or above the limit without, so it goes first where that one grows.
+            both = ("memory", SWAP_V1, str(resources.memory_swap))
+            grows = 0 <= self.number("memory", SWAP_V1) < resources.memory
+            settings.insert(
+                len(settings) - 1 if grows and resources.memory else len(settings), both
+            )
+        if self.directory("hugetlb") is not None:
+            settings += [
+                ("hugetlb", f"hugetlb.{size}.limit_in_bytes", str(limit))
+                for size, limit in resources.hugepages.items()
+            ]
         if resources.pids:
             settings.append(
                 ("pids", "pids.max", "max" if resources.pids < 0 else str(resources.pids))
@@ -142,6 +157,10 @@ class Cgroup:
             settings.append(
                 ("", "memory.max", "max" if resources.memory < 0 else str(resources.memory))
             )
+        if resources.memory_swap:
+            # CRI counts memory and swap together, as v1 did; v2 has swap by itself.
+            swap = "max" if resources.memory_swap < 0 else resources.memory_swap - resources.memory
+            settings.append(("", "memory.swap.max", str(swap)))
         if resources.pids:
             settings.append(("", "pids.max", "max" if resources.pids < 0 else str(resources.pids)))
         if resources.cpuset_cpus:
@@ -223,16 +242,28 @@ class Cgroup:
     def out_of_memory(self) -> bool:
         """Whether the kernel killed a member for want of memory."""
         name = "memory.events" if self._layout.unified else "memory.oom_control"
-        return self._flat("memory", name).get("oom_kill", 0) > 0
+        return self.flat("memory", name).get("oom_kill", 0) > 0
 
-    def _number(self, controller: str, name: str) -> int:
+    @property
+    def unified(self) -> bool:
+        return self._layout.unified
+
+    def text(self, controller: str, name: str) -> str:
+        """A file of the group, "" when it is not there."""
+        directory = self.directory(controller)
+        try:
+            return (directory / name).read_text() if directory else ""
+        except OSError:
+            return ""
+
+    def number(self, controller: str, name: str) -> int:
         directory = self.directory(controller)
         try:
             return int((directory / name).read_text()) if directory else 0
         except (OSError, ValueError):
             return 0
 
-    def _flat(self, controller: str, name: str) -> dict[str, int]:
+    def flat(self, controller: str, name: str) -> dict[str, int]:
         directory = self.directory(controller)
         try:
             text = (directory / name).read_text() if directory else ""
@@ -242,14 +273,14 @@ class Cgroup:
         return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
 
     def stats(self) -> ContainerStats:
-        memory = self._flat("memory", "memory.stat")
+        memory = self.flat("memory", "memory.stat")
         if self._layout.unified:
-            usage = self._number("memory", "memory.current")
-            cpu = self._flat("cpu", "cpu.stat").get("usage_usec", 0) * 1000
+            usage = self.number("memory", "memory.current")
+            cpu = self.flat("cpu", "cpu.stat").get("usage_usec", 0) * 1000
             inactive, rss = memory.get("inactive_file", 0), memory.get("anon", 0)
         else:
-            usage = self._number("memory", "memory.usage_in_bytes")
-            cpu = self._number("cpuacct", "cpuacct.usage")
+            usage = self.number("memory", "memory.usage_in_bytes")
+            cpu = self.number("cpuacct", "cpuacct.usage")
             inactive = memory.get("total_inactive_file", 0)
             rss = memory.get("total_rss", 0)
         return ContainerStats(
@@ -257,7 +288,7 @@ class Cgroup:
             memory_bytes=usage,
             memory_working_set=max(0, usage - inactive),
             memory_rss=rss,
-            pids=self._number("pids", "pids.current"),
+            pids=self.number("pids", "pids.current"),
         )
 
 

@@ -1,9 +1,8 @@
 """The OCI engine: which one works here, and how it is called.
 
 crun is preferred: it starts a container in a third of runc's time. crun 1.8 refuses a host with hybrid cgroups, although
-it needs none of them from us: there it runs in a private view of the host in which /sys/fs/cgroup is a plain cgroup2, and
-the cgroups are ours (`cgroups.py`). A view is a mount namespace made by a thread and held by a descriptor, only as long
-as the start takes, so that it pins no other pod's mounts.
+it needs none of them from us: there it runs in a view of the host (`view.py`) in which /sys/fs/cgroup is a plain cgroup2,
+and the cgroups are ours (`cgroups.py`). Any other runtime with runc's command line can be named in the configuration.
 """
 
 from __future__ import annotations
@@ -19,12 +18,11 @@ from functools import cache
 from pathlib import Path
 
 from sampan.runtime import kernel
+from sampan.runtime.container import view as views
 from sampan.runtime.container.cgroups import layout
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVIRONMENT = {"PATH": PATH, "LC_ALL": "C.UTF-8"}
-CGROUP_ROOT = Path("/sys/fs/cgroup")
-UNIFIED = CGROUP_ROOT / "unified"  # cgroup2 on a hybrid host
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,31 +36,26 @@ class Engine:
     def argv(self) -> list[str]:
         manager = {"crun": "cgroupfs" if self.makes_cgroups else "disabled"}.get(self.name)
         options = [f"--cgroup-manager={manager}"] if manager else []
-        return [sealed(self.path), *options, "--root", str(self.root)]
+        path = sealed(self.path) if self.name in ("crun", "runc") else self.path
+        return [path, *options, "--root", str(self.root)]
 
     @contextlib.asynccontextmanager
-    async def view(self) -> AsyncIterator[str]:
-        """Path of the mount namespace to run in, good while the context lasts; "" when none is needed."""
-        if self.makes_cgroups:
+    async def view(
+        self, binds: Sequence[views.Bind] = (), stage: Path | None = None
+    ) -> AsyncIterator[str]:
+        """Path of the mount namespace to run in, good while the context lasts; "" when none is needed.
+
+        `binds` are shown in it below `stage`.
+        """
+        if self.makes_cgroups and not binds:
             yield ""
             return
-        descriptor = await kernel.in_thread(self._make_view)
+        hidden = None if self.makes_cgroups else self.hidden
+        descriptor = await kernel.in_thread(lambda: views.make(hidden, binds, stage))
         try:
             yield f"/proc/{os.getpid()}/fd/{descriptor}"
         finally:
             os.close(descriptor)
-
-    def _make_view(self) -> int:
-        kernel.unshare(kernel.CLONE_FS | kernel.CLONE_NEWNS)
-        # Slave: what is mounted on the host meanwhile is seen, and nothing of ours reaches the host.
-        kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_SLAVE)
-        kernel.mount(str(CGROUP_ROOT), str(self.hidden), flags=kernel.MS_BIND | kernel.MS_REC)
-        if os.path.exists(UNIFIED / "cgroup.controllers"):
-            # The same file system as a fresh mount, which would wait 5–15 ms for the kernel's cgroup lock.
-            kernel.mount(str(UNIFIED), str(CGROUP_ROOT), flags=kernel.MS_BIND)
-        else:
-            kernel.mount("cgroup2", str(CGROUP_ROOT), "cgroup2")
-        return os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
     def script(self, view: str, joined: Sequence[Path], verb: Sequence[str]) -> str:
         """Shell text that joins cgroups and becomes the engine: `sh -c TEXT`, arguments following as "$@"."""
@@ -107,14 +100,19 @@ def _copy(path: str, inode: int, changed: int) -> str:
     return f"/proc/{os.getpid()}/fd/{descriptor}"
 
 
-def candidates(run_directory: Path) -> list[Engine]:
-    """What is installed, best first, with the way of calling it that this host's cgroups ask for."""
-    unified = layout().unified
+def candidates(run_directory: Path, asked: str = "") -> list[Engine]:
+    """What is installed, best first, with the way of calling it that this host's cgroups ask for.
+
+    `asked`: the one that the configuration names, by its name or path; "" for whatever is there.
+    """
     found = []
-    for name in ("crun", "runc"):
+    for name in (asked,) if asked else ("crun", "runc"):
         path = shutil.which(name, path=PATH)
         if path is None:
             continue
-        hidden = run_directory / "cgroup"
-        found.append(Engine(name, path, run_directory / name, unified or name == "runc", hidden))
+        kind = os.path.basename(name)
+        makes_cgroups = layout().unified or kind != "crun"
+        found.append(
+            Engine(kind, path, run_directory / kind, makes_cgroups, run_directory / "cgroup")
+        )
     return found

@@ -12,26 +12,41 @@ import tempfile
 from pathlib import Path
 
 from sampan.runtime import kernel
-from sampan.runtime.container import elf
+from sampan.runtime.container import elf, oci, rootfs, view
 from sampan.runtime.container.cgroups import Cgroup
 from sampan.runtime.container.engine import PATH, Engine, candidates
 from sampan.runtime.container.namespaces import PodNamespaces
-from sampan.runtime.container.sandbox import ContainerSandbox, bare_configuration
+from sampan.runtime.container.sandbox import ContainerSandbox, bare_configuration, join
 from sampan.runtime.processes import Watched, run
-from sampan.runtime.sandbox import CannotStart, Sandbox, SandboxRecord, SandboxSpec, Support
+from sampan.runtime.sandbox import (
+    FEATURES,
+    CannotStart,
+    IDMap,
+    Sandbox,
+    SandboxError,
+    SandboxRecord,
+    SandboxSpec,
+    Support,
+    UserNamespace,
+)
 
 LOG = logging.getLogger(__name__)
 INSTALL = "apt-get install crun conmon"
 PROOF = 42  # exit code of the probe's container
+PROBE_USERS = UserNamespace(IDMap(1 << 20, 1 << 16), IDMap(1 << 20, 1 << 16))
 
 
 class ContainerKind:
     name = "container"
 
-    def __init__(self, directory: Path, run_directory: Path, instance: str) -> None:
+    def __init__(
+        self, directory: Path, run_directory: Path, instance: str, engine: str = ""
+    ) -> None:
+        """`engine`: name or path of the OCI runtime; "": the best that works."""
         self.directory = directory
         self.run_directory = run_directory
         self.instance = instance
+        self._asked = engine
         self._engine: Engine | None = None
         self._support: Support | None = None
 
@@ -48,7 +63,7 @@ class ContainerKind:
         self.run_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         failures = []
-        for engine in candidates(self.run_directory):
+        for engine in candidates(self.run_directory, self._asked):
             engine.root.mkdir(exist_ok=True, mode=0o700)
             engine.hidden.mkdir(exist_ok=True, mode=0o700)
             try:
@@ -57,39 +72,69 @@ class ContainerKind:
                 failure = str(error)
             if not failure:
                 self._engine = engine
-                return Support(True, detail=await version(engine))
+                found = await self._features(engine)
+                return Support(True, detail=await version(engine), features=found)
             failures.append(f"{engine.name}: {failure}")
+        if not failures and self._asked:
+            return Support(False, why=f"the OCI runtime {self._asked} is not installed")
         if not failures:
             return Support(False, why="neither crun nor runc is installed", install=INSTALL)
         return Support(False, why="; ".join(failures))
 
-    async def _try(self, engine: Engine) -> str:
-        """Run a container that is one program of ours; what went wrong, "" when it did what it should."""
-        with tempfile.TemporaryDirectory(prefix="probe-", dir=self.directory) as bundle:
-            lower, root = Path(bundle, "lower"), Path(bundle, "rootfs")
-            for path in (
-                lower,
-                Path(bundle, "upper"),
-                Path(bundle, "work"),
-                root,
-                lower / "proc",
-                lower / "dev",
-            ):
-                path.mkdir()
+    async def _features(self, engine: Engine) -> frozenset[str]:
+        """What this engine and kernel can do beyond a plain container: found by doing it."""
+        try:
+            failure = await self._try(engine, users=PROBE_USERS)
+        except (OSError, SandboxError) as error:
+            failure = str(error)
+        if failure:
+            LOG.info("no user namespaces with %s: %s", engine.name, failure)
+            return frozenset()
+        return FEATURES
+
+    async def _try(self, engine: Engine, users: UserNamespace | None = None) -> str:
+        """Run a container that is one program of ours; what went wrong, "" when it did what it should.
+
+        With `users`: as root of a user namespace, its root file system idmapped, a mount recursively read-only.
+        """
+        with tempfile.TemporaryDirectory(prefix="probe-", dir=self.directory) as name:
+            bundle = Path(name)
+            lower, volume = bundle / "layer", bundle / "volume"
+            for path in (lower, volume, *(lower / name for name in ("proc", "dev", "volume"))):
+                path.mkdir(parents=True)
             program = lower / "leave"
             program.write_bytes(elf.leave(PROOF))
             program.chmod(0o755)
-            configuration = bare_configuration(root, ["/leave"])
-            Path(bundle, "config.json").write_text(json.dumps(configuration))
-            options = f"lowerdir={lower},upperdir={bundle}/upper,workdir={bundle}/work"
-            kernel.mount("overlay", str(root), "overlay", 0, options)
-            name = f"{self.instance}-{os.path.basename(bundle)}"
+            configuration = bare_configuration(bundle / "rootfs", ["/leave"])
+            namespaces = PodNamespaces(bundle / "namespaces")
+            stage, binds = None, []
+            name = f"{self.instance}-{bundle.name}"
             try:
-                async with engine.view() as view:
-                    script = engine.script(view, (), ("run", "--bundle", bundle, name))
+                if users is None:
+                    await kernel.in_thread(lambda: rootfs.mount(bundle, (lower,)))
+                else:
+                    await kernel.in_thread(lambda: namespaces.make_users(users))
+                    owner = (users.uids.host, users.gids.host)
+                    await kernel.in_thread(
+                        lambda: rootfs.mount(bundle, (lower,), namespaces.user, owner)
+                    )
+                    join(configuration, users, namespaces.user)
+                    options = ("rbind", "rprivate", "rro")
+                    stage = view.stage(bundle, engine.root)
+                    binds = [
+                        view.Bind(bundle / "rootfs", "root"),
+                        view.Bind(volume, "volume", namespaces.user),
+                    ]
+                    source = str(stage / "volume")
+                    configuration["mounts"].append(oci.special("/volume", "bind", source, *options))
+                    configuration["root"]["path"] = str(stage / "root")
+                (bundle / "config.json").write_text(json.dumps(configuration))
+                async with engine.view(binds, stage) as seen:
+                    script = engine.script(seen, (), ("run", "--bundle", str(bundle), name))
                     code, output = await run(["/bin/sh", "-c", script, "run"], env={"PATH": PATH})
             finally:
-                kernel.unmount(root)
+                rootfs.unmount(bundle)
+                namespaces.remove()
                 engine.forget(name)
         if code == PROOF:
             return ""

@@ -11,11 +11,13 @@ import asyncio
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from sampan.runtime import kernel
 from sampan.runtime.container.engine import ENVIRONMENT, Engine, program
 from sampan.runtime.container.process import Facts
+from sampan.runtime.container.view import Bind
 from sampan.runtime.processes import ended, spawn
 from sampan.runtime.sandbox import CannotStart, ContainerSpec
 
@@ -29,11 +31,16 @@ async def launch(
     cgroup: str,
     joined: tuple[Path, ...],
     own_pids: bool,
+    binds: Sequence[Bind] = (),
+    stage: Path | None = None,
 ) -> Facts:
-    """The bundle (container.directory) holds config.json; the program runs on return. Raises CannotStart."""
+    """The bundle (container.directory) holds config.json; the program runs on return. Raises CannotStart.
+
+    `binds` are shown to the engine below `stage`.
+    """
     exits = container.directory / "exit"
     exits.mkdir(exist_ok=True)
-    async with engine.view() as view:
+    async with engine.view(binds, stage) as view:
         # conmon says "create" first, which becomes $0 of the script.
         script = engine.script(view, joined, ("run", "--detach"))
         argv = [

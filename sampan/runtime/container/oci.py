@@ -13,10 +13,12 @@ from typing import Any
 
 from sampan.runtime.container import capabilities, seccomp
 from sampan.runtime.container.users import Identity
+from sampan.runtime.container.view import Bind
 from sampan.runtime.sandbox import (
     CannotStart,
     ContainerSpec,
     Device,
+    IDMap,
     Mount,
     Resources,
     SandboxSpec,
@@ -46,6 +48,8 @@ class Place:
     cgroup: str = ""  # path for the engine to make; "": we made it ourselves
     cgroup_mounts: tuple[tuple[str, str], ...] = ()  # (source, target) to show v1 hierarchies
     least_oom_score: int = -1000  # cannot be lowered further here
+    user: str = ""  # path of the pod's user namespace; "": the host's
+    sys: str = ""  # a sysfs of the pod's network, where the container cannot mount one
 
 
 def configuration(
@@ -73,6 +77,10 @@ def configuration(
     if place.cgroup:
         linux["cgroupsPath"] = place.cgroup
         linux["resources"] = resources(container.resources, container, security.privileged)
+    if sandbox.user_namespace is not None:
+        users = sandbox.user_namespace
+        linux["uidMappings"] = [mapping(users.uids)]
+        linux["gidMappings"] = [mapping(users.gids)]
     propagation = {mount.propagation for mount in container.mounts}
     if "rshared" in propagation:
         linux["rootfsPropagation"] = "rshared"
@@ -109,6 +117,8 @@ def configuration(
 
 def namespaces(place: Place) -> list[dict[str, str]]:
     listed = [{"type": "mount"}]
+    if place.user:
+        listed.append({"type": "user", "path": place.user})
     for kind, path in (
         ("network", place.network),
         ("ipc", place.ipc),
@@ -120,6 +130,33 @@ def namespaces(place: Place) -> list[dict[str, str]]:
         elif path == "":
             listed.append({"type": kind})
     return listed
+
+
+def mapping(ids: IDMap) -> dict[str, int]:
+    return {"containerID": 0, "hostID": ids.host, "size": ids.length}
+
+
+def staged(
+    configuration: dict[str, Any], place: Path, container: ContainerSpec, users: Path | None
+) -> list[Bind]:
+    """What has to be shown to the engine in a view, at `place`; the configuration then refers to that.
+
+    With `users`, the pod's user namespace: the root and every source; else volumes that are shared both ways.
+    """
+    volumes = {item.target: item for item in container.mounts}
+    binds = []
+    if users is not None:
+        binds.append(Bind(Path(configuration["root"]["path"]), "root"))
+        configuration["root"]["path"] = str(place / "root")
+    for number, mount in enumerate(configuration["mounts"]):
+        volume = volumes.get(mount["destination"])
+        shared = volume is not None and volume.propagation == "rshared"
+        if mount["type"] != "bind" or not (users or shared):
+            continue
+        maps = users if volume is not None and volume.mapped else None
+        binds.append(Bind(Path(mount["source"]), str(number), maps))
+        mount["source"] = str(place / str(number))
+    return binds
 
 
 def paths(asked: tuple[str, ...] | None, usual: tuple[str, ...], privileged: bool) -> list[str]:
@@ -152,7 +189,11 @@ def mounts(sandbox: SandboxSpec, container: ContainerSpec, place: Place) -> list
         special("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"),
     ]  # fmt: skip
     mode = "rw" if privileged else "ro"
-    if place.network is None:
+    if place.sys:
+        listed.append(
+            special("/sys", "bind", place.sys, "rbind", "nosuid", "noexec", "nodev", "ro")
+        )
+    elif place.network is None:
         # The host's network is not this mount's to show afresh: the host's own /sys is bound.
         listed.append(special("/sys", "bind", "/sys", "rbind", "nosuid", "noexec", "nodev", mode))
     else:
@@ -213,7 +254,7 @@ def volume(mount: Mount) -> dict[str, Any]:
         str(mount.source),
         "rbind",
         f"r{mount.propagation.removeprefix('r')}",
-        "ro" if mount.readonly else "rw",
+        "rro" if mount.recursive_readonly else "ro" if mount.readonly else "rw",
     )
 
 

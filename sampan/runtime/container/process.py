@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from sampan.cri.streams import Streams
@@ -80,6 +81,16 @@ class ContainerProcess:
                 self._conmon = Watched(facts.conmon)
             except ProcessLookupError:
                 pass
+
+    @cached_property
+    def identity(self) -> tuple[int, int, tuple[int, ...]] | None:
+        """uid, gid and supplementary groups that the first process started with, as the container sees them."""
+        try:
+            document = json.loads((self.spec.directory / "config.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        user = document["process"]["user"]
+        return user["uid"], user["gid"], tuple(user["additionalGids"])
 
     @property
     def running(self) -> bool:

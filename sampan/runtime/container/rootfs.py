@@ -16,10 +16,16 @@ from sampan.runtime.sandbox import CannotStart
 PAGE = 4095
 
 
-def mount(directory: Path, layers: tuple[Path, ...]) -> Path:
+def mount(
+    directory: Path,
+    layers: tuple[Path, ...],
+    users: Path | None = None,
+    owner: tuple[int, int] = (0, 0),
+) -> Path:
     """Mount at `directory`/rootfs; runs in a thread of its own (it may change the working directory).
 
-    Raises CannotStart. Layers are lowest first.
+    Raises CannotStart. Layers are lowest first. `users`: path of the pod's user namespace; the layers, shared by all
+    pods, are then lower layers through idmapped mounts, and `owner`, its root on the host, owns the writable one.
     """
     root, upper, work = directory / "rootfs", directory / "upper", directory / "work"
     for path in (root, upper, work):
@@ -27,6 +33,29 @@ def mount(directory: Path, layers: tuple[Path, ...]) -> Path:
     if not layers:
         (directory / "empty").mkdir(exist_ok=True)
         layers = (directory / "empty",)
+    if users is None:
+        return overlay(directory, layers)
+    os.chown(upper, *owner)
+    mapped: list[Path] = []
+    try:
+        for layer in layers:
+            place = directory / "lower" / str(len(mapped))
+            place.mkdir(parents=True, exist_ok=True)
+            with kernel.opened(kernel.open_tree(layer)) as tree:
+                kernel.map_owners(tree, users)
+                kernel.move_mount(tree, place)
+            mapped.append(place)
+        return overlay(directory, tuple(mapped))
+    except OSError as error:
+        raise CannotStart(f"cannot map the image's owners: {error.strerror}") from error
+    finally:
+        # overlayfs holds clones of its own.
+        for place in mapped:
+            kernel.unmount(place)
+
+
+def overlay(directory: Path, layers: tuple[Path, ...]) -> Path:
+    root, upper, work = directory / "rootfs", directory / "upper", directory / "work"
     tail = f",upperdir={upper},workdir={work}"
     options = "lowerdir=" + ":".join(str(layer) for layer in reversed(layers)) + tail
     try:
@@ -48,6 +77,9 @@ def unmount(directory: Path) -> None:
     """Unmount what `mount` mounted. Idempotent."""
     while kernel.unmount(directory / "rootfs"):
         pass
+    lower = directory / "lower"
+    if lower.exists():  # a start that was killed half-way
+        kernel.unmount_below(lower)
 
 
 def written(directory: Path) -> int:

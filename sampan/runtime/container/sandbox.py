@@ -15,11 +15,12 @@ import socket
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from sampan.cri.streams import Streams
 from sampan.image import UnpackedImage
 from sampan.runtime import files, kernel
-from sampan.runtime.container import elf, oci, rootfs
+from sampan.runtime.container import elf, measures, oci, rootfs, view
 from sampan.runtime.container.capabilities import available
 from sampan.runtime.container.cgroups import CGROUP_FILES, Cgroup
 from sampan.runtime.container.engine import ENVIRONMENT, Engine
@@ -34,11 +35,14 @@ from sampan.runtime.sandbox import (
     ContainerSpec,
     ExecRequest,
     Gone,
+    Measures,
     NotSupported,
+    PodMeasures,
     Process,
     Resources,
     SandboxSpec,
     SandboxStats,
+    UserNamespace,
 )
 
 CONNECT_LIMIT = 10.0
@@ -104,8 +108,11 @@ class ContainerSandbox:
 
     async def start(self, container: ContainerSpec, image: UnpackedImage) -> Process:
         cgroup = Cgroup(f"{self._cgroup.path}/{container.id}")
+        users, owner = self._users()
         try:
-            root = await kernel.in_thread(lambda: rootfs.mount(container.directory, image.layers))
+            root = await kernel.in_thread(
+                lambda: rootfs.mount(container.directory, image.layers, users, owner)
+            )
             joined: tuple[Path, ...] = ()
             if not self._engine.makes_cgroups:
                 allowed = None if container.security.privileged else container.devices
@@ -114,9 +121,12 @@ class ContainerSandbox:
             configuration = oci.configuration(
                 self.spec, container, identity(root, container.security), place, root
             )
+            make_sources(container)
+            stage, binds = self._stage(configuration, container, users)
             files.put(container.directory / "config.json", json.dumps(configuration))
+            own_pids = place.pid == ""
             facts = await launch(
-                self._engine, container, cgroup.path, joined, own_pids=place.pid == ""
+                self._engine, container, cgroup.path, joined, own_pids, binds, stage
             )
         except BaseException as error:
             cgroup.kill()
@@ -156,6 +166,21 @@ class ContainerSandbox:
 
     # what a container gets from its pod
 
+    def _users(self) -> tuple[Path | None, tuple[int, int]]:
+        """The pod's user namespace, and its root's ids on the host."""
+        users = self.spec.user_namespace
+        if users is None:
+            return None, (0, 0)
+        return self.namespaces.user, (users.uids.host, users.gids.host)
+
+    def _stage(
+        self, configuration: dict[str, Any], container: ContainerSpec, users: Path | None
+    ) -> tuple[Path | None, list[view.Bind]]:
+        if users is None and all(mount.propagation != "rshared" for mount in container.mounts):
+            return None, []
+        stage = view.stage(container.directory, self._engine.root)
+        return stage, oci.staged(configuration, stage, container, users)
+
     def _place(self, container: ContainerSpec, cgroup: Cgroup) -> oci.Place:
         spec = self.spec
         files = {"/etc/hostname": spec.directory / "hostname"}
@@ -170,7 +195,9 @@ class ContainerSandbox:
                 if os.path.isdir(path):
                     below = path.removeprefix(f"{CGROUP_FILES}/")
                     name = below.partition("/")[0]
-                    shown.append((f"{self._engine.hidden}/{below}", f"{CGROUP_FILES}/{name}"))
+                    # A view with a stage shows it from there, any other where the engine's view has hidden it.
+                    seen = CGROUP_FILES if spec.user_namespace else str(self._engine.hidden)
+                    shown.append((f"{seen}/{below}", f"{CGROUP_FILES}/{name}"))
         return oci.Place(
             network=network,
             ipc=None if spec.host_ipc else str(self.namespaces.ipc),
@@ -181,6 +208,8 @@ class ContainerSandbox:
             cgroup=cgroup.path if self._engine.makes_cgroups else "",
             cgroup_mounts=tuple(shown),
             least_oom_score=least_oom_score(),
+            user=str(self.namespaces.user) if spec.user_namespace else "",
+            sys=str(self.namespaces.sys) if spec.user_namespace and network else "",
         )
 
     def _pid_namespace(self, container: ContainerSpec) -> str | None:
@@ -214,9 +243,16 @@ class ContainerSandbox:
             path.mkdir(parents=True, exist_ok=True)
         (root / "pause").write_bytes(elf.pause())
         (root / "pause").chmod(0o755)
-        (bundle / "config.json").write_text(json.dumps(bare_configuration(root, ["/pause"])))
+        configuration = bare_configuration(root, ["/pause"])
+        stage, binds = None, []
+        if users := self.spec.user_namespace:
+            join(configuration, users, self.namespaces.user)
+            stage = view.stage(bundle, self._engine.root)
+            binds = [view.Bind(root, "root", self.namespaces.user)]
+            configuration["root"] = {"path": str(stage / "root"), "readonly": True}
+        (bundle / "config.json").write_text(json.dumps(configuration))
         name = f"{self.spec.id}-pause"
-        async with self._engine.view() as view:
+        async with self._engine.view(binds, stage) as seen:
             verb = (
                 "run",
                 "--detach",
@@ -226,15 +262,17 @@ class ContainerSandbox:
                 str(bundle / "pid"),
                 name,
             )
-            child = spawn(
-                ["/bin/sh", "-c", self._engine.script(view, (), verb), "run"],
-                env=ENVIRONMENT,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            with open(bundle / "engine.log", "wb") as log:
+                child = spawn(
+                    ["/bin/sh", "-c", self._engine.script(seen, (), verb), "run"],
+                    env=ENVIRONMENT,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=log,
+                )
             if await ended(child) != 0:
-                raise CannotStart(f"{self._engine.name} did not start the pod's process 1")
+                said = (bundle / "engine.log").read_text(errors="replace").strip()
+                raise CannotStart(f"{self._engine.name} did not start the pod's process 1: {said}")
         pid = int((bundle / "pid").read_text())
         (bundle / "ticks").write_text(str(kernel.start_ticks(pid)))
 
@@ -300,6 +338,17 @@ class ContainerSandbox:
             )
         return result
 
+    async def measures(self) -> PodMeasures:
+        """What cAdvisor would measure; dearer than `stats`."""
+        result = PodMeasures()
+        for container_id, process in list(self._processes.items()):
+            if process.running:
+                result.containers[container_id] = await asyncio.to_thread(measure, process)
+        namespace = self.spec.network.namespace
+        if namespace is not None:
+            result.pod = await kernel.in_thread(lambda: measures.of_network(namespace))
+        return result
+
     async def port(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         connection = await kernel.in_thread(lambda: self._connect(port))
         connection.setblocking(False)
@@ -323,6 +372,18 @@ class ContainerSandbox:
         raise Gone(f"failed to connect to localhost:{port} inside the pod: {refused}")
 
 
+def make_sources(container: ContainerSpec) -> None:
+    """A volume's missing source becomes a directory: hostPath without a type relies on it."""
+    for mount in container.mounts:
+        if not os.path.lexists(mount.source):
+            mount.source.mkdir(parents=True, mode=0o755, exist_ok=True)
+
+
+def measure(process: ContainerProcess) -> Measures:
+    directory = process.spec.directory
+    return measures.of_container(process.cgroup, process.pid, directory, rootfs.written(directory))
+
+
 def traffic(namespace: str, interface: str) -> tuple[int, int]:
     """Bytes received and sent; runs in a thread of its own."""
     kernel.enter(namespace, kernel.CLONE_NEWNET)
@@ -342,7 +403,7 @@ def least_oom_score() -> int:
     return int(Path("/proc/self/oom_score_adj").read_text())
 
 
-def bare_configuration(root: Path, args: list[str]) -> dict[str, object]:
+def bare_configuration(root: Path, args: list[str]) -> dict[str, Any]:
     """config.json of a process that needs nothing: no network, no capability, nothing to write."""
     return {
         "ociVersion": "1.0.2",
@@ -360,3 +421,12 @@ def bare_configuration(root: Path, args: list[str]) -> dict[str, object]:
             "maskedPaths": list(oci.MASKED[:1]),
         },
     }
+
+
+def join(configuration: dict[str, Any], users: UserNamespace, path: Path) -> None:
+    """Put a bare configuration into a user namespace."""
+    linux = configuration["linux"]
+    linux["namespaces"].append({"type": "user", "path": str(path)})
+    linux["uidMappings"] = [oci.mapping(users.uids)]
+    linux["gidMappings"] = [oci.mapping(users.gids)]
+    configuration["process"]["user"] = {"uid": 0, "gid": 0}

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from sampan.runtime.beneath import resolve
 from sampan.runtime.sandbox import CannotStart, SecurityContext
 
 LIMIT = 4 << 20  # a passwd file larger than this is not read
@@ -76,32 +77,12 @@ def rows(root: Path, path: str, columns: int) -> list[list[str]]:
 
 def read_beneath(root: Path, path: str) -> bytes:
     """A file of the image, b"" when it is missing. Symlinks are resolved as if `root` were /."""
-    current = Path(os.path.normpath(root))
-    parts = path.split("/")[::-1]
-    hops = 0
-    here: list[str] = []
-    while parts:
-        part = parts.pop()
-        if part in ("", "."):
-            continue
-        if part == "..":
-            here = here[:-1]
-            continue
-        candidate = current.joinpath(*here, part)
-        if candidate.is_symlink():
-            hops += 1
-            if hops > 40:
-                return b""
-            target = os.readlink(candidate)
-            if target.startswith("/"):
-                here = []
-            parts.extend(target.split("/")[::-1])
-            continue
-        here.append(part)
+    found = resolve(root, path)
+    if found is None:
+        return b""
     try:
-        descriptor = os.open(
-            current.joinpath(*here), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        )
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        descriptor = os.open(found, flags)
     except OSError:
         return b""
     with os.fdopen(descriptor, "rb") as file:

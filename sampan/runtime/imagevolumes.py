@@ -1,0 +1,93 @@
+"""Image volumes (KEP-4639): the files of an image, read-only, mounted where a container's spec looks for them.
+
+They are mounted when the container is created, so that an image or a sub-path that is not there fails the creation, and
+unmounted when it is removed. With root an image of one layer is a bind mount and one of several an overlayfs without a
+writable layer. Without root nothing can be mounted: an image of one layer is its directory.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sampan.cri.errors import FailedPrecondition, InvalidArgument, NotFound
+from sampan.image.errors import ImageNotFound
+from sampan.image.store import ImageStore
+from sampan.runtime import kernel
+from sampan.runtime.beneath import resolve
+from sampan.runtime.spec import image_volume
+
+READ_ONLY = (
+    kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
+)
+
+
+async def mount_all(images: ImageStore, mounts: Any, directory: Path) -> None:
+    """Mount those of a container's mounts that are images, and note in each which image it was (`image_ref`).
+
+    Raises NotFound without the image, InvalidArgument for a sub-path that it does not have.
+    """
+    for number, item in enumerate(mounts):
+        if not item.HasField("image"):
+            continue
+        try:
+            image = await images.unpack(item.image.image)
+        except ImageNotFound as error:
+            raise NotFound(str(error)) from error
+        place = image_volume(directory, number)
+        await kernel.in_thread(partial(mount, image.layers, place, item.image_sub_path))
+        item.image.image_ref = image.id
+
+
+def mount(layers: tuple[Path, ...], place: Path, sub_path: str) -> None:
+    """Runs in a thread of its own: it may change its working directory."""
+    place.mkdir(parents=True, mode=0o755)
+    if os.geteuid() != 0:
+        if len(layers) > 1:
+            raise FailedPrecondition("an image volume of several layers needs root")
+        source = within(layers[0], sub_path) if layers else place
+        place.rmdir()
+        place.symlink_to(source)
+        return
+    if len(layers) > 1:
+        # Relative names: a page of options holds few paths with a digest in each.
+        base = os.path.commonpath(layers)
+        names = ":".join(os.path.relpath(layer, base) for layer in reversed(layers))
+        kernel.unshare(kernel.CLONE_FS)
+        os.chdir(base)
+        flags = kernel.MS_NOSUID | kernel.MS_NODEV
+        kernel.mount("overlay", str(place), "overlay", flags, f"lowerdir={names}")
+    elif layers:
+        kernel.mount(str(layers[0]), str(place), flags=kernel.MS_BIND)
+        kernel.mount("", str(place), flags=READ_ONLY)
+    if not sub_path:
+        return
+    try:
+        with kernel.opened(kernel.open_tree(within(place, sub_path))) as tree:
+            is_folder = os.path.isdir(f"/proc/self/fd/{tree}")
+            kernel.unmount(place)
+            if not is_folder:
+                place.rmdir()
+                place.touch()
+            kernel.move_mount(tree, place)
+    except BaseException:
+        kernel.unmount(place)
+        raise
+
+
+def within(root: Path, sub_path: str) -> Path:
+    if ".." in Path(sub_path).parts or sub_path.startswith("/"):
+        raise InvalidArgument(f"image_sub_path {sub_path!r}: must be relative, without ..")
+    found = resolve(root, sub_path)
+    if found is None:
+        raise InvalidArgument(f"image_sub_path {sub_path!r}: the image does not have it")
+    return found
+
+
+def unmount_all(directory: Path) -> None:
+    """Idempotent."""
+    volumes = directory / "volumes"
+    for place in volumes.iterdir() if volumes.is_dir() else ():
+        kernel.unmount(place)
