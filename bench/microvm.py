@@ -65,7 +65,7 @@ class Bench:
         deadline = time.monotonic() + 20
         while len(self.vmms()) <= pods and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-        await asyncio.sleep(2)
+        await asyncio.sleep(2.5)
 
     def vmms(self) -> list[int]:
         machines = self.runtime.config.run_directory / "microvm" / "machines"

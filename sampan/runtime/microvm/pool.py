@@ -24,6 +24,7 @@ from sampan.runtime.microvm.templates import Template
 from sampan.runtime.microvm.vmm import Driver, Machine, MachineSpec
 
 LOG = logging.getLogger(__name__)
+QUIET = 1.0  # seconds without demand before the pool is filled: a pod that starts needs the processor more
 IDLE = 300.0  # seconds after which a machine that nobody took is given up
 
 Size = tuple[int, int]  # MiB, processors
@@ -91,6 +92,7 @@ class Pool:
         self._ready: dict[Size, list[Started]] = {}
         self._filling: dict[Size, asyncio.Task[None]] = {}
         self._timers: dict[Size, asyncio.TimerHandle] = {}
+        self._taken: dict[Size, float] = {}  # when the last one was, by the loop's clock
         self._closed = False
 
     async def take(self, memory: int, cpus: int) -> Started:
@@ -114,14 +116,18 @@ class Pool:
         if timer := self._timers.pop(size, None):
             timer.cancel()
         loop = asyncio.get_running_loop()
+        self._taken[size] = loop.time()
         self._timers[size] = loop.call_later(IDLE, self._give_up, size)
         if size not in self._filling:
             self._filling[size] = asyncio.create_task(self._refill(size), name="microVM pool")
 
     async def _refill(self, size: Size) -> None:
+        loop = asyncio.get_running_loop()
         try:
             ready = self._ready.setdefault(size, [])
             while len(ready) < self.wanted:
+                while (left := self._taken.get(size, 0.0) + QUIET - loop.time()) > 0:
+                    await asyncio.sleep(left)
                 driver, template = await self._find(*size)
                 started = await clone(driver, template, self.place)
                 try:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import platform
 import tempfile
+import time
 from pathlib import Path
 
 from sampan.runtime.container import elf
@@ -41,6 +42,13 @@ class Rehearsal:
             await machine.attach_drive(SLOT, file)
         finally:
             os.close(file)
+        # No network, and everything in it is said again when there is a pod, entropy before all else.
+        name: list[Field] = [
+            (Key.ENTROPY, os.urandom(64)),
+            (Key.TIME, time.time_ns()),
+            (Key.HOSTNAME, "rehearsal"),
+        ]
+        await channel.call(Type.SETUP, name)
         await channel.call(Type.IMAGE, [(Key.SLOT, SLOT)])
         for source in requests.POD_FILES.values():
             await channel.call(
