@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,8 @@ from sampan.image.reference import is_digest
 
 CHUNK = 1 << 18
 _PARTIAL = ".partial-"
+GROWING = ".growing-"  # a download that may go on (partial.py)
+GROWING_KEPT = 24 * 3600.0  # seconds
 
 
 class BlobWriter:
@@ -103,13 +106,30 @@ class Content:
                 writer.write(data)
             return writer.commit(), writer.size
 
-    def put(self, data: bytes) -> str:
-        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    def put(self, data: bytes, digest: str = "") -> str:
+        digest = digest or "sha256:" + hashlib.sha256(data).hexdigest()
         if not self.has(digest):
             with self.writer(digest, len(data)) as writer:
                 writer.write(data)
                 writer.commit()
         return digest
+
+    def adopt(self, path: Path, digest: str) -> int:
+        """A finished file of the same file system becomes the blob `digest`; its size. Raises BadImage: it stays."""
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, digest.partition(":")[0])
+            if found.hexdigest() != digest.partition(":")[2]:
+                raise BadImage(
+                    f"content does not match its digest: expected {digest}, "
+                    f"got {found.name}:{found.hexdigest()}"
+                )
+            os.fsync(file.fileno())
+            size = os.fstat(file.fileno()).st_size
+        place = self.path(digest)
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.rename(path, place)
+        sync_directory(place.parent)
+        return size
 
     def read(self, digest: str, limit: int = 16 << 20) -> bytes:
         """A small blob (manifest, config). Raises BadImage when it is absent or larger than `limit`."""
@@ -138,9 +158,12 @@ class Content:
                     yield digest, entry.stat().st_size
 
     def discard_partial(self) -> None:
-        """Remove what interrupted writers left. Only when no writer can be at work."""
+        """Remove what interrupted writers left. Only when no writer can be at work. Downloads may go on for a day."""
         for path in self.directory.glob(f"*/{_PARTIAL}*"):
             path.unlink(missing_ok=True)
+        for path in self.directory.glob(f"*/{GROWING}*"):
+            if path.stat().st_mtime < time.time() - GROWING_KEPT:
+                path.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:

@@ -31,9 +31,10 @@ class BadImage(ImageError):
 
 
 class RegistryError(ImageError):
-    def __init__(self, message: str, status: int = 0) -> None:
+    def __init__(self, message: str, status: int = 0, retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after = retry_after  # seconds that the registry asks for
 
 
 class Unauthorized(RegistryError):

@@ -101,6 +101,9 @@ class Image:
     labels: dict[str, str]
     tags: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
+    pinned: bool = (
+        False  # the embedded registry has a tag for it: garbage collection leaves it alone
+    )
 
     @property
     def platform(self) -> str:
@@ -132,12 +135,37 @@ def media_type_of(document: Mapping[str, Any], declared: str = "") -> str:
 
 
 def read_layers(manifest: Mapping[str, Any]) -> tuple[Descriptor, list[Descriptor]]:
-    """Descriptors of the configuration and of the layers, lowest first."""
+    """Descriptors of the configuration and of the layers, lowest first, of an image that could be unpacked. BadImage."""
     config = Descriptor.read(manifest.get("config"))
-    layers = manifest.get("layers")
-    if not isinstance(layers, list) or len(layers) > MAX_LAYERS:
-        raise BadImage(f"a manifest needs a list of at most {MAX_LAYERS} layers")
-    return config, [Descriptor.read(layer) for layer in layers]
+    entries = manifest.get("layers")
+    if not isinstance(entries, list):
+        raise BadImage("the manifest has no list of layers")
+    if len(entries) > MAX_LAYERS:
+        raise BadImage(f"the image has {len(entries)} layers; at most {MAX_LAYERS} are taken")
+    layers = [Descriptor.read(layer) for layer in entries]
+    if not is_wasm_artifact(config, layers):
+        for layer in layers:
+            if not layer.media_type.startswith(TAR_LAYERS):
+                raise BadImage(f"layer {layer.digest} has unknown media type {layer.media_type!r}")
+    return config, layers
+
+
+def is_wasm_artifact(config: Descriptor, layers: Sequence[Descriptor]) -> bool:
+    return config.media_type.startswith(WASM_CONFIG_PREFIX) or (
+        bool(layers) and all(layer.media_type in WASM_LAYERS for layer in layers)
+    )
+
+
+def check_platform(config: Mapping[str, Any], platforms: Sequence[str]) -> None:
+    """Raises BadImage when the image's configuration names a platform that is none of `platforms`.
+
+    An index is chosen from (`choose`); this is for the image that comes alone. One that names no platform is believed.
+    """
+    system, machine = config.get("os"), config.get("architecture")
+    if not system or not machine:
+        return
+    offer = Descriptor(OCI_MANIFEST, "", 0, platform={"os": system, "architecture": machine})
+    choose([offer], platforms)
 
 
 def default_platforms(*, prefer_wasm: bool = False) -> tuple[str, ...]:
@@ -198,9 +226,7 @@ def describe(manifest_digest: str, manifest: Mapping[str, Any], config_blob: byt
     """The record of an image. Raises BadImage naming the field that is wrong."""
     config_at, layers = read_layers(manifest)
     document = read_json(config_blob, "the image configuration")
-    is_artifact = config_at.media_type.startswith(WASM_CONFIG_PREFIX) or (
-        bool(layers) and all(layer.media_type in WASM_LAYERS for layer in layers)
-    )
+    is_artifact = is_wasm_artifact(config_at, layers)
     created = document.get("created")
     common: dict[str, Any] = {
         "manifest": manifest_digest,
@@ -229,9 +255,6 @@ def describe(manifest_digest: str, manifest: Mapping[str, Any], config_blob: byt
             labels=_strings(config.get("Labels"), "Labels"),
             **common,
         )
-    for layer in layers:
-        if not layer.media_type.startswith(TAR_LAYERS):
-            raise BadImage(f"layer {layer.digest} has unknown media type {layer.media_type!r}")
     rootfs = document.get("rootfs")
     diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
     if not isinstance(diff_ids, list) or len(diff_ids) != len(layers):

@@ -25,6 +25,14 @@ def is_digest(text: str) -> bool:
     return _DIGEST.fullmatch(text) is not None
 
 
+def is_tag(text: str) -> bool:
+    return _TAG.fullmatch(text) is not None
+
+
+def is_repository(text: str) -> bool:
+    return len(text) <= NAME_LIMIT and _PATH.fullmatch(text) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """`tag` is empty when only a digest was given; a digest, when there, decides what is meant."""

@@ -26,24 +26,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sampan.image import UnpackedImage
+from sampan.image import UnpackedImage, catalog
 from sampan.image.content import Content
 from sampan.image.errors import BadImage, BadReference, ImageNotFound
+from sampan.image.hosts import Registries
 from sampan.image.lookup import find
 from sampan.image.manifest import Image, default_platforms, describe, read_json, read_layers
 from sampan.image.reference import Reference, is_digest, parse
-from sampan.image.unpack import Limits, remove_tree, unpack_layer
+from sampan.image.sweep import needed_blobs, sweep_blobs, sweep_layers
+from sampan.image.unpack import Limits, unpack_layer
 
 if TYPE_CHECKING:
-    from sampan.image.registry import Auth
+    from sampan.image.auth import Auth
+    from sampan.image.registry import Progress
 
-_SCHEMA = """
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS images (id TEXT PRIMARY KEY, record TEXT NOT NULL, added REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, id TEXT NOT NULL REFERENCES images (id));
 CREATE INDEX IF NOT EXISTS names_by_id ON names (id);
 CREATE TABLE IF NOT EXISTS layers (diff_id TEXT PRIMARY KEY, bytes INTEGER, inodes INTEGER);
-"""
+{catalog.SCHEMA}"""
+_PINNED = "SELECT 1 FROM names JOIN repository_tags USING (name) WHERE names.id = ? LIMIT 1"
 Names = list[str]
+_Layers = list[tuple[str, str]]  # diff id and blob digest
 _SHORT_ID = re.compile(r"[0-9a-f]{4,64}")
 
 
@@ -63,8 +68,12 @@ class ImageStore:
         limits: Limits | None = None,
         platforms: Sequence[str] | None = None,
         insecure: Sequence[str] = (),
+        registries: Registries | None = None,
     ) -> None:
-        """`insecure`: registries (host[:port]) that may be spoken to over plain HTTP; loopback ones always may."""
+        """`insecure`: registries (host[:port]) that may be spoken to over plain HTTP; loopback ones always may.
+
+        `registries` says more: mirrors, credentials, TLS, and what is insecure.
+        """
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.directory.chmod(
@@ -75,14 +84,14 @@ class ImageStore:
         self.content = Content(self.directory / "blobs")
         self.limits = limits or Limits()
         self.platforms = tuple(platforms) if platforms else default_platforms()
-        self.insecure = tuple(insecure)
+        self.registries = registries or Registries(insecure=tuple(insecure))
         self._ready = False
         self._unpacking: dict[str, asyncio.Lock] = {}
 
     # Index
 
     @contextlib.contextmanager
-    def _index(self) -> Iterator[sqlite3.Connection]:
+    def index(self) -> Iterator[sqlite3.Connection]:
         """A connection for one operation, committed at its end: none is kept, so forking and threads are no matter."""
         connection = sqlite3.connect(self.directory / "index.db", timeout=30)
         try:
@@ -103,35 +112,41 @@ class ImageStore:
             yield
 
     @staticmethod
-    def _image(row: tuple[str], names: Sequence[str]) -> Image:
+    def _image(row: tuple[str], names: Sequence[str], pinned: bool) -> Image:
         record = json.loads(row[0])
         for key in ("layers", "diff_ids"):
             record[key] = tuple(record[key])
         record["tags"] = tuple(name for name in names if "@" not in name)
         record["digests"] = tuple(name for name in names if "@" in name)
-        return Image(**record)
+        return Image(**record, pinned=pinned)
 
     def _read(self, index: sqlite3.Connection, image_id: str) -> Image | None:
         row = index.execute("SELECT record FROM images WHERE id = ?", (image_id,)).fetchone()
         if row is None:
             return None
         names = index.execute("SELECT name FROM names WHERE id = ? ORDER BY name", (image_id,))
-        return self._image(row, [name for (name,) in names])
+        pinned = index.execute(_PINNED, (image_id,)).fetchone() is not None
+        return self._image(row, [name for (name,) in names], pinned)
 
-    def add(self, manifest_digest: str, names: Sequence[str]) -> Image:
-        """Record an image whose blobs are all in the content store, under `names` (keys of references).
-
-        A name that belonged to another image moves. Raises BadImage when something is missing or malformed.
-        """
+    def examine(self, manifest_digest: str) -> Image:
+        """The image that a manifest describes, whether it is recorded or not. Raises BadImage, also when a layer is missing."""
         manifest = read_json(self.content.read(manifest_digest), "the manifest")
         config, layers = read_layers(manifest)
         image = describe(manifest_digest, manifest, self.content.read(config.digest))
         for layer in layers:
             if layer.digest in image.layers and not self.content.has(layer.digest):
                 raise BadImage(f"layer {layer.digest} is missing")
+        return image
+
+    def add(self, manifest_digest: str, names: Sequence[str]) -> Image:
+        """Record an image whose blobs are all in the content store, under `names` (keys of references).
+
+        A name that belonged to another image moves. Raises BadImage when something is missing or malformed.
+        """
+        image = self.examine(manifest_digest)
         record = dataclasses.asdict(image)
-        del record["tags"], record["digests"]
-        with self._index() as index:
+        del record["tags"], record["digests"], record["pinned"]
+        with self.index() as index:
             index.execute(
                 "INSERT INTO images VALUES (?, ?, ?) "
                 "ON CONFLICT (id) DO UPDATE SET record = excluded.record",
@@ -149,16 +164,25 @@ class ImageStore:
 
     def list(self) -> list[Image]:
         """Every image, by id."""
-        with self._index() as index:
+        with self.index() as index:
             names: dict[str, list[str]] = {}
             for name, image_id in index.execute("SELECT name, id FROM names ORDER BY name"):
                 names.setdefault(image_id, []).append(name)
             rows = index.execute("SELECT id, record FROM images ORDER BY id").fetchall()
-        return [self._image((record,), names.get(image_id, [])) for image_id, record in rows]
+            pinned = {
+                image_id
+                for (image_id,) in index.execute(
+                    "SELECT id FROM names JOIN repository_tags USING (name)"
+                )
+            }
+        return [
+            self._image((record,), names.get(image_id, []), image_id in pinned)
+            for image_id, record in rows
+        ]
 
     def inspect(self, ref: str) -> Image:
         """By name (with tag or digest), id, or unique beginning of an id. Raises ImageNotFound, BadReference."""
-        with self._index() as index:
+        with self.index() as index:
             image = self._find(index, ref)
         if image is None:
             raise ImageNotFound(f'image "{ref}": not found')
@@ -193,7 +217,7 @@ class ImageStore:
         for _, blob in self.content.digests():
             size += blob
             inodes += 1
-        with self._index() as index:
+        with self.index() as index:
             row = index.execute("SELECT total(bytes), total(inodes) FROM layers").fetchone()
         return Usage(size + int(row[0]), inodes + int(row[1]))
 
@@ -204,43 +228,81 @@ class ImageStore:
         reference: str,
         auth: Auth | None = None,
         platforms: Sequence[str] | None = None,
+        progress: Progress | None = None,
     ) -> str:
-        """Fetch an image from its registry; its id. Blobs that are here already are not fetched again.
+        """Fetch an image from its registry and unpack it; its id. Blobs that are here already are not fetched again.
 
-        Raises BadReference, ImageNotFound, Unauthorized, RegistryError, BadImage.
+        Raises BadReference, ImageNotFound, Unauthorized, RegistryError, BadImage. A bad image leaves nothing behind.
         """
         from sampan.image.registry import fetch
 
         parsed: Reference = parse(reference)
-        held = contextlib.ExitStack()
-        with held:
-            await asyncio.to_thread(held.enter_context, self.adding())
-            pulled = await fetch(
-                parsed, self.content, platforms or self.platforms, auth, self.insecure
-            )
-            names = [f"{parsed.name}@{pulled.resolved}"]
-            if parsed.tag and not parsed.digest:
-                names.append(parsed.key)
-            image = await asyncio.to_thread(self.add, pulled.manifest, names)
+        wanted = platforms or self.platforms
+        try:
+            with contextlib.ExitStack() as held:
+                await asyncio.to_thread(held.enter_context, self.adding())
+                pulled = await fetch(parsed, self.content, wanted, auth, self.registries, progress)
+                await self._unpack_all(await asyncio.to_thread(self.examine, pulled.manifest))
+                names = [f"{parsed.name}@{pulled.resolved}"]
+                if parsed.tag and not parsed.digest:
+                    names.append(parsed.key)
+                image = await asyncio.to_thread(self.add, pulled.manifest, names)
+        except BadImage:
+            await asyncio.to_thread(self.sweep)
+            raise
         return image.id
+
+    async def push(
+        self,
+        ref: str,
+        target: str = "",
+        auth: Auth | None = None,
+        progress: Progress | None = None,
+    ) -> str:
+        """Send an image to the registry that `target` (or its own name) names; the manifest's digest.
+
+        Raises BadReference, ImageNotFound, Unauthorized, RegistryError.
+        """
+        from sampan.image.push import push
+
+        image = await asyncio.to_thread(self.inspect, ref)
+        reference = parse(target or ref)
+        with contextlib.ExitStack() as held:
+            await asyncio.to_thread(held.enter_context, self.adding())
+            await push(reference, self.content, image.manifest, auth, self.registries, progress)
+        return image.manifest
 
     def load(self, path: Path | str, name: str = "") -> Names:
         """Import from a file or directory (layout.py); the names, or ids of images without one."""
         from sampan.image import layout
 
         loaded = []
-        with self.adding():
-            for manifest, names in layout.load(Path(path), self.content, self.platforms, name):
-                image = self.add(manifest, names)
-                loaded.extend(names or [image.id])
+        try:
+            with self.adding():
+                for manifest, names in layout.load(Path(path), self.content, self.platforms, name):
+                    found = self.examine(manifest)
+                    for diff_id, blob in self._missing(found):
+                        self._unpack_locked(diff_id, blob)
+                    image = self.add(manifest, names)
+                    loaded.extend(names or [image.id])
+        except BadImage:
+            self.sweep()
+            raise
         return loaded
+
+    def save(self, refs: Sequence[str], path: Path | str) -> None:
+        """Write images with their names as one OCI layout in a tar file, which docker loads too. Raises ImageNotFound."""
+        from sampan.image.archive import write
+
+        with self.adding():
+            write([self.inspect(ref) for ref in refs], self.content, Path(path))
 
     def tag(self, ref: str, name: str) -> None:
         """Give an image another name; it moves there when another image had it."""
         target = parse(name)
         if target.digest:
             raise BadReference(name, "cannot tag with a digest")
-        with self._index() as index:
+        with self.index() as index:
             image = self._find(index, ref)
             if image is None:
                 raise ImageNotFound(f'image "{ref}": not found')
@@ -254,7 +316,7 @@ class ImageStore:
 
         Raises ImageNotFound.
         """
-        with self._index() as index:
+        with self.index() as index:
             index.execute("BEGIN IMMEDIATE")
             image = self._find(index, ref)
             if image is None:
@@ -266,7 +328,9 @@ class ImageStore:
             others = [tag for tag in image.tags if tag != key]
             if key in image.tags and others:
                 index.execute("DELETE FROM names WHERE name = ?", (key,))
+                catalog.untag_names(index, [key])
             else:
+                catalog.untag_names(index, image.tags)
                 index.execute("DELETE FROM names WHERE id = ?", (image.id,))
                 index.execute("DELETE FROM images WHERE id = ?", (image.id,))
         self.sweep()
@@ -280,36 +344,24 @@ class ImageStore:
             except BlockingIOError:
                 return False
             images = self.list()
-            blobs: set[str] = set()
-            diffs: set[str] = set()
-            for image in images:
-                blobs.update((image.manifest, image.id, *image.layers))
-                diffs.update(image.diff_ids)
-                try:
-                    config, layers = read_layers(
-                        read_json(self.content.read(image.manifest), "the manifest")
-                    )
-                    blobs.update((config.digest, *(layer.digest for layer in layers)))
-                except BadImage:
-                    continue
-            for digest, _ in list(self.content.digests()):
-                if digest not in blobs:
-                    self.content.delete(digest)
-            self.content.discard_partial()
-            self._sweep_layers({self.layer(diff).name for diff in diffs})
+            with self.index() as index:
+                needed = needed_blobs(index, self.content, images)
+            sweep_blobs(self.content, needed)
+            removed = sweep_layers(self.directory / "layers", images)
+            with self.index() as index:
+                index.executemany("DELETE FROM layers WHERE diff_id = ?", removed)
         return True
 
-    def _sweep_layers(self, wanted: set[str]) -> None:
-        mounts = _mounts()
-        removed = []
-        for path in (self.directory / "layers").iterdir():
-            if path.name in wanted or path.suffix == ".lock" or path.name in mounts:
-                continue
-            remove_tree(path)
-            (path.parent / f"{path.name}.lock").unlink(missing_ok=True)
-            removed.append((path.name.replace("-", ":", 1),))
-        with self._index() as index:
-            index.executemany("DELETE FROM layers WHERE diff_id = ?", removed)
+    def discard(self, images: Sequence[Image]) -> None:
+        """Remove images with all their names, then what nothing needs any more. Those that are gone or pinned now are passed over."""
+        with self.index() as index:
+            index.execute("BEGIN IMMEDIATE")
+            for image in images:
+                now = self._read(index, image.id)
+                if now is not None and not now.pinned:
+                    index.execute("DELETE FROM names WHERE id = ?", (image.id,))
+                    index.execute("DELETE FROM images WHERE id = ?", (image.id,))
+        self.sweep()
 
     # Unpacking
 
@@ -324,19 +376,23 @@ class ImageStore:
         Raises ImageNotFound, BadImage.
         """
         image = self.inspect(ref)
-        missing = [
-            (diff_id, blob)
-            for diff_id, blob in zip(image.diff_ids, image.layers, strict=False)
-            if not self.layer(diff_id).is_dir()
-        ]
-        if missing:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for diff_id, blob in dict(missing).items():
-                        group.create_task(self._unpack_layer(diff_id, blob))
-            except ExceptionGroup as errors:
-                raise errors.exceptions[0] from None
+        await self._unpack_all(image)
         return self._describe(ref, image)
+
+    def _missing(self, image: Image) -> _Layers:
+        pairs = dict(zip(image.diff_ids, image.layers, strict=False)).items()
+        return [(diff_id, blob) for diff_id, blob in pairs if not self.layer(diff_id).is_dir()]
+
+    async def _unpack_all(self, image: Image) -> None:
+        missing = self._missing(image)
+        if not missing:
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                for diff_id, blob in missing:
+                    group.create_task(self._unpack_layer(diff_id, blob))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
 
     async def _unpack_layer(self, diff_id: str, blob: str) -> None:
         lock = self._unpacking.setdefault(diff_id, asyncio.Lock())
@@ -361,7 +417,7 @@ class ImageStore:
                 if self.content.has(blob):
                     raise
                 raise ImageNotFound(f"layer {blob}: the image was removed") from None
-            with self._index() as index:
+            with self.index() as index:
                 index.execute(
                     "INSERT OR REPLACE INTO layers VALUES (?, ?, ?)",
                     (diff_id, size.bytes, size.inodes),
@@ -395,20 +451,3 @@ class ImageStore:
         if is_wasm:
             raise BadImage(f"the entry point {words[0]!r} is not in the image")
         return ()
-
-
-def _mounts() -> str:
-    """The mounts of every mount namespace that we may look into: a sandbox may have one of its own."""
-    seen: set[str] = set()
-    found: list[str] = []
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            namespace = os.readlink(f"/proc/{entry}/ns/mnt")
-            if namespace not in seen:
-                found.append(Path(f"/proc/{entry}/mountinfo").read_text())
-                seen.add(namespace)
-        except OSError:
-            continue  # it has ended, or is not ours
-    return "".join(found)

@@ -14,7 +14,7 @@ from sampan.image.errors import BadReference, ImageError, ImageNotFound, Unautho
 from sampan.image.store import ImageStore
 
 if TYPE_CHECKING:
-    from sampan.image.registry import Auth
+    from sampan.image.auth import Auth
 
 OS = "sampan.dev/os"
 ARCHITECTURE = "sampan.dev/architecture"
@@ -96,6 +96,7 @@ def message(image: Any) -> Any:
         repo_tags=image.tags,
         repo_digests=image.digests,
         size=image.size,
+        pinned=image.pinned,
         spec=pb.ImageSpec(
             image=image.id, annotations={OS: image.os, ARCHITECTURE: image.architecture}
         ),
@@ -114,7 +115,7 @@ def credentials(request: Any) -> Auth | None:
     auth = request.auth
     if not request.HasField("auth"):
         return None
-    from sampan.image.registry import Auth
+    from sampan.image.auth import Auth
 
     if auth.auth and not auth.username:
         try:

@@ -11,10 +11,11 @@ import pytest
 from image_make import WASM, digest, documents, entry, layer
 from image_registry import PASSWORD, USER, Registry
 
+from sampan.image.auth import Auth
 from sampan.image.errors import BadImage, ImageNotFound, RegistryError, Unauthorized
 from sampan.image.manifest import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor
-from sampan.image.registry import Auth, parse_challenge
 from sampan.image.store import ImageStore
+from sampan.image.transport import parse_challenge
 
 AUTH = Auth(USER, PASSWORD)
 
@@ -33,7 +34,7 @@ def store(tmp_path: Path) -> ImageStore:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sampan.image.registry.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("sampan.image.transport.FIRST_PAUSE", 0.001)
 
 
 def publish(registry: Registry, repo: str, tag: str, **top: Any) -> str:
