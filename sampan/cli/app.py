@@ -13,6 +13,7 @@ from sampan import KUBERNETES_VERSION, __version__
 from sampan.cli.apiserver_flags import check as check_flags
 from sampan.cli.apiserver_flags import with_flags
 from sampan.cli.config import Config, ConfigError
+from sampan.cli.vmcommands import vm
 
 app = typer.Typer(
     help="A small Kubernetes whose cargo is any sandbox: WebAssembly, microVM or container.",
@@ -26,6 +27,7 @@ image = typer.Typer(help="Build, load and list images of this node.", no_args_is
 app.add_typer(image, name="image")
 store = typer.Typer(help="Back up, restore and move the cluster's data.", no_args_is_help=True)
 app.add_typer(store, name="store")
+app.add_typer(vm, name="vm")
 
 DataDir = Annotated[
     Path | None,
@@ -128,6 +130,30 @@ def up(
             show_default=False,
         ),
     ] = None,
+    private_registry: Annotated[
+        str | None,
+        typer.Option(
+            help="registries.yaml as K3s reads it: mirrors, credentials, TLS. Empty: none any more.",
+            show_default=False,
+        ),
+    ] = None,
+    embedded_registry: Annotated[
+        bool | None,
+        typer.Option(
+            "--embedded-registry/--no-embedded-registry",
+            help="Serve an OCI registry over this node's images; users: <data>/registry/users.",
+            show_default=False,
+        ),
+    ] = None,
+    registry_port: Annotated[
+        int | None, typer.Option(help="Its port. [default: 5000]", show_default=False)
+    ] = None,
+    registry_address: Annotated[
+        str | None,
+        typer.Option(
+            help="Its address; TLS on any but loopback. [default: 127.0.0.1]", show_default=False
+        ),
+    ] = None,
     kubelet_arg: Annotated[
         list[str] | None,
         typer.Option(
@@ -166,6 +192,12 @@ def up(
         "max_pods": max_pods,
         "tls_san": tuple(tls_san) if tls_san else None,
         "insecure_registries": tuple(insecure_registry) if insecure_registry else None,
+        "private_registry": (
+            str(Path(private_registry).absolute()) if private_registry else private_registry
+        ),
+        "embedded_registry": embedded_registry,
+        "registry_port": registry_port,
+        "registry_address": registry_address,
         "kubelet_args": tuple(kubelet_arg) if kubelet_arg else None,
         "cni_conf_dir": cni_conf_dir.absolute() if cni_conf_dir else None,
         "apiserver_flags": flags or None,

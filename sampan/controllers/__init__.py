@@ -43,6 +43,7 @@ CONTROLLERS: tuple[tuple[str, str], ...] = (
     ("storageprotection", "ClaimProtectionController"),
     ("storageprotection", "VolumeProtectionController"),
     ("storageprotection", "AttributesClassProtectionController"),
+    ("virtualmachine", "VirtualMachineController"),
 )
 
 LegacyToken = Callable[[dict[str, Any], str], str]

@@ -160,6 +160,13 @@ class GarbageCollector:
         for node in list(self.graph.nodes.values()):
             if node.resource.gvr == resource.gvr and node.uid not in present:
                 self.lost(node.uid)
+        # An owner that went while nobody looked (a new kind's, above all) was no node unless it had owners itself.
+        kind = (resource.gvr.group, resource.kind)
+        for node in list(self.graph.nodes.values()):
+            for owner in node.owners:
+                group = owner["apiVersion"].rpartition("/")[0]
+                if (group, owner["kind"]) == kind and owner["uid"] not in present:
+                    self.queue.add(node.uid)
         return listed.resource_version
 
     def see(self, resource: Resource, kind: str, obj: Object) -> None:
