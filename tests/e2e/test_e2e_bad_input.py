@@ -187,7 +187,7 @@ def test_bodies_that_are_too_large(ask: Ask) -> None:
         (pod(containers=[{"name": "a"}]), "spec.containers[0].image", "Required value"),
         (pod(containers=[{"name": "A_", "image": "x"}]), "spec.containers[0].name", "RFC 1123 label"),
         (pod(containers=[{"name": "a", "image": "x"}] * 2), "spec.containers[1].name", 'Duplicate value: "a"'),
-        (pod(restartPolicy="Sometimes"), "spec.restartPolicy", 'supported values: "Always", "Never", "OnFailure"'),
+        (pod(restartPolicy="Sometimes"), "spec.restartPolicy", 'supported values: "Always", "OnFailure", "Never"'),
         (
             pod(containers=[{"name": "a", "image": "x", "ports": [{"containerPort": 70000}]}]),
             "spec.containers[0].ports[0].containerPort",
