@@ -313,10 +313,28 @@ def node(data_dir: DataDir = None) -> None:
     run_part("node", data_dir)
 
 
-@app.command(epilog="Example: sampan runtime --data-dir ./boat")
-def runtime(data_dir: DataDir = None) -> None:
-    """Run the CRI runtime alone, in the foreground."""
-    run_part("runtime", data_dir)
+@app.command(epilog="Example: sampan runtime --listen unix:///run/sampan/cri.sock")
+def runtime(
+    data_dir: DataDir = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            help="Socket to serve CRI on. [default: cri.sock in the run directory]",
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file (docs/runtime.md).", show_default=False)
+    ] = None,
+) -> None:
+    """Run the CRI runtime alone, in the foreground: for a stock kubelet, crictl or `sampan node`."""
+    from sampan.cli.standalone import read
+
+    try:
+        settings = read(config)
+    except ConfigError as error:
+        raise fail(error) from None
+    run_part("runtime", data_dir, **settings | ({"cri_listen": listen} if listen else {}))
 
 
 def touching_store(work: Callable[[], int]) -> typer.Exit:

@@ -95,6 +95,9 @@ class Config:
     kubelet_args: tuple[str, ...] = ()  # name=value (node/flags.py)
     cni_conf_dir: Path = Path("/etc/cni/net.d")  # plugins configured here attach the pods
     insecure_registries: tuple[str, ...] = ()  # host[:port] that may be spoken to over plain HTTP
+    cri_listen: str = ""  # unix:///path of the runtime's socket; "": in the run directory
+    runtime_kinds: tuple[str, ...] = ()  # sandbox kinds to offer; none: all
+    oci_runtimes: dict[str, str] = field(default_factory=dict)  # by handler (runtime/config.py)
     # kube-apiserver's flags about identity, audit and encryption, by name (apiserver/security.py)
     apiserver_flags: dict[str, Any] = field(default_factory=dict)
     datastore_endpoint: tuple[str, ...] = ()  # URLs of an etcd cluster; none: the SQLite file
@@ -143,6 +146,8 @@ class Config:
 
     @property
     def cri_socket(self) -> Path:
+        if self.cri_listen:
+            return Path(self.cri_listen.removeprefix("unix://"))
         return self.run_dir / "cri.sock"
 
     @property
@@ -188,6 +193,13 @@ class Config:
             raise ConfigError(
                 f"--data-dir {self.data_dir}: the path is too long for the sockets in it (at most 80 characters)"
             )
+        if self.cri_listen and not re.fullmatch(r"(unix://)?/.{1,106}", self.cri_listen):
+            raise ConfigError(f"--listen {self.cri_listen}: must be unix:///path of a socket")
+        if unknown := set(self.runtime_kinds) - {"wasm", "container", "microvm"}:
+            raise ConfigError(f"kinds: {', '.join(sorted(unknown))}: no such kind of sandbox")
+        for handler in self.oci_runtimes:
+            if dns1123_subdomain(handler) or handler in ("wasm", "microvm"):
+                raise ConfigError(f"oci.{handler}: cannot be the name of an OCI runtime's handler")
         for name in ("port", "node_port"):
             if not 0 < getattr(self, name) < 65536:
                 raise ConfigError(f"{option(name)} {getattr(self, name)}: must be 1 to 65535")
@@ -251,6 +263,7 @@ class Config:
                 values["cni_conf_dir"] = Path(values["cni_conf_dir"])
             for name in ("tls_san", "insecure_registries", "datastore_endpoint", "kubelet_args"):
                 values[name] = tuple(raw.get(name, ()))
+            values["runtime_kinds"] = tuple(raw.get("runtime_kinds", ()))
             return cls(**values)
         except (AttributeError, KeyError, TypeError) as error:
             raise ConfigError(f"{data}/config.json cannot be read: {error!r}") from error

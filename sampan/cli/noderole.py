@@ -60,8 +60,10 @@ async def run_runtime(config: Config, notify: Callable[..., None]) -> None:
             platforms=default_platforms(prefer_wasm=config.rootless),
             insecure=config.insecure_registries,
         ),
-        kinds=("wasm",) if config.rootless else tuple(KINDS),
+        kinds=("wasm",) if config.rootless else config.runtime_kinds or tuple(KINDS),
+        engines={} if config.rootless else config.oci_runtimes,
     )
+    config.cri_socket.parent.mkdir(parents=True, exist_ok=True)
     async with asyncio.TaskGroup() as group:
         group.create_task(serve(settings, ready))
         await ready.wait()
