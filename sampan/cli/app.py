@@ -13,6 +13,8 @@ from sampan import KUBERNETES_VERSION, __version__
 from sampan.cli.apiserver_flags import check as check_flags
 from sampan.cli.apiserver_flags import with_flags
 from sampan.cli.config import Config, ConfigError
+from sampan.cli.imagecommands import image
+from sampan.cli.options import DataDir
 from sampan.cli.vmcommands import vm
 
 app = typer.Typer(
@@ -23,22 +25,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-image = typer.Typer(help="Build, load and list images of this node.", no_args_is_help=True)
 app.add_typer(image, name="image")
 store = typer.Typer(help="Back up, restore and move the cluster's data.", no_args_is_help=True)
 app.add_typer(store, name="store")
 app.add_typer(vm, name="vm")
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-dir",
-        envvar="SAMPAN_DATA_DIR",
-        help="Where the cluster keeps everything. [default: /var/lib/sampan, or ~/.local/share/sampan without root]",
-        show_default=False,
-    ),
-]
-
 
 Endpoint = Annotated[
     str | None,
@@ -396,71 +386,3 @@ def store_migrate(
         return migrate(named(source, config, tls), named(target, config, tls), overwrite=overwrite)
 
     raise touching_store(work)
-
-
-@image.command(
-    "build",
-    epilog="Example: sampan image build -t hello:wasm -f examples/hello/Dockerfile.wasm examples/hello",
-)
-def image_build(
-    directory: Annotated[Path, typer.Argument(help="Build context.", exists=True, file_okay=False)],
-    tag: Annotated[str, typer.Option("-t", "--tag", help="Name of the image.")],
-    file: Annotated[
-        Path | None,
-        typer.Option("-f", "--file", help="Dockerfile. [default: DIRECTORY/Dockerfile]"),
-    ] = None,
-    platform: Annotated[
-        str, typer.Option(help="linux/amd64, wasip1/wasm … [default: from the Dockerfile]")
-    ] = "",
-    data_dir: DataDir = None,
-) -> None:
-    """Build an image from a Dockerfile without RUN."""
-    from sampan.cli.images import build
-
-    raise typer.Exit(build(data_dir, directory, tag, file, platform))
-
-
-@image.command("load", epilog="Example: sampan image load app.wasm --name app:1")
-def image_load(
-    path: Annotated[
-        Path, typer.Argument(help="OCI layout, docker-archive, or .wasm file.", exists=True)
-    ],
-    name: Annotated[str, typer.Option(help="Name for an image that brings none.")] = "",
-    data_dir: DataDir = None,
-) -> None:
-    """Load images from a file or folder."""
-    from sampan.cli.images import load_images
-
-    raise typer.Exit(load_images(data_dir, path, name))
-
-
-@image.command("tag", epilog="Example: sampan image tag hello:1 hello:stable")
-def image_tag(reference: str, name: str, data_dir: DataDir = None) -> None:
-    """Give an image another name."""
-    from sampan.cli.images import tag
-
-    raise typer.Exit(tag(data_dir, reference, name))
-
-
-@image.command("pull", epilog="Example: sampan image pull registry.example/app:1")
-def image_pull(reference: str, data_dir: DataDir = None) -> None:
-    """Pull an image from a registry."""
-    from sampan.cli.images import pull
-
-    raise typer.Exit(pull(data_dir, reference))
-
-
-@image.command("ls", epilog="Example: sampan image ls")
-def image_list(data_dir: DataDir = None) -> None:
-    """List the images of this node."""
-    from sampan.cli.images import show
-
-    raise typer.Exit(show(data_dir))
-
-
-@image.command("rm", epilog="Example: sampan image rm hello:1 hello:2")
-def image_remove(references: list[str], data_dir: DataDir = None) -> None:
-    """Remove images."""
-    from sampan.cli.images import remove
-
-    raise typer.Exit(remove(data_dir, references))

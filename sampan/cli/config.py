@@ -98,6 +98,10 @@ class Config:
     cri_listen: str = ""  # unix:///path of the runtime's socket; "": in the run directory
     runtime_kinds: tuple[str, ...] = ()  # sandbox kinds to offer; none: all
     oci_runtimes: dict[str, str] = field(default_factory=dict)  # by handler (runtime/config.py)
+    private_registry: str = ""  # a registries.yaml: mirrors, credentials, TLS (image/hosts.py)
+    embedded_registry: bool = False  # whether the runtime serves one of its own (cli/registry.py)
+    registry_port: int = 5000
+    registry_address: str = "127.0.0.1"
     # kube-apiserver's flags about identity, audit and encryption, by name (apiserver/security.py)
     apiserver_flags: dict[str, Any] = field(default_factory=dict)
     datastore_endpoint: tuple[str, ...] = ()  # URLs of an etcd cluster; none: the SQLite file
@@ -200,11 +204,26 @@ class Config:
         for handler in self.oci_runtimes:
             if dns1123_subdomain(handler) or handler in ("wasm", "microvm"):
                 raise ConfigError(f"oci.{handler}: cannot be the name of an OCI runtime's handler")
-        for name in ("port", "node_port"):
+        for name in ("port", "node_port", "registry_port"):
             if not 0 < getattr(self, name) < 65536:
                 raise ConfigError(f"{option(name)} {getattr(self, name)}: must be 1 to 65535")
         if self.port == self.node_port:
             raise ConfigError(f"--node-port {self.node_port}: the API server has this port")
+        if self.embedded_registry and self.registry_port in (self.port, self.node_port):
+            raise ConfigError(f"--registry-port {self.registry_port}: another part has this port")
+        try:
+            ipaddress.IPv4Address(self.registry_address)
+        except ValueError:
+            raise ConfigError(
+                f"--registry-address {self.registry_address}: not an IPv4 address"
+            ) from None
+        if self.private_registry:
+            from sampan.image.hosts import BadRegistries, Registries
+
+            try:
+                Registries.load(self.private_registry)
+            except BadRegistries as error:
+                raise ConfigError(f"--private-registry {error}") from None
         if wrong := dns1123_subdomain(self.node_name):
             raise ConfigError(f"--node-name {self.node_name}: {wrong[0]}")
         if self.kubelet_args:

@@ -42,24 +42,20 @@ def pod_network(config: Config) -> Any:
 
 
 async def run_runtime(config: Config, notify: Callable[..., None]) -> None:
-    from sampan.image.manifest import default_platforms
-    from sampan.image.store import ImageStore
+    from sampan.cli.registry import open_images, serve_registry
     from sampan.runtime.config import RuntimeConfig
     from sampan.runtime.kinds import KINDS
     from sampan.runtime.serve import serve
 
     ready = asyncio.Event()
+    images = open_images(config)
     settings = RuntimeConfig(
         directory=config.data_dir / "runtime",
         run_directory=config.run_dir,
         socket=config.cri_socket,
         instance=config.instance,
         network=pod_network(config),
-        images=ImageStore(
-            config.images,
-            platforms=default_platforms(prefer_wasm=config.rootless),
-            insecure=config.insecure_registries,
-        ),
+        images=images,
         kinds=("wasm",) if config.rootless else config.runtime_kinds or tuple(KINDS),
         engines={} if config.rootless else config.oci_runtimes,
     )
@@ -67,6 +63,8 @@ async def run_runtime(config: Config, notify: Callable[..., None]) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(serve(settings, ready))
         await ready.wait()
+        if config.embedded_registry:
+            group.create_task(serve_registry(config, images))
         notify("cri", str(config.cri_socket))
 
 

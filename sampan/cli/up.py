@@ -29,7 +29,11 @@ WORDS = {
 }
 LAST = ("server", "ready")
 PATIENCE = 120.0  # seconds without the node becoming Ready, after which `up` returns and says so
-LISTENERS = {"server": "port", "node": "node_port"}
+LISTENERS = (
+    ("server", "port", "bind_address"),
+    ("node", "node_port", "bind_address"),
+    ("runtime", "registry_port", "registry_address"),
+)
 
 
 def start(config: Config, *, foreground: bool, merge: bool) -> int:
@@ -99,19 +103,22 @@ def locked(path: os.PathLike[str]) -> bool:
 
 def check_ports(config: Config) -> None:
     """Raise ConfigError when somebody else has a port that we need: the parts would only die of it, again and again."""
-    for part, name in LISTENERS.items():
+    for part, name, where in LISTENERS:
+        if name == "registry_port" and not config.embedded_registry:
+            continue
+        address = getattr(config, where)
         if locked(config.run_dir / f"{part}.lock"):
             continue  # our own, of a killed supervisor, on its way out
         port = getattr(config, name)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((config.bind_address, port))
+                probe.bind((address, port))
                 probe.listen(1)
             except OSError as error:
                 option = name.replace("_", "-")
                 raise ConfigError(
-                    f"the {part} cannot listen on {config.bind_address}:{port}: {os.strerror(error.errno or 0)}; "
+                    f"the {part} cannot listen on {address}:{port}: {os.strerror(error.errno or 0)}; "
                     f"take another: sampan up --{option} PORT"
                 ) from None
 

@@ -352,8 +352,8 @@ class ImageStore:
                 index.executemany("DELETE FROM layers WHERE diff_id = ?", removed)
         return True
 
-    def discard(self, images: Sequence[Image]) -> None:
-        """Remove images with all their names, then what nothing needs any more. Those that are gone or pinned now are passed over."""
+    def discard(self, images: Sequence[Image]) -> bool:
+        """Remove images with all their names, and sweep. What is gone by now, or pinned, is passed over."""
         with self.index() as index:
             index.execute("BEGIN IMMEDIATE")
             for image in images:
@@ -361,7 +361,7 @@ class ImageStore:
                 if now is not None and not now.pinned:
                     index.execute("DELETE FROM names WHERE id = ?", (image.id,))
                     index.execute("DELETE FROM images WHERE id = ?", (image.id,))
-        self.sweep()
+        return self.sweep()
 
     # Unpacking
 

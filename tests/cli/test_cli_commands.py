@@ -21,7 +21,8 @@ SMALLEST = bytes.fromhex(
     "0a040102000b"
 )
 COMMANDS = ("up", "down", "status", "doctor", "version", "server", "node", "runtime", "image build",
-            "image load", "image ls", "image rm", "image pull", "image tag")  # fmt: skip
+            "image load", "image ls", "image rm", "image pull", "image tag", "image push", "image save",
+            "image inspect", "image prune")  # fmt: skip
 
 Sampan = Callable[..., Result]
 
@@ -127,7 +128,7 @@ def test_image_commands_fail_with_one_sentence(
 def test_images_are_loaded_tagged_listed_and_removed(sampan: Sampan, tmp_path: Path) -> None:
     wasm = tmp_path / "app.wasm"
     wasm.write_bytes(SMALLEST)
-    assert sampan("image", "ls").stdout.split() == ["IMAGE", "ID", "PLATFORM", "SIZE"]
+    assert sampan("image", "ls").stdout.split() == ["IMAGE", "ID", "PLATFORM", "SIZE", "PINNED"]
     assert sampan("image", "load", str(wasm), "--name", "app:1").exit_code == 0
     assert sampan("image", "tag", "app:1", "app:stable").exit_code == 0
     listed = sampan("image", "ls").stdout
@@ -142,7 +143,7 @@ def test_a_setting_that_repeats_is_kept_and_reaches_the_image_store(tmp_path: Pa
     made = Config.make(tmp_path, rootless=True, insecure_registries=insecure, tls_san=names)
     made.prepare()
     assert Config.make(tmp_path, rootless=True, tls_san=None) == made == Config.load(tmp_path)
-    assert open_store(tmp_path).insecure == insecure
+    assert open_store(tmp_path).registries.insecure == insecure
 
 
 @pytest.mark.parametrize("command", COMMANDS)
