@@ -38,7 +38,9 @@ class Auth:
     @classmethod
     def from_basic(cls, encoded: str) -> Auth:
         """From `auth` of a docker config: base64 of user:password. Raises ValueError."""
-        user, _, password = base64.b64decode(encoded).decode().rstrip("\0").partition(":")
+        user, _, password = (
+            base64.b64decode(encoded, validate=True).decode().rstrip("\0").partition(":")
+        )
         return cls(user, password)
 
     @classmethod

@@ -21,6 +21,7 @@ from sampan.image.manifest import (
     OCI_LAYER,
     OCI_MANIFEST,
     Descriptor,
+    check_platform,
     choose,
     media_type_of,
     read_json,
@@ -101,7 +102,7 @@ def load(path: Path, content: Content, platforms: Sequence[str], name: str = "")
             if "oci-layout" in files.members or "index.json" in files.members:
                 return _renamed(_load_oci(files, content, platforms), name)
             if "manifest.json" in files.members:
-                return _renamed(_load_docker(files, content), name)
+                return _renamed(_load_docker(files, content, platforms), name)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise BadImage(f"{path}: not an image archive: {error}") from error
     raise BadImage(f"{path}: neither an OCI layout nor a docker archive (docker save) nor wasm")
@@ -181,12 +182,16 @@ def _load_entry(
     else:
         raise BadImage("image indexes nest too deep")
     config, layers = read_layers(document)
-    for blob in (config, *layers):
+    _copy(files, content, config)
+    check_platform(read_json(content.read(config.digest), "the configuration"), platforms)
+    for blob in layers:
         _copy(files, content, blob)
     return entry.digest, names
 
 
-def _load_docker(files: _Files, content: Content) -> list[Imported]:
+def _load_docker(
+    files: _Files, content: Content, platforms: Sequence[str]
+) -> list[Imported]:
     try:
         images = json.loads(_document(files, "manifest.json"))
         wanted = [
@@ -198,6 +203,7 @@ def _load_docker(files: _Files, content: Content) -> list[Imported]:
     result: list[Imported] = []
     for config_name, tags, layer_names in wanted:
         config = _document(files, config_name)
+        check_platform(read_json(config, "the configuration"), platforms)
         descriptors = []
         for layer_name in layer_names:
             file = files.open(str(layer_name))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform as host
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,9 +35,10 @@ WASM_LAYERS = frozenset(
         "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm",
     }
 )
-TAR_LAYERS = (
-    "application/vnd.oci.image.layer.",
-    "application/vnd.docker.image.rootfs.diff.tar",
+# What is in a layer is seen by its first bytes; the type says that it is a tar archive that we can read (not encrypted, say).
+TAR_LAYERS = re.compile(
+    r"application/vnd\.oci\.image\.layer\.(?:nondistributable\.)?v1\.tar(?:\+gzip|\+zstd)?"
+    r"|application/vnd\.docker\.image\.rootfs\.(?:foreign\.)?diff\.tar(?:[.+](?:gzip|zstd))?"
 )
 WASM_SYSTEMS = ("wasip1", "wasip2", "wasi")
 WASM_ARCHITECTURES = ("wasm", "wasm32", "wasm64")
@@ -145,7 +147,7 @@ def read_layers(manifest: Mapping[str, Any]) -> tuple[Descriptor, list[Descripto
     layers = [Descriptor.read(layer) for layer in entries]
     if not is_wasm_artifact(config, layers):
         for layer in layers:
-            if not layer.media_type.startswith(TAR_LAYERS):
+            if TAR_LAYERS.fullmatch(layer.media_type) is None:
                 raise BadImage(f"layer {layer.digest} has unknown media type {layer.media_type!r}")
     return config, layers
 

@@ -21,6 +21,11 @@ class Registry:
         self.blobs: dict[str, bytes] = {}
         self.requests: Counter[str] = Counter()
         self.fail: list[int] = []  # statuses to answer with, first, for blobs
+        self.break_after: list[
+            int
+        ] = []  # bytes of a blob after which the connection is cut, in turn
+        self.ranges: list[str] = []  # as asked for
+        self.retry_after = ""
         self.redirect_to = ""
         self.seen_authorization: list[str] = []
         self.host = ""
@@ -29,6 +34,7 @@ class Registry:
     async def start(self) -> Registry:
         app = web.Application()
         app.router.add_get("/token", self._token)
+        app.router.add_post("/token", self._refresh)
         app.router.add_get("/storage/{digest}", self._storage)
         app.router.add_get("/v2/{repo:.+}/manifests/{target}", self._manifest)
         app.router.add_get("/v2/{repo:.+}/blobs/{digest}", self._blob)
@@ -72,6 +78,15 @@ class Registry:
         repo = request.query["scope"].split(":")[1]
         return web.json_response({"token": f"token-for-{repo}", "expires_in": 60})
 
+    async def _refresh(self, request: web.Request) -> web.Response:
+        """OAuth2: a refresh token in a form becomes an access token."""
+        form = await request.post()
+        self.requests["refresh"] += 1
+        if (form.get("grant_type"), form.get("refresh_token")) != ("refresh_token", PASSWORD):
+            raise web.HTTPUnauthorized
+        repo = str(form["scope"]).split(":")[1]
+        return web.json_response({"access_token": f"token-for-{repo}"})
+
     async def _manifest(self, request: web.Request) -> web.Response:
         repo, target = request.match_info["repo"], request.match_info["target"]
         self._check(request, repo)
@@ -88,11 +103,28 @@ class Registry:
         self._check(request, request.match_info["repo"])
         self.requests["blob"] += 1
         if self.fail:
-            return web.Response(status=self.fail.pop(0))
+            headers = {"Retry-After": self.retry_after} if self.retry_after else {}
+            return web.Response(status=self.fail.pop(0), headers=headers)
         name = request.match_info["digest"]
         if self.redirect_to:
             raise web.HTTPTemporaryRedirect(f"{self.redirect_to}/storage/{name}")
+        self.ranges.append(request.headers.get("Range", ""))
+        if self.break_after:
+            return await self._cut(request, self.blobs[name], self.break_after.pop(0))
         return web.Response(body=self.blobs[name])
+
+    async def _cut(self, request: web.Request, data: bytes, count: int) -> web.StreamResponse:
+        """From the range's start on, and only `count` bytes of it: less than was promised when that is too few."""
+        start = int(request.headers.get("Range", "bytes=0-").split("=")[1].split("-")[0])
+        response = web.StreamResponse(status=206 if start else 200)
+        response.content_length = len(data) - start
+        if start:
+            response.headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        await response.prepare(request)
+        await response.write(data[start : start + count])
+        if start + count < len(data) and request.transport is not None:
+            request.transport.close()
+        return response
 
     async def _storage(self, request: web.Request) -> web.Response:
         self.seen_authorization.append(request.headers.get("Authorization", ""))
