@@ -99,5 +99,15 @@ if [ "$kind" = dev ] && [ ! -f .venv/.sampan-libc ]; then
     rm -rf "$scratch"
     touch .venv/.sampan-libc
 fi
+if [ "$kind" = dev ] && [ ! -d .cache/node/node_modules ]; then
+    if command -v npm >/dev/null 2>&1; then
+        say "fetching the builder of JavaScript components (once)"
+        mkdir -p .cache/node
+        npm install --silent --no-audit --no-fund --prefix .cache/node @bytecodealliance/componentize-js@0.23.0 >&2 ||
+            say "left out: tests of JavaScript components (npm could not fetch their builder)"
+    else
+        say "left out: tests of JavaScript components (they need node 20 and npm)"
+    fi
+fi
 [ -x .cache/clients/kubectl ] && [ -x .cache/clients/helm ] || say "fetching kubectl and helm (once)"
 .venv/bin/python tools/fetch_clients.py >/dev/null

@@ -6,13 +6,17 @@ import asyncio
 import hashlib
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from sampan.image import UnpackedImage
 from sampan.network.pods import Attachment
@@ -44,6 +48,48 @@ def compiled(name: str) -> Path:
         beside.chmod(0o644)
         beside.rename(target)
     return target
+
+
+def componentized(language: str) -> Path:
+    """The component of `fixtures/python` or `fixtures/js`, from the cache likewise. Making one takes 15 s and more."""
+    here, wit = SOURCES / language, sorted((SOURCES / "wit").rglob("*.wit"))
+    sources = [path for path in sorted(here.iterdir()) if path.is_file()]
+    content = b"".join(path.read_bytes() for path in (*sources, *wit))
+    target = CACHE / hashlib.sha256(content).hexdigest()[:16] / f"{language}.wasm"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        beside = target.with_name(f"{language}.{os.getpid()}.wasm")
+        {"python": _python_component, "js": _js_component}[language](here, beside)
+        beside.chmod(0o644)
+        beside.rename(target)
+    return target
+
+
+def _python_component(here: Path, target: Path) -> None:
+    tool = Path(sys.executable).with_name("componentize-py")
+    if not tool.exists():
+        pytest.skip("componentize-py is not there: sh tools/setup.sh dev")
+    wit = ["-d", str(SOURCES / "wit"), "-w", "wasi:http/proxy@0.2.0"]
+    _built([str(tool), *wit, "componentize", "-p", str(here), "app", "-o", str(target)])
+
+
+def _js_component(here: Path, target: Path) -> None:
+    """With the same WIT in the one version that the JavaScript engine is built for."""
+    packages = CACHE.parent / "node"
+    if not (shutil.which("node") and (packages / "node_modules" / "@bytecodealliance").exists()):
+        pytest.skip("componentize-js is not there: with node and npm, sh tools/setup.sh dev")
+    with tempfile.TemporaryDirectory() as scratch:
+        wit = Path(scratch) / "wit"
+        shutil.copytree(SOURCES / "wit", wit)
+        for path in wit.rglob("*.wit"):
+            path.write_text(path.read_text().replace("@0.2.0", "@0.2.10"))
+        command = ["node", str(here / "build.mjs"), str(here / "app.js"), str(wit), str(target)]
+        _built(command, cwd=packages)
+
+
+def _built(command: list[str], cwd: Path | None = None) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    assert done.returncode == 0, done.stderr
 
 
 def artifact(*modules: Path, labels: dict[str, str] | None = None) -> UnpackedImage:
@@ -168,6 +214,7 @@ __all__ = [
     "SecurityContext",
     "artifact",
     "compiled",
+    "componentized",
     "log_lines",
     "logged",
     "warm_zygote",

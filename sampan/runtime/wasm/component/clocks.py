@@ -27,8 +27,8 @@ class Alarm:
     def ready(self) -> bool:
         return time.monotonic_ns() >= self.when
 
-    def event(self) -> float:
-        return self.when / 1e9
+    def event(self) -> tuple[int, int, float]:
+        return -1, 0, self.when / 1e9
 
 
 def datetime(ns: int) -> dict[str, int]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sampan.runtime.wasm.component.guest import Guest
+    from sampan.runtime.wasm.component.names import Names
 
 
 class Setting:
@@ -23,13 +24,16 @@ class Setting:
         preopens: list[tuple[int, str, bool]],
         stdout: int,
         stderr: int,
+        names: Names | None = None,
     ) -> None:
-        """`preopens`: (descriptor of the directory, name in the guest, readonly); `stdout`, `stderr`: descriptors."""
+        """`preopens`: (descriptor of the directory, name in the guest, readonly); `stdout`, `stderr`: descriptors;
+        `names`: the pod's DNS, None where it may not call out."""
         self.arguments = [_text(argument) for argument in arguments]
         self.environment = [(_text(name), _text(value)) for name, value in environment]
         self.preopens = preopens
         self.stdout = stdout
         self.stderr = stderr
+        self.names = names
 
 
 def _text(value: str) -> str:

@@ -18,7 +18,7 @@ from sampan.runtime.wasm.component.framing import (
     chunk,
     last_chunk,
 )
-from sampan.runtime.wasm.component.guest import Resource, Stop
+from sampan.runtime.wasm.component.guest import NEVER, Resource, Stop
 from sampan.runtime.wasm.component.streams import PERMIT
 from sampan.runtime.wasm.component.types import CodedError, OutgoingResponse
 
@@ -83,8 +83,8 @@ class RequestBody:
             return True  # which reading will say
         return bool(self.buffer) or self.decoder.done
 
-    def event(self) -> tuple[int, int]:
-        return self.socket.fileno(), select.POLLIN
+    def event(self) -> tuple[int, int, float]:
+        return self.socket.fileno(), select.POLLIN, NEVER
 
     def read(self, size: int) -> bytes | None:
         self.pull()
@@ -139,8 +139,8 @@ class Exchange:
             return True  # which writing will say
         return len(self.out) < PERMIT
 
-    def event(self) -> tuple[int, int]:
-        return self.socket.fileno(), select.POLLOUT
+    def event(self) -> tuple[int, int, float]:
+        return self.socket.fileno(), select.POLLOUT, NEVER
 
     def write(self, data: bytes) -> None:
         if not data:

@@ -4,7 +4,7 @@ A guest runs in one thread, host functions run in that thread, and so does all i
 waits, `wait` is one poll(2) over the descriptors behind what it waits for. What is waited for is an object with
 
     ready()   whether it is there, without waiting
-    event()   (descriptor, poll mask) to wait on, or a time.monotonic() in seconds
+    event()   what to wait for: descriptor, poll mask and time.monotonic() in s, whichever comes first; -1: no descriptor
 
 Handles are numbers of this instance's own; a guest can only give back those that it was given, which wasmtime sees to.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     class Source(Protocol):
         def ready(self) -> bool: ...
-        def event(self) -> tuple[int, int] | float: ...
+        def event(self) -> tuple[int, int, float]: ...
 
 
 # A resource's number is its type for wasmtime; aliases that interfaces make with `use` and `type` share it.
@@ -36,6 +36,7 @@ KINDS = {
     "descriptor": 16, "directory-entry-stream": 17, "terminal-input": 18, "terminal-output": 19,
 }  # fmt: skip
 MAX_HANDLES = 10_000
+NEVER = float("inf")
 
 
 class Refused(Exception):
@@ -132,11 +133,10 @@ class Guest:
             until, poll = self.deadline, select.poll()
             masks: dict[int, int] = {}
             for source in sources:
-                event = source.event()
-                if isinstance(event, tuple):
-                    masks[event[0]] = masks.get(event[0], 0) | event[1]
-                else:
-                    until = min(until, event)
+                fd, mask, when = source.event()
+                until = min(until, when)
+                if fd >= 0:
+                    masks[fd] = masks.get(fd, 0) | mask
             for fd, mask in masks.items():
                 poll.register(fd, mask)
             now = time.monotonic()

@@ -63,7 +63,7 @@ class ProxyProgram:
         ):
             raise EngineError("the component's export handle is not a function")
         request = exchange.request
-        host = next((value for name, value in request.headers if name == b"host"), b"")
+        host = next((value for name, value in request.headers if name == b"host"), b"localhost")
         headers = [pair for pair in request.headers if pair[0] not in wire.HOP_BY_HOP]
         incoming = IncomingRequest(request.method, request.target, host, headers, exchange.body)
         words = (c_uint64 * 8)()

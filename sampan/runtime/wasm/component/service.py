@@ -6,6 +6,7 @@ import os
 
 from sampan.runtime.wasm.component.command import Setting
 from sampan.runtime.wasm.component.exchange import Exchange, RequestBody
+from sampan.runtime.wasm.component.names import Names
 from sampan.runtime.wasm.component.proxy import ProxyProgram
 from sampan.runtime.wasm.engine import EngineError, Interrupted, Limits, Trap
 from sampan.runtime.wasm.http import Run, Seat, Server
@@ -18,13 +19,16 @@ class Proxy:
 
     def __init__(self, server: Server, program: ProxyProgram, limits: Limits) -> None:
         self.server, self.program, self.limits = server, program, limits
+        self.names = _names(server.worker.launch)
 
     def open(self, preopens: list[tuple[str, str, bool]]) -> None:
         """Give its instances the launch's world, with these directories: (path, name in the guest, readonly)."""
         launch = self.server.worker.launch
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         opened = [(os.open(path, flags), name, readonly) for path, name, readonly in preopens]
-        self.program.world.setting = Setting(launch["args"], launch["env"], opened, 2, 2)
+        self.program.world.setting = Setting(
+            launch["args"], launch["env"], opened, 2, 2, self.names
+        )
 
     def seat(self, number: int) -> None:
         return None
@@ -63,3 +67,18 @@ class Proxy:
             head = request.method == b"HEAD"
             return server.failure(status, why, keep_alive=keep, head=head), keep
         return exchange.out, exchange.settle()
+
+
+def _names(launch: dict) -> Names | None:
+    """The pod's DNS, read while the host's paths are in sight; None where guests may not call out."""
+    if not launch["network"]:
+        return None
+    sources = {target: source for source, target, _ in launch["mounts"]}
+    texts = []
+    for target in ("/etc/resolv.conf", "/etc/hosts"):
+        try:
+            with open(sources.get(target, ""), encoding="utf-8", errors="replace") as file:
+                texts.append(file.read())
+        except OSError:
+            texts.append("")  # not mounted: numeric addresses still work
+    return Names(*texts)

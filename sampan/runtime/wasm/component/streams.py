@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 PERMIT = 65536  # bytes that a guest may write, or is given, at once
 CLOSED: tuple[str, Any] = ("closed", None)
-NEVER = float("inf")
 
 
 class Ready:
@@ -42,8 +41,8 @@ class Ready:
     def ready(self) -> bool:
         return True
 
-    def event(self) -> float:
-        return 0.0
+    def event(self) -> tuple[int, int, float]:
+        return -1, 0, 0.0
 
 
 class Pollable(Resource):
@@ -71,6 +70,9 @@ class InputStream(Resource):
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
 
+    def close(self) -> None:
+        _dropped(self.reader)
+
     def read(self, size: int) -> bytes:
         """Raises Refused at the end, or when reading failed."""
         try:
@@ -88,6 +90,9 @@ class OutputStream(Resource):
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
+
+    def close(self) -> None:
+        _dropped(self.writer)
 
     def room(self) -> int:
         try:
@@ -121,6 +126,13 @@ class OutputStream(Resource):
 
 def failed(error: BaseException) -> tuple[str, Any]:
     return "last-operation-failed", Failure(error)
+
+
+def _dropped(end: object) -> None:
+    """The stream over `end` is gone; a file's descriptor goes with it, a body outlives its stream."""
+    dropped = getattr(end, "dropped", None)
+    if dropped is not None:
+        dropped()
 
 
 class Bytes(Ready):

@@ -33,14 +33,14 @@ if TYPE_CHECKING:
         @property
         def trailers(self) -> Pairs: ...
         def ready(self) -> bool: ...
-        def event(self) -> tuple[int, int] | float: ...
+        def event(self) -> tuple[int, int, float]: ...
         def read(self, size: int) -> bytes | None: ...
 
     class Sink(Protocol):
         """Where an outgoing body goes: a Writer, and its end."""
 
         def ready(self) -> bool: ...
-        def event(self) -> tuple[int, int] | float: ...
+        def event(self) -> tuple[int, int, float]: ...
         def room(self) -> int: ...
         def write(self, data: bytes) -> None: ...
         def flush(self) -> None: ...
@@ -200,7 +200,7 @@ class FutureTrailers(Resource):
             self.error = error
         return True
 
-    def event(self) -> tuple[int, int] | float:
+    def event(self) -> tuple[int, int, float]:
         return self.source.event()
 
     def close(self) -> None:
@@ -278,8 +278,8 @@ class OutgoingBody(Resource):
     def ready(self) -> bool:
         return self.sink.ready() if self.sink is not None else True
 
-    def event(self) -> tuple[int, int] | float:
-        return self.sink.event() if self.sink is not None else 0.0
+    def event(self) -> tuple[int, int, float]:
+        return self.sink.event() if self.sink is not None else (-1, 0, 0.0)
 
     def room(self) -> int:
         if self.finished:

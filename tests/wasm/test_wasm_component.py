@@ -1,0 +1,416 @@
+"""wasi:http components: a Python one, built by componentize-py unmodified, over real sockets.
+
+Its native code is kept in the cache between runs: compiling 18 MB takes longer than all the tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from wasm_lab import CACHE, Lab, Mount, artifact, componentized, log_lines, logged
+from wasm_service import Service, parse
+
+from sampan.network.pods import Attachment
+from sampan.runtime.sandbox import CannotStart
+
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace")
+
+
+@pytest.fixture(scope="session")
+def app() -> Path:
+    return componentized("python")
+
+
+@pytest.fixture
+async def http_lab(tmp_path: Path, warm: Path) -> AsyncIterator[Lab]:
+    made = Lab(tmp_path, CACHE / "aot", warm)
+    yield made
+    await made.close()
+
+
+async def serve(
+    lab: Lab, module: Path, annotations: dict[str, str] | None = None, **changes: object
+) -> Service:
+    sandbox = await lab.pod(annotations=annotations or {})
+    process = await sandbox.start(lab.container("app", **changes), artifact(module))
+    return Service(sandbox.spec.network.addresses[0], process)
+
+
+@pytest.fixture
+async def service(http_lab: Lab, app: Path) -> Service:
+    return await serve(
+        http_lab,
+        app,
+        {"sampan.dev/http-timeout": "1500ms", "sampan.dev/http-max-body": "1Mi"},
+        env={"GREETING": "hi", "ODD": "\udcff"},
+    )
+
+
+def unchunked(body: bytes) -> tuple[bytes, bytes]:
+    """(body, trailers) of a chunked message."""
+    found = b""
+    while True:
+        size, _, body = body.partition(b"\r\n")
+        count = int(size, 16)
+        if not count:
+            return found, body
+        found += body[:count]
+        assert body[count : count + 2] == b"\r\n"
+        body = body[count + 2 :]
+
+
+async def fetch(service: Service, target: str, method: str = "GET", body: bytes = b"") -> tuple:
+    status, headers, answer = await service.get(target, method, body)
+    if headers.get("transfer-encoding") == "chunked":
+        answer, _ = unchunked(answer)
+    return status, headers, answer
+
+
+async def test_answers_and_is_fresh_each_time(service: Service) -> None:
+    status, headers, body = await fetch(service, "/")
+    assert (status, body) == (200, b"hello\n")
+    assert headers["content-type"] == "text/plain"
+    assert headers["date"].endswith(" GMT")
+    for _ in range(3):
+        assert (await fetch(service, "/fresh"))[2] == b"1\n", "nothing of the last request is left"
+
+
+async def test_what_the_request_says(service: Service) -> None:
+    raw = (
+        b"PATCH /headers?a=%20b HTTP/1.1\r\nHost: pod:8080\r\nX-Two: 2\r\nX-Two: 3\r\n"
+        b"Connection: close\r\nContent-Length: 0\r\n\r\n"
+    )
+    answer = await service.raw(raw)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 201 ")
+    assert head.count(b"\r\nx-one: ") == 2
+    assert unchunked(body)[0].decode().splitlines() == [
+        "Method_Patch pod:8080 a=%20b", "host: pod:8080", "x-two: 2", "x-two: 3",
+    ]  # fmt: skip
+
+
+async def test_one_connection_serves_many(service: Service) -> None:
+    reader, writer = await asyncio.open_connection(service.address, 8080)
+    one = b"GET /sized HTTP/1.1\r\nHost: t\r\n\r\n"
+    writer.write(one * 3)
+    for _ in range(3):
+        assert b"content-length: 6\r\n" in await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(6) == b"sized\n"
+    writer.close()
+
+
+async def test_bodies_stream_both_ways(service: Service) -> None:
+    """The answer to a piece is here before the next piece is sent: nobody waits for the whole."""
+    reader, writer = await asyncio.open_connection(service.address, 8080)
+    writer.write(b"POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n")
+    async with asyncio.timeout(20):
+        for piece in (b"one", b"two", b"three"):
+            writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            await reader.readuntil(piece + b"\r\n")
+        writer.write(b"0\r\nX-Sum: 11\r\nX-More: yes\r\n\r\n")
+        assert await reader.readuntil(b"0\r\nx-sum: 11\r\nx-more: yes\r\n\r\n")
+        writer.write(b"GET /sized HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert await reader.readuntil(b"sized\n"), "the connection goes on"
+    writer.close()
+
+
+async def test_large_bodies_are_whole(service: Service) -> None:
+    body = os.urandom(900_000)
+    status, _, answer = await fetch(service, "/echo", "POST", body)
+    assert (status, answer == body) == (200, True)
+
+
+async def test_a_host_function_with_two_borrows(service: Service) -> None:
+    """wasmtime 50.0.1 traps on the second, unless `concurrency_support` is off (engine.py)."""
+    status, _, answer = await fetch(service, "/splice", "POST", b"spliced" * 20_000)
+    assert (status, answer) == (200, b"spliced" * 20_000)
+
+
+async def test_a_slow_reader_holds_up_nobody(service: Service) -> None:
+    reader, writer = await asyncio.open_connection(service.address, 8080, limit=1 << 16)
+    writer.write(b"GET /big?3000000 HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    assert (await fetch(service, "/"))[0] == 200
+    async with asyncio.timeout(20):
+        assert unchunked(await reader.read())[0] == b"x" * 3_000_000
+    writer.close()
+
+
+async def test_older_clients_and_head(service: Service) -> None:
+    answer = await service.raw(b"GET /drip?0 HTTP/1.0\r\n\r\n")
+    assert b"transfer-encoding" not in answer
+    assert answer.endswith(b"\r\n\r\n0\n1\n2\n")
+    status, _, body = await service.get("/", "HEAD")
+    assert (status, body) == (200, b"")
+    status, headers, body = await service.get("/empty")
+    assert (status, headers["content-length"], body) == (200, "0", b"")
+
+
+async def test_expect_continue(service: Service) -> None:
+    reader, writer = await asyncio.open_connection(service.address, 8080)
+    writer.write(
+        b"POST /echo HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    )
+    async with asyncio.timeout(20):
+        await reader.readuntil(b"HTTP/1.1 100 Continue\r\n\r\n")
+        writer.write(b"hi")
+        assert await reader.readuntil(b"2\r\nhi\r\n0\r\n\r\n")
+    writer.close()
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+async def test_a_body_too_large_is_413(service: Service, framing: str) -> None:
+    head = b"POST /echo HTTP/1.1\r\nHost: t\r\nConnection: close\r\n"
+    if framing == "length":
+        answer = await service.raw(head + b"Content-Length: 1048577\r\n\r\n")
+        assert parse(answer)[0] == 413
+    else:
+        answer = await service.raw(
+            head + b"Transfer-Encoding: chunked\r\n\r\n", b"110000\r\n" + b"x" * 65536
+        )
+        assert not answer.endswith(b"0\r\n\r\n"), "what had begun is broken off"
+    assert (await fetch(service, "/"))[0] == 200
+
+
+@pytest.mark.parametrize("target", ["/spin", "/sleep?60"])
+async def test_time_out_is_504_and_others_go_on(service: Service, target: str) -> None:
+    slow = asyncio.create_task(service.get(target))
+    async with asyncio.timeout(30):
+        for _ in range(5):
+            assert (await fetch(service, "/"))[0] == 200
+        status, headers, _ = await slow
+    assert (status, headers["connection"]) == (504, "close")
+    await logged(service.process, "no answer within 1.5 s")
+
+
+async def test_failures_are_told(service: Service) -> None:
+    assert (await service.get("/trap"))[0] == 500
+    await logged(service.process, "a bug in the handler")
+    await logged(service.process, "wasm backtrace")
+    assert (await service.get("/nothing"))[0] == 500
+    await logged(service.process, "GET /nothing: the module gave no answer")
+    half = await service.raw(b"GET /half HTTP/1.1\r\nHost: t\r\n\r\n")
+    assert half.endswith(b"half of it\r\n"), "no last chunk: the client sees that it is not whole"
+    assert (await fetch(service, "/"))[0] == 200
+
+
+async def test_environment_and_log(service: Service) -> None:
+    env = dict(
+        line.split("=", 1) for line in (await fetch(service, "/env"))[2].decode().splitlines()
+    )
+    assert env["GREETING"] == "hi"
+    assert env["ODD"] == "\N{REPLACEMENT CHARACTER}"
+    assert (await fetch(service, "/say"))[2] == b"said\n"
+    await logged(service.process, "to stderr")
+    assert {("stderr", "F", "to stdout"), ("stderr", "F", "to stderr")} <= set(
+        log_lines(service.process)
+    )
+
+
+async def test_files(http_lab: Lab, app: Path, tmp_path: Path) -> None:
+    for name in ("ro", "rw"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(0o777)
+    (tmp_path / "ro" / "file").write_text("from a volume\n")
+    (tmp_path / "ro" / "out").symlink_to("/etc/passwd")
+    (tmp_path / "ro" / "up").symlink_to("../secret")
+    (tmp_path / "secret").write_text("secret\n")
+    mounts = (Mount(tmp_path / "ro", "/ro", readonly=True), Mount(tmp_path / "rw", "/rw"))
+    service = await serve(http_lab, app, mounts=mounts)
+    assert (await fetch(service, "/read?/ro/file"))[2] == b"from a volume\n"
+    for escape in ("/ro/../../etc/passwd", "/ro/out", "/ro/up", "/etc/passwd", "/rw/../secret"):
+        assert (await fetch(service, f"/read?{escape}"))[0] == 404, escape
+    status, _, why = await fetch(service, "/write?/ro/new")
+    assert status == 403, why
+    assert (await fetch(service, "/write?/rw/new"))[2] == b"8 ['new']"
+    assert (tmp_path / "rw" / "new").read_text() == "written\n"
+    _, _, said = await fetch(service, "/files?/rw")
+    assert said == b"01ab4567 b ['b', 'h', 'l'] 2 2 True"
+
+
+async def test_503_when_full(http_lab: Lab, app: Path) -> None:
+    service = await serve(http_lab, app, {"sampan.dev/http-concurrency": "2"})
+    slow = [asyncio.create_task(service.get("/sleep?2")) for _ in range(2)]
+    async with asyncio.timeout(20):
+        while (answer := await service.get("/"))[0] != 503:
+            assert answer[0] == 200
+            assert not all(task.done() for task in slow), "it was never full"
+        assert answer[1]["retry-after"] == "1"
+        assert b"2 requests are being served" in answer[2]
+        assert [(await task)[0] for task in slow] == [200, 200]
+    assert (await fetch(service, "/"))[0] == 200
+
+
+async def test_memory_of_an_instance(http_lab: Lab, app: Path) -> None:
+    service = await serve(http_lab, app, {"sampan.dev/wasm-memory": "64Mi"})
+    assert (await fetch(service, "/memory?1000000"))[2] == b"1000000\n"
+    assert (await fetch(service, "/memory?60000000"))[2] == b"MemoryError\n"
+
+
+async def test_instances_are_counted(http_lab: Lab, app: Path) -> None:
+    service = await serve(http_lab, app, {"sampan.dev/wasm-instances": "3"})
+    assert (await service.get("/"))[0] == 500
+    await logged(service.process, "resource limit exceeded: instance count too high")
+
+
+async def test_sigterm_finishes_what_is_under_way(service: Service) -> None:
+    slow = asyncio.create_task(service.get("/sleep?1"))
+    async with asyncio.timeout(20):
+        while (await fetch(service, "/"))[0] != 200:
+            pass
+        await service.process.signal(signal.SIGTERM)
+        assert (await slow)[0] == 200
+        ended = await service.process.wait()
+    assert (ended.code, ended.reason) == (0, "Completed")
+
+
+async def test_how_it_is_served(http_lab: Lab, app: Path, web: Path, component: Path) -> None:
+    for module, how, why in (
+        (app, "wagi", "is no CGI program"),
+        (web, "wasi", "does not export wasi:http/incoming-handler"),
+        (component, "wasi", "does not export wasi:http/incoming-handler"),
+    ):
+        sandbox = await http_lab.pod(annotations={"sampan.dev/http": how})
+        with pytest.raises(CannotStart, match=why):
+            await sandbox.start(http_lab.container("app"), artifact(module))
+    for name, value in (
+        ("http-concurrency", "0"),
+        ("http-concurrency", "1000"),
+        ("wasm-memory", "lots"),
+        ("wasm-tables", "-1"),
+    ):
+        sandbox = await http_lab.pod(annotations={f"sampan.dev/{name}": value})
+        with pytest.raises(CannotStart, match=f"sampan.dev/{name}"):
+            await sandbox.start(http_lab.container("app"), artifact(app))
+
+
+async def test_no_calls_out_of_the_hosts_network(service: Service) -> None:
+    status, _, body = await fetch(service, f"/call?{service.address}:8080/")
+    assert (status, body) == (502, b"ErrorCode_HttpRequestDenied\n")
+
+
+PEER = """
+import http.server, json, socket, struct, sys, threading
+class Peer(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def log_message(self, *_): pass
+    def do_GET(self): self.answer(b"")
+    def do_POST(self):
+        body = b""
+        if self.headers.get("transfer-encoding") == "chunked":
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size); self.rfile.readline()
+            self.rfile.readline()
+        self.answer(body)
+    def answer(self, body):
+        facts = [self.command, self.path, self.headers["host"], self.headers["x-from"], len(body)]
+        data = json.dumps(facts).encode()
+        self.send_response(203)
+        if self.path == "/chunked":
+            self.send_header("Transfer-Encoding", "chunked"); self.end_headers()
+            for n in range(0, len(data), 7):
+                piece = data[n:n + 7]; self.wfile.write(b"%x\\r\\n%s\\r\\n" % (len(piece), piece))
+            self.wfile.write(b"0\\r\\n\\r\\n")
+        else:
+            self.send_header("Content-Length", str(len(data))); self.end_headers(); self.wfile.write(data)
+def dns():
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); server.bind(("127.0.0.53", 53))
+    while True:
+        query, peer = server.recvfrom(512)
+        known = query[12:].startswith(b"\\x04peer\\x04test\\x03svc")
+        answer = query[:2] + struct.pack("!5H", 0x8180 if known else 0x8183, 1, int(known), 0, 0) + query[12:]
+        if known: answer += struct.pack("!HHHIH4s", 0xC00C, 1, 1, 5, 4, socket.inet_aton("127.0.0.9"))
+        server.sendto(answer, peer)
+threading.Thread(target=dns, daemon=True).start()
+server = http.server.ThreadingHTTPServer(("127.0.0.9", 80), Peer)
+print("ready", flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Iterator[Path]:
+    """A network namespace in which a web server and a name server answer."""
+    import sys
+
+    script = f"ip link set lo up && exec {sys.executable} -c '{PEER}'"
+    peer = subprocess.Popen(["unshare", "-n", "sh", "-c", script], stdout=subprocess.PIPE)
+    assert peer.stdout is not None
+    assert peer.stdout.readline() == b"ready\n"
+    yield Path(f"/proc/{peer.pid}/ns/net")
+    peer.kill()
+    peer.wait()
+    peer.stdout.close()
+
+
+@pytest.mark.root
+@ROOT
+async def test_calls_out_of_the_pods_network(
+    http_lab: Lab, app: Path, network: Path, tmp_path: Path
+) -> None:
+    resolv = tmp_path / "resolv.conf"
+    resolv.write_text("nameserver 127.0.0.53\nsearch test.svc svc\noptions ndots:5\n")
+    sandbox = await http_lab.pod(network=Attachment(str(network), ("10.1.2.3",)))
+    container = http_lab.container(
+        "app", mounts=(Mount(resolv, "/etc/resolv.conf", readonly=True),)
+    )
+    await sandbox.start(container, artifact(app))
+
+    async def call(method: str, where: str, body: bytes = b"") -> tuple[int, bytes]:
+        async with asyncio.timeout(30):
+            reader, writer = await sandbox.port(8080)
+            writer.write(
+                f"{method} /call?{where} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n".encode()
+                + body
+            )
+            status, _, answer = parse(await reader.read())
+            writer.close()
+            return status, unchunked(answer)[0]
+
+    status, answer = await call("GET", "127.0.0.9/a?b=c")
+    assert (status, json.loads(answer)) == (203, ["GET", "/a?b=c", "127.0.0.9", "guest", 0])
+    status, answer = await call("POST", "peer:80/chunked", b"x" * 200_000)
+    assert (status, json.loads(answer)) == (203, ["POST", "/chunked", "peer:80", "guest", 200_000])
+    assert await call("GET", "127.0.0.9:81/") == (502, b"ErrorCode_ConnectionRefused\n")
+    assert await call("GET", "nobody/") == (502, b"ErrorCode_DnsError\n")
+
+
+@pytest.fixture(scope="session")
+def js() -> Path:
+    return componentized("js")
+
+
+async def test_javascript(http_lab: Lab, js: Path) -> None:
+    service = await serve(http_lab, js, {"sampan.dev/http-timeout": "2s"})
+    assert (await fetch(service, "/"))[2] == b"hello\n"
+    body = os.urandom(300_000)
+    status, headers, answer = await fetch(service, "/echo", "POST", body)
+    assert (status, headers["x-method"], answer == body) == (202, "POST", True)
+    assert (await fetch(service, "/text", "POST", b"loud"))[2] == b"LOUD"
+    assert (await fetch(service, "/drip"))[2] == b"0\n1\n2\n"
+    assert (await fetch(service, "/nowhere"))[0] == 404
+    assert (await fetch(service, "/throw"))[0] == 500
+    await logged(service.process, "a bug in the handler")
+    assert (await fetch(service, "/spin"))[0] == 504
+
+
+@pytest.mark.root
+@ROOT
+async def test_javascript_calls_out(http_lab: Lab, js: Path, network: Path) -> None:
+    sandbox = await http_lab.pod(network=Attachment(str(network), ("10.1.2.3",)))
+    process = await sandbox.start(http_lab.container("app"), artifact(js))
+    async with asyncio.timeout(30):
+        reader, writer = await sandbox.port(8080)
+        writer.write(b"GET /call?127.0.0.9/chunked HTTP/1.0\r\n\r\n")
+        status, _, answer = parse(await reader.read())
+        writer.close()
+    assert status == 203, answer
+    assert (status, json.loads(answer)) == (203, ["GET", "/chunked", "127.0.0.9", "guest", 0])
