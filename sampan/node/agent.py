@@ -148,6 +148,7 @@ class NodeAgent:
             claim=self._claim,
             gone=self._on_gone,
             sandbox_slots=asyncio.Semaphore(config.parallel_pods),
+            pods=lambda: (worker.pod for worker in self.workers.values()),
         )
 
     def _connect(self, client: Client, group: asyncio.TaskGroup) -> None:

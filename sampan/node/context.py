@@ -51,6 +51,7 @@ class Context:
     ]  # namespace, claim → PersistentVolume; VolumeError
     gone: Callable[[PodWorker], None]
     sandbox_slots: asyncio.Semaphore
+    pods: Callable[[], Iterable[Object]] = tuple  # all that are bound to this node
     handlers: frozenset[str] = field(default_factory=frozenset)
     active: int = 0  # workers that are carrying out actions
     open: bool = False  # workers may act: the runtime was listed, services are known

@@ -47,6 +47,15 @@ class Verdict:
 
 
 @dataclass(slots=True)
+class Resized:
+    """What came of the pod's resources (`resize`), as its status tells them."""
+
+    actual: Mapping[str, Object] = field(default_factory=dict)  # by container id
+    allocated: Mapping[str, Object] = field(default_factory=dict)  # agreed to, by container id
+    conditions: tuple[Object, ...] = ()  # type, status, reason, message
+
+
+@dataclass(slots=True)
 class View:
     """Everything that a decision about one pod may know."""
 
@@ -61,6 +70,7 @@ class View:
     disrupted: bool = False  # the verdict is the node's need, not the pod's fault
     removed: bool = False  # the pod is gone from the API
     messages: Mapping[str, str] = field(default_factory=dict)  # termination message by container id
+    resized: Resized = field(default_factory=Resized)
 
     def latest(self, name: str) -> ContainerState | None:
         found = self.history.get(name)

@@ -266,6 +266,7 @@ class Starting:
             raise ContainerError(str(error), "CreateContainerError") from error
         self._doubted.discard(name)
         self.worker.event("Normal", "Created", f"Created container: {name}", named)
+        self.worker.resizing.started(made.container_id, container)
         try:
             await cri.start_container(container_id=made.container_id)
         except CRIError as error:

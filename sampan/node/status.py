@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sampan.kube import objects
-from sampan.node import podspec
+from sampan.node import podspec, resize
 from sampan.node.observed import EXITED, RUNNING, ContainerState
 from sampan.node.plan import Blocked, View
 from sampan.node.podspec import EPHEMERAL, INIT, MAIN, SIDECAR, Named, Object
@@ -91,6 +91,7 @@ def pod_status(pod: Object, view: View, facts: Facts, now: float, *, done: bool 
         if groups[kind]:
             status[field] = groups[kind]
     status["conditions"] = _conditions(pod, view, groups, phase, moment)
+    status["conditions"] += resize.conditions(pod, view.resized, moment)
     if view.disrupted and view.verdict:
         status["conditions"].append(_disruption(pod, view.verdict.message, moment))
     return status
@@ -137,6 +138,7 @@ def _container(
     elif last.state == RUNNING:
         health = view.health_of(container, last)
         status["state"] = {"running": {"startedAt": timestamp(last.started_at)}}
+        resize.into_container(status, last.id, view.resized)
         status["started"] = health.started
         status["ready"] = health.started and health.ready
         if named.kind == EPHEMERAL:
@@ -429,6 +431,13 @@ def changes(old: Object, new: Object) -> Object:
             if before and before.get(key) and key not in entry:
                 entry[key] = None
         moved.append(entry)
+    # A resize that is over is told by the absence of its conditions (KEP-1287).
+    told = {item["type"] for item in new.get("conditions") or ()}
+    moved += [
+        {"$patch": "delete", "type": kind}
+        for kind in resize.CONDITIONS
+        if kind in had and kind not in told
+    ]
     if moved:
         patch["conditions"] = moved
     return patch

@@ -46,6 +46,7 @@ from sampan.node.plan import (
 )
 from sampan.node.podspec import Named, Object
 from sampan.node.probes.prober import Prober
+from sampan.node.resize import Resizing
 from sampan.node.starting import RETRY, Starting
 from sampan.node.statuswriter import newer
 from sampan.node.volumes.pod import PodVolumes
@@ -71,6 +72,7 @@ class PodWorker:
         self.prober = Prober(context.cri, context.group, self.wake)
         self.starting = Starting(self, context)
         self.ending = Ending(self, context)
+        self.resizing = Resizing(self, context)
         self.removed = False  # the API has no such pod any more
         self.held: set[str] = set()  # containers whose CrashLoopBackOff was reported
         self._messages: dict[str, str] = {}
@@ -235,6 +237,8 @@ class PodWorker:
         acted = False
         self.context.active += 1
         try:
+            if not self.ending.begun.is_set() and self._verdict is None:
+                acted |= await self.resizing.attend(self.pod, view)
             for action in todo.actions:
                 acted |= await self._do(action)
         finally:
@@ -277,6 +281,7 @@ class PodWorker:
             disrupted=self._disrupted,
             removed=self.removed,
             messages=self._messages,
+            resized=self.resizing.told(),
         )
 
     def _publish(self, pod: Object, view: View, now: float, todo: Plan) -> None:
