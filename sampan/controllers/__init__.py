@@ -28,6 +28,7 @@ CONTROLLERS: tuple[tuple[str, str], ...] = (
     ("bootstraptokens", "BootstrapSigner"),
     ("deployment", "DeploymentController"),
     ("replicaset", "ReplicaSetController"),
+    ("replicationcontroller", "ReplicationControllerController"),
     ("endpoints", "EndpointSliceController"),
     ("endpoints", "EndpointsController"),
     ("mirroring", "EndpointSliceMirroringController"),

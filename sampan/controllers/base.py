@@ -18,7 +18,13 @@ from typing import Any, ClassVar, NamedTuple
 from sampan.client.client import Client
 from sampan.client.events import EventRecorder
 from sampan.client.informer import Informer
-from sampan.client.resources import ENDPOINTSLICES, PODS, REPLICASETS, SERVICES
+from sampan.client.resources import (
+    ENDPOINTSLICES,
+    PODS,
+    REPLICASETS,
+    REPLICATIONCONTROLLERS,
+    SERVICES,
+)
 from sampan.client.workqueue import WorkQueue
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import controller_of, is_deleting
@@ -71,7 +77,7 @@ def slice_service(obj: Object) -> list[str]:
 
 
 def service_selector(obj: Object) -> list[str]:
-    """Index of Services by one pair of their selector: a pod's labels lead to the few that may select it."""
+    """Index by one pair of a selector that is a plain map: a pod's labels lead to the few that may select it."""
     selector = obj["spec"].get("selector")
     if not selector:
         return []
@@ -93,6 +99,7 @@ def workload_selector(obj: Object) -> list[str]:
 INDEXES: dict[GVR, dict[str, Callable[[Object], list[str]]]] = {
     ENDPOINTSLICES: {"service": slice_service},
     SERVICES: {"selector": service_selector},
+    REPLICATIONCONTROLLERS: {"selector": service_selector},
     REPLICASETS: {"orphans": orphan_namespace, "selector": workload_selector},
     PODS: {
         "orphans": orphan_namespace,

@@ -8,7 +8,7 @@ Deletion order follows the API's documented ranking (unassigned, pending, not re
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 from sampan.client.resources import PODS, REPLICASETS
 from sampan.controllers.base import (
@@ -31,13 +31,15 @@ from sampan.controllers.pods import (
 )
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import condition_true, is_deleting, labels, set_condition
-from sampan.kube.selectors import from_object
+from sampan.kube.selectors import LabelSelector, from_object
 
 BURST = 500  # most creations or deletions in one reconcile
 
 
 class ReplicaSetController(Controller):
     name = "replicaset-controller"
+    resource = REPLICASETS
+    uncounted: ClassVar[frozenset[str]] = frozenset()  # counts that the kind's status has not
     watches = (
         Watch(REPLICASETS),
         Watch(PODS, owner="ReplicaSet"),
@@ -46,10 +48,13 @@ class ReplicaSetController(Controller):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.replica_sets = self.informer(REPLICASETS)
+        self.replica_sets = self.informer(self.resource)
         self.pods = self.informer(PODS)
         self.expectations = Expectations(self.pods)
         self.events = context.recorder(self.name)
+
+    def selector(self, owner: Object) -> LabelSelector:
+        return from_object(owner["spec"]["selector"])
 
     def adopters(self, pod: Object) -> list[Key]:
         """ReplicaSets whose selector an orphan matches."""
@@ -62,7 +67,7 @@ class ReplicaSetController(Controller):
             Key(namespace, rs["metadata"]["name"])
             for mark in marks
             for rs in self.replica_sets.by_index("selector", mark)
-            if from_object(rs["spec"]["selector"]).matches(metadata["labels"])
+            if self.selector(rs).matches(metadata["labels"])
         ]
 
     async def reconcile(self, key: Key) -> Requeue | None:
@@ -70,8 +75,8 @@ class ReplicaSetController(Controller):
         if replica_set is None:
             self.expectations.forget(key)
             return None
-        selector = from_object(replica_set["spec"]["selector"])
-        pods = await claim(self.client, self.pods, REPLICASETS, replica_set, selector)
+        selector = self.selector(replica_set)
+        pods = await claim(self.client, self.pods, self.resource, replica_set, selector)
         active = [pod for pod in pods if is_active(pod)]
         failure: ApiError | None = None
         if not is_deleting(replica_set) and self.expectations.satisfied(key):
@@ -144,12 +149,13 @@ class ReplicaSetController(Controller):
     ) -> None:
         old = replica_set.get("status") or {}
         status = replica_set_status(replica_set, active, pods, failure, self.clock())
+        status = {k: v for k, v in status.items() if k not in self.uncounted}
         if status == old:
             return
         metadata = replica_set["metadata"]
         changed = {**replica_set, "status": status}
         changed["metadata"] = {k: v for k, v in metadata.items() if k != "managedFields"}
-        await self.client.update(REPLICASETS, changed, "status")
+        await self.client.update(self.resource, changed, "status")
 
 
 def replica_set_status(

@@ -8,7 +8,13 @@ import random
 import pytest
 from conftest import World, template, workload
 
-from sampan.client.resources import DEPLOYMENTS, PODS, REPLICASETS, SERVICEACCOUNTS
+from sampan.client.resources import (
+    DEPLOYMENTS,
+    PODS,
+    REPLICASETS,
+    REPLICATIONCONTROLLERS,
+    SERVICEACCOUNTS,
+)
 from sampan.controllers.base import Expectations, Key
 from sampan.kube.objects import condition, controller_of
 
@@ -205,6 +211,42 @@ async def test_replica_set_adopts_and_releases_pods(world):
     await world.client.patch(PODS, "orphan", patch, "default")
     await world.get_until(PODS, "orphan", lambda pod: controller_of(pod) is None)
     await world.until(PODS, lambda pods: len(pods) == 3)
+
+
+async def test_refused_pods_of_a_replication_controller_are_a_condition(world):
+    spec = {"replicas": 1, "selector": {"app": "web"}, "template": template()}
+    spec["template"]["spec"]["serviceAccountName"] = "nobody"
+    made = {"apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": "web"}}
+    await world.client.create(REPLICATIONCONTROLLERS, {**made, "spec": spec}, "default")
+    await world.get_until(REPLICATIONCONTROLLERS, "web", lambda rc: condition(rc, "ReplicaFailure"))
+    patch = {"spec": {"replicas": 0}}
+    await world.client.patch(REPLICATIONCONTROLLERS, "web", patch, "default")
+    await world.get_until(
+        REPLICATIONCONTROLLERS, "web", lambda rc: not condition(rc, "ReplicaFailure")
+    )
+
+
+async def test_replication_controller_keeps_its_number_adopts_and_releases(alive):
+    made = workload("ReplicationController", replicas=2, selector={"app": "web"})
+    await alive.client.create(REPLICATIONCONTROLLERS, {**made, "apiVersion": "v1"})
+    done = await alive.get_until(
+        REPLICATIONCONTROLLERS, "web", lambda rc: rc["status"].get("availableReplicas") == 2
+    )
+    assert done["status"]["readyReplicas"] == done["status"]["fullyLabeledReplicas"] == 2
+    first, second = await alive.pods()
+    assert controller_of(first)["kind"] == "ReplicationController"
+    name = first["metadata"]["name"]
+    relabel = {"metadata": {"labels": {"app": "debug"}}}
+    await alive.client.patch(PODS, name, relabel, "default")
+    await alive.get_until(PODS, name, lambda pod: controller_of(pod) is None)
+    await alive.until(PODS, lambda pods: len(pods) == 3)
+    await alive.client.delete(PODS, second["metadata"]["name"], "default")
+    relabel["metadata"]["labels"]["app"] = "web"
+    await alive.client.patch(PODS, name, relabel, "default")
+    await alive.until(PODS, lambda pods: len(pods) == 2 and all(controller_of(p) for p in pods))
+    await alive.client.delete(REPLICATIONCONTROLLERS, "web", "default", propagation="Foreground")
+    await alive.gone(REPLICATIONCONTROLLERS, "web")
+    assert await alive.pods() == []
 
 
 async def test_min_ready_seconds(world):
