@@ -159,7 +159,7 @@ def remove(data_dir: Path | None, references: list[str], *, force: bool) -> int:
     def work(name: str) -> None:
         store = open_store(data_dir)
         image = store.inspect(name)
-        if image.id in taken and len(image.tags) < 2:
+        if image.id in taken and not set(image.tags) - store.names_lost(name, image):
             raise ConfigError(f"a pod uses {name} ({short(image.id)}); remove it with --force")
         typer.echo(f"removed {name}  {short(store.remove(name))}")
 

@@ -189,9 +189,7 @@ def _load_entry(
     return entry.digest, names
 
 
-def _load_docker(
-    files: _Files, content: Content, platforms: Sequence[str]
-) -> list[Imported]:
+def _load_docker(files: _Files, content: Content, platforms: Sequence[str]) -> list[Imported]:
     try:
         images = json.loads(_document(files, "manifest.json"))
         wanted = [

@@ -321,20 +321,24 @@ class ImageStore:
             image = self._find(index, ref)
             if image is None:
                 raise ImageNotFound(f'image "{ref}": not found')
-            try:
-                key = parse(ref).key
-            except BadReference:
-                key = ""
-            others = [tag for tag in image.tags if tag != key]
-            if key in image.tags and others:
-                index.execute("DELETE FROM names WHERE name = ?", (key,))
-                catalog.untag_names(index, [key])
+            lost = self.names_lost(ref, image)
+            if set(image.tags) - lost:
+                index.executemany("DELETE FROM names WHERE name = ?", [(name,) for name in lost])
             else:
-                catalog.untag_names(index, image.tags)
                 index.execute("DELETE FROM names WHERE id = ?", (image.id,))
                 index.execute("DELETE FROM images WHERE id = ?", (image.id,))
+            catalog.untag_names(index, lost)
         self.sweep()
         return image.id
+
+    @staticmethod
+    def names_lost(ref: str, image: Image) -> set[str]:
+        """The tags that removing `ref` takes from the image: itself, or all when it is an id or a digest."""
+        try:
+            key = parse(ref).key
+        except BadReference:
+            key = ""
+        return {key} if key in image.tags else set(image.tags)
 
     def sweep(self) -> bool:
         """Delete blobs and layers that no image refers to. False when content is being added: nothing was done."""

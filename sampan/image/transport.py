@@ -59,7 +59,10 @@ async def session(endpoint: Endpoint) -> AsyncIterator[aiohttp.ClientSession]:
         connector=aiohttp.TCPConnector(ssl=context if context is not None else True),
         timeout=timeout,
         auto_decompress=False,
-        headers={"User-Agent": CLIENT_ID},
+        headers={
+            "User-Agent": CLIENT_ID,
+            "Accept-Encoding": "identity",
+        },  # digests are of bytes as sent
         trust_env=True,
     ) as found:
         yield found

@@ -49,7 +49,7 @@ def decompress(source: BinaryIO) -> Iterator[bytes]:
     if first.startswith(GZIP):
         yield from _gunzip(source, first)
     elif first.startswith(ZSTD):
-        yield from _unzstd(source, first)
+        yield from _unzstd(source)
     else:
         while first:
             yield first
@@ -77,29 +77,18 @@ def _gunzip(source: BinaryIO, data: bytes) -> Iterator[bytes]:
         raise BadImage("damaged gzip layer: it ends too early")
 
 
-def _unzstd(source: BinaryIO, first: bytes) -> Iterator[bytes]:
-    engine: Any
+def _unzstd(source: BinaryIO) -> Iterator[bytes]:
+    zstd: Any
     try:
-        from compression import zstd as engine_module  # type: ignore[import-not-found] # 3.14
-
-        failure: type[Exception] = engine_module.ZstdError
-        source.seek(0)
-        engine = engine_module.ZstdFile(source)
+        from compression import zstd  # type: ignore[import-not-found,no-redef] # Python 3.14
     except ImportError:
-        try:
-            import zstandard
-        except ImportError:
-            raise BadImage(
-                "the layer is compressed with zstd, which needs Python 3.14 or the package "
-                "`zstandard` (pip install zstandard)"
-            ) from None
-        failure = zstandard.ZstdError
-        source.seek(0)
-        engine = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True)
+        from backports import zstd  # type: ignore[no-redef]
+    source.seek(0)
     try:
-        while data := engine.read(CHUNK * 4):
-            yield data
-    except (failure, EOFError) as error:
+        with zstd.ZstdFile(source) as engine:
+            while data := engine.read(CHUNK * 4):
+                yield data
+    except (zstd.ZstdError, EOFError) as error:
         raise BadImage(f"damaged zstd layer: {error}") from None
 
 

@@ -48,6 +48,14 @@ def digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
+def zstd(data: bytes) -> bytes:
+    try:
+        from compression.zstd import compress  # Python 3.14
+    except ImportError:
+        from backports.zstd import compress
+    return compress(data)
+
+
 def documents(
     layers: list[bytes], config: dict[str, Any] | None = None, **top: Any
 ) -> tuple[bytes, list[bytes], list[Descriptor]]:

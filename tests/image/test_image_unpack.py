@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from image_make import digest, directory, entry, hardlink, layer, symlink
+from image_make import digest, directory, entry, hardlink, layer, symlink, zstd
 
 from sampan.image.errors import BadImage
 from sampan.image.lookup import find, resolve
@@ -239,16 +239,14 @@ def test_empty_multi_member_and_plain(tmp_path: Path) -> None:
 
 def test_zstd(tmp_path: Path) -> None:
     data = layer(entry("file", b"hello" * 1000))
-    try:
-        import zstandard
-    except ImportError:
-        with pytest.raises(BadImage, match="pip install zstandard"):
-            unpack(tmp_path, data, blob=b"\x28\xb5\x2f\xfd rest")
-        return
-    blob = zstandard.ZstdCompressor().compress(data)
+    blob = zstd(data)
     assert (unpack(tmp_path, data, blob=blob) / "file").stat().st_size == 5000
-    with pytest.raises(BadImage):
-        unpack(tmp_path, data, blob=blob[:-10])
+    half = len(data) // 2
+    frames = zstd(data[:half]) + zstd(data[half:])
+    assert (unpack(tmp_path, data, blob=frames) / "file").stat().st_size == 5000
+    for damaged in (blob[:-10], blob[:30] + b"junk" + blob[34:], b"\x28\xb5\x2f\xfd rest"):
+        with pytest.raises(BadImage):
+            unpack(tmp_path, data, blob=damaged)
 
 
 def test_sparse_files_keep_their_holes(tmp_path: Path) -> None:
@@ -270,6 +268,7 @@ def test_sparse_files_keep_their_holes(tmp_path: Path) -> None:
 # Hundreds of hostile archives
 
 NAMES = ["a", "b", "c", "..", ".", "", "/", ".wh.a", ".wh..wh..opq", ".wh.", ".wh..wh.x", "\n"]
+NAMES += [".wh...", ".wh..", "x" * 255, "y" * 256, "\udcff", "a" * 99]
 PATHS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=5).map("/".join)
 TARGETS = st.one_of(PATHS, st.sampled_from(["/", "/etc", "../../..", "CANARY", "CANARY/x", "/a"]))
 KINDS = st.sampled_from(
@@ -281,6 +280,8 @@ KINDS = st.sampled_from(
         tarfile.LNKTYPE,
         tarfile.FIFOTYPE,
         tarfile.CHRTYPE,
+        tarfile.BLKTYPE,
+        tarfile.CONTTYPE,
         b"Z",
     ]
 )
