@@ -39,6 +39,7 @@ BENCHES = {
     "network": Bench("pod networks and service tables", root=True),
     "cri": Bench("pods over CRI: start, memory"),
     "microvm": Bench("microVMs over CRI: cold boot, clone, warm machine, idle cost", root=True),
+    "wasm": Bench("services in WebAssembly: requests a second, a thousand pods"),
     "cluster": Bench("a whole cluster: start, idle, apply to rolled out, scale"),
 }
 

@@ -10,16 +10,19 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from wasm_lab import CACHE, Lab, Mount, artifact, componentized, log_lines, logged
+import yaml
+from wasm_lab import CACHE, EXAMPLE, Lab, Mount, artifact, componentized, log_lines, logged
 from wasm_service import Service, parse
 
 from sampan.network.pods import Attachment
 from sampan.runtime.sandbox import CannotStart
 
+pytestmark = pytest.mark.timeout(600)  # the first run on a machine builds and compiles for minutes
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace")
 
 
@@ -338,8 +341,6 @@ server.serve_forever()
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[Path]:
     """A network namespace in which a web server and a name server answer."""
-    import sys
-
     script = f"ip link set lo up && exec {sys.executable} -c '{PEER}'"
     peer = subprocess.Popen(["unshare", "-n", "sh", "-c", script], stdout=subprocess.PIPE)
     assert peer.stdout is not None
@@ -406,7 +407,7 @@ async def test_javascript(http_lab: Lab, js: Path) -> None:
 @ROOT
 async def test_javascript_calls_out(http_lab: Lab, js: Path, network: Path) -> None:
     sandbox = await http_lab.pod(network=Attachment(str(network), ("10.1.2.3",)))
-    process = await sandbox.start(http_lab.container("app"), artifact(js))
+    await sandbox.start(http_lab.container("app"), artifact(js))
     async with asyncio.timeout(30):
         reader, writer = await sandbox.port(8080)
         writer.write(b"GET /call?127.0.0.9/chunked HTTP/1.0\r\n\r\n")
@@ -414,3 +415,32 @@ async def test_javascript_calls_out(http_lab: Lab, js: Path, network: Path) -> N
         writer.close()
     assert status == 203, answer
     assert (status, json.loads(answer)) == (203, ["GET", "/chunked", "127.0.0.9", "guest", 0])
+
+
+async def test_the_example(http_lab: Lab) -> None:
+    """What its page says to build, under what its manifest says."""
+    [pod, _] = yaml.safe_load_all((EXAMPLE / "greeter.yaml").read_text())
+    module = componentized("python", EXAMPLE)
+    service = await serve(http_lab, module, pod["metadata"]["annotations"])
+    assert (await fetch(service, "/x", "POST", b"1234"))[
+        2
+    ] == b"hello from a component: /x, 4 bytes\n"
+
+
+async def test_a_runaway_neighbour_costs_its_share_only(
+    http_lab: Lab, app: Path, web: Path
+) -> None:
+    """Guests that spin in one pod, and in the same pod, leave others answered."""
+    other = await http_lab.pod()
+    await other.start(
+        http_lab.container("web.wasm"), artifact(web, labels={"sampan.dev/http": "wagi"})
+    )
+    quiet = Service(other.spec.network.addresses[0], None)
+    loud = await serve(http_lab, app, {"sampan.dev/http-timeout": "3s"})
+    spinning = [asyncio.create_task(loud.get("/spin")) for _ in range(4)]
+    answered = 0
+    while not any(task.done() for task in spinning):
+        assert (await quiet.get("/"))[0] == 200
+        answered += 1
+    assert answered > 20, "while four guests spin on two cores"
+    assert [(await task)[0] for task in spinning] == [504] * 4

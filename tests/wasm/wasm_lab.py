@@ -26,7 +26,10 @@ from sampan.runtime.wasm.process import WasmProcess
 from sampan.runtime.wasm.sandbox import WasmSandbox
 
 SOURCES = Path(__file__).parent / "fixtures"
-CACHE = Path(__file__).parents[2] / ".cache" / "wasm-fixtures"
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / ".cache" / "wasm-fixtures"
+EXAMPLE = ROOT / "examples" / "http-component"
+WIT = EXAMPLE / "wit"
 LINE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z) (stdout|stderr) ([FP]) (.*)")
 
 
@@ -50,11 +53,11 @@ def compiled(name: str) -> Path:
     return target
 
 
-def componentized(language: str) -> Path:
-    """The component of `fixtures/python` or `fixtures/js`, from the cache likewise. Making one takes 15 s and more."""
-    here, wit = SOURCES / language, sorted((SOURCES / "wit").rglob("*.wit"))
-    sources = [path for path in sorted(here.iterdir()) if path.is_file()]
-    content = b"".join(path.read_bytes() for path in (*sources, *wit))
+def componentized(language: str, here: Path | None = None) -> Path:
+    """The component of `fixtures/python`, `fixtures/js` or of a directory, from the cache likewise. Making one takes 15 s."""
+    here = here or SOURCES / language
+    sources = [path for path in sorted(here.iterdir()) if path.suffix in (".py", ".js", ".mjs")]
+    content = b"".join(path.read_bytes() for path in (*sources, *sorted(WIT.rglob("*.wit"))))
     target = CACHE / hashlib.sha256(content).hexdigest()[:16] / f"{language}.wasm"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
@@ -66,11 +69,19 @@ def componentized(language: str) -> Path:
 
 
 def _python_component(here: Path, target: Path) -> None:
-    tool = Path(sys.executable).with_name("componentize-py")
+    """By the command that the example's page shows."""
+    line = re.search(r"^    (componentize-py .+)$", (EXAMPLE / "README.md").read_text(), re.M)
+    assert line is not None
+    program, *words = line[1].split()
+    tool = Path(sys.executable).with_name(program)
     if not tool.exists():
         pytest.skip("componentize-py is not there: sh tools/setup.sh dev")
-    wit = ["-d", str(SOURCES / "wit"), "-w", "wasi:http/proxy@0.2.0"]
-    _built([str(tool), *wit, "componentize", "-p", str(here), "app", "-o", str(target)])
+    places = {
+        "examples/http-component/wit": str(WIT),
+        "examples/http-component": str(here),
+        "greeter.wasm": str(target),
+    }
+    _built([str(tool), *(places.get(word, word) for word in words)])
 
 
 def _js_component(here: Path, target: Path) -> None:
@@ -80,7 +91,7 @@ def _js_component(here: Path, target: Path) -> None:
         pytest.skip("componentize-js is not there: with node and npm, sh tools/setup.sh dev")
     with tempfile.TemporaryDirectory() as scratch:
         wit = Path(scratch) / "wit"
-        shutil.copytree(SOURCES / "wit", wit)
+        shutil.copytree(WIT, wit)
         for path in wit.rglob("*.wit"):
             path.write_text(path.read_text().replace("@0.2.0", "@0.2.10"))
         command = ["node", str(here / "build.mjs"), str(here / "app.js"), str(wit), str(target)]
@@ -208,6 +219,8 @@ async def logged(process: WasmProcess, text: str, timeout: float = 10) -> None:
 
 
 __all__ = [
+    "CACHE",
+    "EXAMPLE",
     "Lab",
     "Mount",
     "Resources",

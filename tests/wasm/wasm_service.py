@@ -10,7 +10,7 @@ from sampan.runtime.wasm.process import WasmProcess
 class Service:
     """A served module, and raw HTTP to it."""
 
-    def __init__(self, address: str, process: WasmProcess) -> None:
+    def __init__(self, address: str, process: WasmProcess | None) -> None:
         self.address = address
         self.process = process
 
