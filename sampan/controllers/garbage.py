@@ -262,8 +262,11 @@ class GarbageCollector:
             if stale := [*owners["gone"], *waiting]:
                 await self.drop_owners(node, {owner["uid"] for owner in stale})
             return
-        if waiting and self.graph.children(node.uid):
+        children = self.graph.children(node.uid)
+        if waiting and children:
             policy = "Foreground"
+            if any(child.deleting and FOREGROUND in child.finalizers for child in children):
+                await self.unblock_owners(node)  # a circle: nobody in it may wait for all others
         elif ORPHAN in node.finalizers:
             policy = "Orphan"
         elif FOREGROUND in node.finalizers:
@@ -341,6 +344,15 @@ class GarbageCollector:
         kept = [o for o in obj["metadata"].get("ownerReferences") or () if o["uid"] not in uids]
         await self.patch(node, obj, {"ownerReferences": kept or None})
 
+    async def unblock_owners(self, node: Node) -> None:
+        obj = await self.read(node)
+        owners = obj["metadata"].get("ownerReferences") or () if obj else ()
+        if obj is None or not any(o.get("blockOwnerDeletion") for o in owners):
+            return
+        freed = [{**o, "blockOwnerDeletion": False} for o in owners]
+        changed = await self.patch(node, obj, {"ownerReferences": freed})
+        node.version = changed["metadata"]["resourceVersion"]
+
     async def drop_finalizer(self, node: Node, finalizer: str) -> None:
         obj = await self.read(node)
         if obj is None or finalizer not in (obj["metadata"].get("finalizers") or ()):
@@ -358,13 +370,15 @@ class GarbageCollector:
             raise
         return obj if obj["metadata"]["uid"] == node.uid else None
 
-    async def patch(self, node: Node, obj: Object, metadata: Object) -> None:
+    async def patch(self, node: Node, obj: Object, metadata: Object) -> Object:
         guarded = {
             **metadata,
             "uid": node.uid,
             "resourceVersion": obj["metadata"]["resourceVersion"],
         }
-        await self.client.patch(node.resource.gvr, node.name, {"metadata": guarded}, node.namespace)
+        return await self.client.patch(
+            node.resource.gvr, node.name, {"metadata": guarded}, node.namespace
+        )
 
 
 def collectable(resource: Resource) -> bool:

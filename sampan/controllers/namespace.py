@@ -57,7 +57,10 @@ class NamespaceController(Controller):
         return None
 
     async def empty(self, namespace: str) -> tuple[dict[GVR, list[Object]], list[str]]:
-        """Delete all there is; what is still there afterwards by resource, and what could not be deleted."""
+        """Delete all there is; what is still there afterwards by resource, and what could not be deleted.
+
+        Pods go first, and all else only once they are gone: what guards them (a NetworkPolicy) must outlive them (KEP-5080).
+        """
         remaining: dict[GVR, list[Object]] = {}
         failures: list[str] = []
 
@@ -72,6 +75,9 @@ class NamespaceController(Controller):
                 if error.code not in (404, 405):
                     failures.append(f"{gvr}: {error.message}")
 
+        await one(PODS)
+        if remaining or failures:
+            return remaining, failures
         await asyncio.gather(
             *(
                 one(resource.gvr)

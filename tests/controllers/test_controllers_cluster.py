@@ -17,7 +17,7 @@ from sampan.client.resources import (
     SERVICEACCOUNTS,
 )
 from sampan.kube.errors import ApiError
-from sampan.kube.objects import condition
+from sampan.kube.objects import condition, condition_true, owner_reference
 
 
 def config_map(name, *owners, block=True, namespace="default", **metadata):
@@ -61,6 +61,24 @@ async def test_what_a_namespace_is_given_comes_back(world):
     )
     await world.client.patch(CONFIGMAPS, "kube-root-ca.crt", {"data": {"ca.crt": "bad"}}, "default")
     await world.get_until(CONFIGMAPS, "kube-root-ca.crt", lambda o: o["data"] == {"ca.crt": "PEM"})
+
+
+async def test_pods_of_a_namespace_go_before_all_else(world):
+    await world.client.create(NAMESPACES, {"metadata": {"name": "n"}})
+    await world.client.create(CONFIGMAPS, config_map("guard", namespace="n"))
+    await world.until(SERVICEACCOUNTS, lambda accounts: accounts, "n")
+    pod = {"metadata": {"name": "held", "finalizers": ["test/hold"]}}
+    pod["spec"] = {"containers": [{"name": "c", "image": "a"}]}
+    await world.client.create(PODS, pod, "n")
+    await world.client.delete(NAMESPACES, "n")
+    await world.until(
+        NAMESPACES,
+        lambda items: any(condition_true(o, "NamespaceFinalizersRemaining") for o in items),
+        "*",
+    )
+    assert await world.client.get(CONFIGMAPS, "guard", "n")
+    await world.client.patch(PODS, "held", {"metadata": {"finalizers": None}}, "n")
+    await world.gone(NAMESPACES, "n", "*")
 
 
 async def test_a_namespace_waits_for_finalizers_and_says_so(world):
@@ -134,6 +152,18 @@ async def test_foreground_waits_for_those_that_block(world):
     await world.client.patch(CONFIGMAPS, "b", {"metadata": {"finalizers": None}}, "default")
     await world.gone(CONFIGMAPS, "a")
     assert await names(world) == {"free"}
+
+
+async def test_a_circle_does_not_hold_itself_up(world):
+    made = {n: await world.client.create(CONFIGMAPS, config_map(n)) for n in "abc"}
+    for name, owner in ("a", "c"), ("b", "a"), ("c", "b"):
+        owners = [owner_reference(made[owner])]
+        await world.client.patch(
+            CONFIGMAPS, name, {"metadata": {"ownerReferences": owners}}, "default"
+        )
+    await delete(world, "a", "Foreground")
+    for name in "abc":
+        await world.gone(CONFIGMAPS, name)
 
 
 async def test_orphans_stay(world):
