@@ -283,6 +283,10 @@ class Pipeline:
     async def _review(self, call: Call) -> Response:
         await self.server.access.load()
         call.form = accepted(call.request.headers.get("accept", ""))
+        if call.form.kind == "Table":  # an answer has no columns
+            raise errors.not_acceptable(
+                "only the following media types are accepted: application/json, application/yaml"
+            )
         obj = decode_object(call, call.gvk)
         answer = await self.server.access.reviews.create(
             call.resource.kind, obj, call.user, call.info.namespace

@@ -86,6 +86,13 @@ def test_what_we_do_not_speak(header: str) -> None:
     assert refused.value.code == 406 and refused.value.reason == "NotAcceptable"
 
 
+async def test_an_answer_has_no_table(api: Harness) -> None:
+    review = {"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}}
+    path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+    answer = await api.send("POST", path, review, accept=f"application/json;as=Table;{META}")
+    assert answer.status == 406 and answer.json()["reason"] == "NotAcceptable"
+
+
 async def test_a_list_is_not_one_object(api: Harness) -> None:
     await api.call("POST", MAPS, config_map("one"))
     for kind, path, status in (
