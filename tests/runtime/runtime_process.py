@@ -1,16 +1,46 @@
-"""Runs a runtime in a process of its own, for tests that kill it: `runtime_process.py BASE IMAGES INSTANCE`."""
+"""Runs a runtime in a process of its own, for tests that kill it: `runtime_process.py BASE IMAGES INSTANCE`.
+
+SIGUSR1 counts the calls of Python functions from then on, and kills the process (SIGKILL, no clean-up of any sort) at the one
+whose number is in BASE/kill-at. SIGUSR2 writes the count to BASE/calls.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from sampan.image.store import ImageStore
 from sampan.network.loopback import LoopbackNetwork
 from sampan.runtime.config import RuntimeConfig
 from sampan.runtime.serve import serve
+
+
+class KillPoint:
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.calls = 0
+        self.last = 0
+
+    def arm(self) -> None:
+        self.calls, self.last = 0, int((self.base / "kill-at").read_text())
+        sys.setprofile(self.called)
+
+    def called(self, frame: Any, event: str, argument: Any) -> None:
+        if event in ("call", "c_call"):
+            self.calls += 1
+            if self.calls == self.last:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def tell(self) -> None:
+        sys.setprofile(None)
+        beside = self.base / "calls.new"
+        beside.write_text(str(self.calls))
+        beside.rename(self.base / "calls")
 
 
 async def main(base: Path, images: Path, instance: str) -> None:
@@ -22,6 +52,10 @@ async def main(base: Path, images: Path, instance: str) -> None:
         network=LoopbackNetwork(base / "network"),
         images=ImageStore(images),
     )
+    point = KillPoint(base)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, point.arm)
+    loop.add_signal_handler(signal.SIGUSR2, point.tell)
     ready = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(serve(config, ready))

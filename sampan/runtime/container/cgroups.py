@@ -135,6 +135,11 @@ class Cgroup:
                 ("hugetlb", f"hugetlb.{size}.limit_in_bytes", str(limit))
                 for size, limit in resources.hugepages.items()
             ]
+        for name, value in resources.unified.items():
+            # CRI has no field for pids; of v2's files this is the one that v1 has as well.
+            if name != "pids.max":
+                raise NotSupported(f"{name}: this host has cgroup v1")
+            settings.append(("pids", name, value))
         if resources.pids:
             settings.append(
                 ("pids", "pids.max", "max" if resources.pids < 0 else str(resources.pids))

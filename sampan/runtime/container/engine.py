@@ -33,6 +33,11 @@ class Engine:
     makes_cgroups: bool  # False: we do, and it runs in a private view
     hidden: Path  # where the view keeps the host's cgroup hierarchies
 
+    @property
+    def skeleton(self) -> Path:
+        """Empty directories named as the hierarchies, for a container to have them mounted on."""
+        return self.hidden.with_name("controllers")
+
     def argv(self) -> list[str]:
         manager = {"crun": "cgroupfs" if self.makes_cgroups else "disabled"}.get(self.name)
         options = [f"--cgroup-manager={manager}"] if manager else []

@@ -47,6 +47,7 @@ class Place:
     files: dict[str, Path] = field(default_factory=dict)  # target → source, of POD_FILES
     cgroup: str = ""  # path for the engine to make; "": we made it ourselves
     cgroup_mounts: tuple[tuple[str, str], ...] = ()  # (source, target) to show v1 hierarchies
+    cgroup_skeleton: str = ""  # a directory of the host with a mount point for each of them
     least_oom_score: int = -1000  # cannot be lowered further here
     user: str = ""  # path of the pod's user namespace; "": the host's
     sys: str = ""  # a sysfs of the pod's network, where the container cannot mount one
@@ -194,8 +195,10 @@ def mounts(sandbox: SandboxSpec, container: ContainerSpec, place: Place) -> list
             special("/sys", "bind", place.sys, "rbind", "nosuid", "noexec", "nodev", "ro")
         )
     elif place.network is None:
-        # The host's network is not this mount's to show afresh: the host's own /sys is bound.
-        listed.append(special("/sys", "bind", "/sys", "rbind", "nosuid", "noexec", "nodev", mode))
+        # The host's network is not this mount's to show afresh: the host's own /sys is bound, and nothing mounted in it
+        # (cgroups, debugfs), which a read-only bind would leave writable. A user namespace may only bind all of it.
+        depth = ("rbind", "rro") if place.user else ("bind", mode)
+        listed.append(special("/sys", "bind", "/sys", *depth, "nosuid", "noexec", "nodev"))
     else:
         listed.append(special("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", mode))
     if place.cgroup:
@@ -204,18 +207,11 @@ def mounts(sandbox: SandboxSpec, container: ContainerSpec, place: Place) -> list
                 "/sys/fs/cgroup", "cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", mode
             )
         )
-    elif place.cgroup_mounts and place.network is not None:
+    elif place.cgroup_mounts:
+        # A directory with a mount point for each hierarchy: a tmpfs would have to be writable to make them in.
+        skeleton = place.cgroup_skeleton
         listed.append(
-            special(
-                "/sys/fs/cgroup",
-                "tmpfs",
-                "tmpfs",
-                "nosuid",
-                "noexec",
-                "nodev",
-                "mode=755",
-                "size=64k",
-            )
+            special("/sys/fs/cgroup", "bind", skeleton, "bind", "nosuid", "noexec", "nodev", "ro")
         )
         for source, target in place.cgroup_mounts:
             listed.append(

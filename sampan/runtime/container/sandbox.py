@@ -198,6 +198,7 @@ class ContainerSandbox:
                     # A view with a stage shows it from there, any other where the engine's view has hidden it.
                     seen = CGROUP_FILES if spec.user_namespace else str(self._engine.hidden)
                     shown.append((f"{seen}/{below}", f"{CGROUP_FILES}/{name}"))
+                    (self._engine.skeleton / name).mkdir(parents=True, exist_ok=True)
         return oci.Place(
             network=network,
             ipc=None if spec.host_ipc else str(self.namespaces.ipc),
@@ -207,6 +208,7 @@ class ContainerSandbox:
             files=files,
             cgroup=cgroup.path if self._engine.makes_cgroups else "",
             cgroup_mounts=tuple(shown),
+            cgroup_skeleton=str(self._engine.skeleton),
             least_oom_score=least_oom_score(),
             user=str(self.namespaces.user) if spec.user_namespace else "",
             sys=str(self.namespaces.sys) if spec.user_namespace and network else "",
