@@ -14,6 +14,7 @@ import orjson
 
 from sampan.apiserver.call import Call, boolean, integer, revision_of
 from sampan.apiserver.resources import Resource
+from sampan.apiserver.resources.core import RESOURCES as CORE
 from sampan.apiserver.watchcache import Entry, Matcher
 from sampan.kube import errors
 from sampan.kube.errors import ApiError, Cause
@@ -24,6 +25,7 @@ _MATCH: Final = "resourceVersionMatch"
 _EVERY_KINDS_FIELDS: Final = ("metadata.name", "metadata.namespace")
 # events.k8s.io names the fields of the one stored Event differently.
 _EVENT_FIELDS = {"regarding": "involvedObject", "reportingController": "reportingComponent"}
+_STORED_EVENT: Final = next(row for row in CORE if row.name == "events")
 
 
 @dataclass(slots=True)
@@ -86,15 +88,17 @@ def select(call: Call, *, watch: bool = False) -> Selection:
     _check(selection, token, watch)
     if labels.empty and not fields:
         return selection
+    # An entry keeps its fields in the order of one row: that of the form in which it is stored.
+    reader = _STORED_EVENT if resource.storage == _STORED_EVENT.storage else resource
     if not fields:
         selection.match = lambda entry: labels.matches(entry.labels)
     elif labels.empty:
-        selection.match = lambda entry: fields.matches(lambda path: entry.field(resource, path))
+        selection.match = lambda entry: fields.matches(lambda path: entry.field(reader, path))
     else:
 
         def both(entry: Entry) -> bool:
             return labels.matches(entry.labels) and fields.matches(
-                lambda path: entry.field(resource, path)
+                lambda path: entry.field(reader, path)
             )
 
         selection.match = both

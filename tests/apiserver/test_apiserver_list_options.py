@@ -124,6 +124,33 @@ async def test_fields_that_a_kind_selects_on(
     assert refusal in answer["message"]
 
 
+async def test_fields_of_an_event_by_either_name(api: Harness) -> None:
+    """One stored event has two faces, each with its own names and its own order of fields."""
+    new, old = (
+        "/apis/events.k8s.io/v1/namespaces/default/events",
+        "/api/v1/namespaces/default/events",
+    )
+    event = {
+        "metadata": {"name": "e"}, "regarding": {"kind": "Pod", "name": "p", "namespace": "default"},
+        "eventTime": "2026-01-01T00:00:00.000000Z", "note": "n", "action": "Do", "reason": "Why",
+        "type": "Normal", "reportingController": "x/test", "reportingInstance": "i",
+    }  # fmt: skip
+    await api.call("POST", new, event, status=201)
+    for path, fields in (
+        (new, ("reportingController=x/test", "regarding.name=p", "type=Normal", "reason=Why")),
+        (
+            old,
+            ("reportingComponent=x/test", "involvedObject.name=p", "type=Normal", "source=x/test"),
+        ),
+        (new, ("reportingController=x/test,type=Normal",)),
+    ):
+        for field in fields:
+            answer = await api.call("GET", f"{path}?fieldSelector={field}")
+            assert [each["metadata"]["name"] for each in answer["items"]] == ["e"], (path, field)
+            head, _, value = field.partition("=")
+            assert not (await api.call("GET", f"{path}?fieldSelector={head}=no{value}"))["items"]
+
+
 async def filled(api: Harness, count: int) -> list[str]:
     """The revisions at which m0, m1, … were made."""
     made = [await api.call("POST", MAPS, config_map(f"m{index}")) for index in range(count)]

@@ -293,6 +293,13 @@ def test_secrets_take_string_data():
     assert secret == {"type": "Opaque", "data": {"a": "eQ==", "b": "w7w="}}
 
 
+def test_an_address_of_a_balancer_has_a_mode():
+    ingress = [{"ip": "192.0.2.1"}, {"ip": "192.0.2.2", "ipMode": "Proxy"}, {"hostname": "a.b"}]
+    service = {"spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {"ingress": ingress}}}
+    shown = defaulted("", "Service", service)["status"]["loadBalancer"]["ingress"]
+    assert [item.get("ipMode") for item in shown] == ["VIP", "Proxy", None]
+
+
 def test_other_kinds():
     assert defaulted("", "Namespace", {"metadata": {"name": "a"}}) == {
         "metadata": {"name": "a", "labels": {"kubernetes.io/metadata.name": "a"}},

@@ -21,14 +21,16 @@ def parse(text: str | None, limit: int) -> set[int]:
 
 
 def render(indexes: Iterable[int]) -> str:
-    """Ascending; three or more in a row, and two, are written as a range."""
+    """Ascending; three or more in a row are written as a range."""
     parts: list[str] = []
     ordered = sorted(indexes)
     start = 0
     for end in range(1, len(ordered) + 1):
         if end == len(ordered) or ordered[end] != ordered[end - 1] + 1:
             first, last = ordered[start], ordered[end - 1]
-            parts.append(str(first) if first == last else f"{first}-{last}")
+            parts.append(
+                f"{first}-{last}" if last - first > 1 else ",".join(map(str, ordered[start:end]))
+            )
             start = end
     return ",".join(parts)
 

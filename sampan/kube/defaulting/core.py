@@ -31,6 +31,10 @@ def _service(service: Object) -> None:
         unset(spec, internalTrafficPolicy="Cluster")
     if kind == "LoadBalancer":
         unset(spec, allocateLoadBalancerNodePorts=True)
+        balancer = (service.get("status") or {}).get("loadBalancer")
+        for ingress in each(balancer, "ingress"):
+            if ingress.get("ip"):
+                unset(ingress, ipMode="VIP")
     unset(service, status={"loadBalancer": {}})
 
 
