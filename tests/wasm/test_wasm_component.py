@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,9 +32,20 @@ def app() -> Path:
     return componentized("python")
 
 
+@pytest.fixture(scope="session")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of native code. What another user's tests have compiled is copied: nobody trusts another's code."""
+    kept = CACHE / "aot"
+    if not kept.exists() or kept.stat().st_uid == os.geteuid():
+        return kept
+    own = tmp_path_factory.getbasetemp() / "native"
+    shutil.copytree(kept, own)
+    return own
+
+
 @pytest.fixture
-async def http_lab(tmp_path: Path, warm: Path) -> AsyncIterator[Lab]:
-    made = Lab(tmp_path, CACHE / "aot", warm)
+async def http_lab(tmp_path: Path, native: Path, warm: Path) -> AsyncIterator[Lab]:
+    made = Lab(tmp_path, native, warm)
     yield made
     await made.close()
 

@@ -18,7 +18,7 @@ from ctypes import byref, c_size_t, c_void_p, string_at
 from sampan.runtime.wasm import capi
 from sampan.runtime.wasm.component import clocks, command, exchange, files, outgoing, streams, types
 from sampan.runtime.wasm.component.guest import KINDS, Guest, Refused, Stop
-from sampan.runtime.wasm.component.values import Encoders, Mismatch, array, decode
+from sampan.runtime.wasm.component.values import BOOL, Encoders, Mismatch, array, decode
 from sampan.runtime.wasm.engine import Engine, EngineError
 
 TYPE_CHECKING = False
@@ -196,6 +196,8 @@ class World:
             guest.failure = error
             sys.stderr.write(f"sampan: {what.name} failed: {traceback.format_exc()}")
             text = f"{what.name}: the host failed: {error!r}"
+        if results:
+            array(out, 1)[0] = BOOL  # what is half made must not be looked at: a kind of its own ends that
         return self.c.wasmtime_error_new(text.encode("utf-8", "replace")) or 0
 
     def _drop(self, number: int, context: int, rep: int) -> int:
