@@ -1,7 +1,7 @@
 """What the embedded registry holds: repositories with manifests, tags and blobs, as rows of the image store's index.
 
 The bytes are blobs of the same content store. A row keeps its blobs from being swept as long as a tag leads to it (directly, through an
-index, or as the subject of a referrer), an image of the node is made of it, or it was pushed within the last hour, for a client
+index, or as the subject of a referrer), an image of the node is made of it, or it was pushed within the last hours, for a client
 pushes blobs first, then manifests, then tags. Pure SQL on a connection that the caller commits; manifests are read through `content`.
 """
 
@@ -29,7 +29,9 @@ CREATE INDEX IF NOT EXISTS repository_tags_by_name ON repository_tags (name);
 CREATE TABLE IF NOT EXISTS repository_blobs (
     repository TEXT, digest TEXT, linked REAL NOT NULL, PRIMARY KEY (repository, digest)) WITHOUT ROWID;
 """
-LEASE = 3600.0  # seconds that what was pushed is kept without a tag
+LEASE = (
+    6 * 3600.0
+)  # seconds that what was pushed is kept without a tag: a push over a slow line takes its time
 _COLUMNS = "digest, media_type, size, subject, artifact_type, annotations"
 
 
@@ -167,6 +169,15 @@ def link_blob(index: sqlite3.Connection, repository: str, digest: str) -> None:
         "INSERT OR REPLACE INTO repository_blobs VALUES (?, ?, ?)",
         (repository, digest, time.time()),
     )
+
+
+def renew_blob(index: sqlite3.Connection, repository: str, digest: str) -> bool:
+    """Whether the repository has it; its lease begins anew, for a client that asks is about to rely on it."""
+    done = index.execute(
+        "UPDATE repository_blobs SET linked = ? WHERE repository = ? AND digest = ?",
+        (time.time(), repository, digest),
+    )
+    return done.rowcount > 0
 
 
 def has_blob(index: sqlite3.Connection, repository: str, digest: str) -> bool:

@@ -124,7 +124,8 @@ class Repository:
                 if self._next_scheme(error):
                     attempt -= 1
                     continue
-                if last:
+                untrusted = isinstance(error, aiohttp.ClientConnectorCertificateError)
+                if last or untrusted:
                     text = str(error) or type(error).__name__
                     raise RegistryError(
                         f'failed to do request: {method.capitalize()} "{self._absolute(path)}": {text}'

@@ -52,7 +52,8 @@ class Answers:
             if not await self._in_index(catalog.unlink_blob, name, digest):
                 raise Refused("BLOB_UNKNOWN", "blob unknown to registry")
             return web.Response(status=202)
-        known = await self._in_index(catalog.has_blob, name, digest)
+        look = catalog.renew_blob if request.method == "HEAD" else catalog.has_blob
+        known = await self._in_index(look, name, digest)
         if not known or not self.store.content.has(digest):
             raise Refused("BLOB_UNKNOWN", "blob unknown to registry", detail={"digest": digest})
         headers = {
