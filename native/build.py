@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -47,22 +48,67 @@ def headers(architecture: str) -> list[str]:
     return [option for name in names for option in ("-isystem", str(include / name))]
 
 
-def build(architecture: str, output: Path) -> Path:
-    target = output / f"agent-{architecture}.bin"
-    newest = max(path.stat().st_mtime for path in HERE.iterdir() if path.suffix in (".c", ".h"))
+# Process 1 of images that are machines by themselves shares these with the agent.
+INIT = (HERE / "init" / "init.c", HERE / "network.c", HERE / "wire.c", HERE / "sys.c")
+
+
+def build(architecture: str, output: Path, name: str = "agent") -> Path:
+    """`agent` or `init`."""
+    target = output / f"{name}-{architecture}.bin"
+    own = [*HERE.iterdir(), *(INIT if name == "init" else ())]
+    newest = max(path.stat().st_mtime for path in own if path.suffix in (".c", ".h"))
     if target.exists() and target.stat().st_mtime >= newest:
         return target
     output.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f"{target.name}.{os.getpid()}")
     try:
-        compile_program(architecture, sources(), beside)
+        compile_program(architecture, sources() if name == "agent" else list(INIT), beside)
         if (size := beside.stat().st_size) > LIMIT:
-            raise SystemExit(f"the agent is {size} bytes large, more than {LIMIT}")
+            raise SystemExit(f"{name} is {size} bytes large, more than {LIMIT}")
         beside.chmod(0o755)
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
     return target
+
+
+def build_boot_sectors(output: Path) -> Path:
+    """What a PC's BIOS starts: the code of one assembly file, which needs no linking."""
+    source, target = HERE / "boot" / "boot.S", output / "boot-pc.bin"
+    if target.exists() and target.stat().st_mtime >= source.stat().st_mtime:
+        return target
+    output.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f"{target.name}.{os.getpid()}")
+    command = [
+        sys.executable,
+        "-m",
+        "ziglang",
+        "cc",
+        "-target",
+        "x86-linux-none",
+        "-c",
+        str(source),
+    ]
+    try:
+        subprocess.run([*command, "-o", str(beside)], check=True)
+        code = section(beside.read_bytes(), b".text")
+        beside.write_bytes(code)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+    return target
+
+
+def section(elf: bytes, name: bytes) -> bytes:
+    """A section's content, of a 32-bit object file."""
+    (table,) = struct.unpack_from("<I", elf, 32)
+    size, count, names = struct.unpack_from("<HHH", elf, 46)
+    headers = [struct.unpack_from("<6I", elf, table + size * number) for number in range(count)]
+    for header in headers:
+        start = headers[names][4] + header[0]
+        if elf[start : elf.index(b"\0", start)] == name:
+            return elf[header[4] : header[4] + header[5]]
+    raise SystemExit(f"no section {name.decode()}")
 
 
 def compile_program(architecture: str, files: list[Path], target: Path) -> None:
@@ -79,8 +125,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
     for architecture in arguments.architectures or ARCHITECTURES:
-        path = build(architecture, arguments.output)
-        print(f"{path} ({path.stat().st_size} bytes)")
+        for name in ("agent", "init"):
+            path = build(architecture, arguments.output, name)
+            print(f"{path} ({path.stat().st_size} bytes)")
+    path = build_boot_sectors(arguments.output)
+    print(f"{path} ({path.stat().st_size} bytes)")
 
 
 if __name__ == "__main__":

@@ -31,9 +31,29 @@ def image_build(
     platform: Annotated[
         str, typer.Option(help="linux/amd64, wasip1/wasm … [default: from the Dockerfile]")
     ] = "",
+    microvm: Annotated[
+        bool,
+        typer.Option("--microvm", help="Also make a machine that runs from RAM, by QEMU alone."),
+    ] = False,
+    machine_format: Annotated[
+        str, typer.Option("--format", help="Of the machine: initrd, raw or qcow2.")
+    ] = "initrd",
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Its directory. [default: NAME.microvm]"),
+    ] = None,
+    kernel: Annotated[
+        Path | None, typer.Option(help="Its kernel's directory. [default: the newest here]")
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Build an image from a Dockerfile without RUN."""
+    """Build an image from a Dockerfile without RUN; with --microvm, a machine of it (RUN by buildah)."""
+    if microvm:
+        from sampan.cli.vmimage import build_machine
+
+        raise typer.Exit(
+            build_machine(data_dir, directory, tag, file, machine_format, output, kernel)
+        )
     from sampan.cli.images import build
 
     raise typer.Exit(build(data_dir, directory, tag, file, platform))

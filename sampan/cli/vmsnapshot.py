@@ -21,7 +21,7 @@ Object = dict[str, Any]
 SETTINGS = (
     "dev.sampan.virtual-machine"  # label of the image: the spec of the machine that it was taken of
 )
-KEPT_OUT = ("./proc", "./sys", "./dev", "./run/secrets", "./etc/hosts", "./etc/hostname", "./etc/resolv.conf")  # fmt: skip
+KEPT_OUT = {"proc", "sys", "dev"}  # the kernel's, not the image's
 PIECE = 1 << 20
 
 
@@ -70,13 +70,21 @@ def archive(config: Config, store: Any, name: str, namespace: str) -> tuple[str,
         raise VMError(
             "kubectl is not on the PATH; install it: https://kubernetes.io/docs/tasks/tools/"
         )
-    out = [option for path in KEPT_OUT for option in ("--exclude", path)]
-    command = [program, "-n", namespace, "exec", f"pod/{name}", "-c", "vm", "--", "tar", "-C", "/", "-cf", "-", *out, "."]  # fmt: skip
+    inside = [program, "-n", namespace, "exec", f"pod/{name}", "-c", "vm", "--"]
     environment = os.environ | {"KUBECONFIG": str(config.kubeconfig)}
+    listed = subprocess.run(
+        [*inside, "ls", "-A", "/"], env=environment, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        raise VMError(f"cannot list the files of {name}: {listed.stderr.strip()}; a snapshot takes `ls` and `tar` in the image")  # fmt: skip
+    names = [f"./{each}" for each in listed.stdout.splitlines() if each not in KEPT_OUT]
     total = 0
     with (
         subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [*inside, "tar", "-C", "/", "-cf", "-", *names],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         ) as process,
         store.content.writer() as blob,
     ):

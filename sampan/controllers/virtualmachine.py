@@ -292,8 +292,8 @@ class VirtualMachineController(Controller):
             pod, trouble = None, TAKEN.format("pod", key.name)
         try:
             if not trouble:
-                await self.serve(machine)
                 pod = await self.drive(machine, pod)
+                await self.serve(machine)
         except ApiError as error:
             if error.code not in (403, 422):
                 raise

@@ -1,0 +1,109 @@
+"""Virtual machines as their users meet them: `sampan vm`, and the same as objects through kubectl."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import box
+import pytest
+from cluster import AS_ROOT, Cluster, wait_for
+
+pytestmark = pytest.mark.root
+IMAGE = "box:container"
+
+
+@pytest.fixture(autouse=True)
+def microvms() -> None:
+    if not AS_ROOT:
+        pytest.skip("needs root")
+    if missing := box.missing_for_microvms():
+        pytest.skip(missing)
+
+
+def vm(boat: Cluster, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    verb, *rest = arguments
+    command = [boat.python, "-m", "sampan", "vm", verb, "--data-dir", str(boat.data), *rest]
+    return boat.run(*command, check=check, timeout=150)
+
+
+def test_a_machine_s_life(cluster: Cluster) -> None:
+    ran = vm(
+        cluster, "run", "--name", "life", "-m", "192m", "--publish", "8080", IMAGE, "--", "ticks"
+    )
+    assert ran.stdout == "life\n"
+    assert "created life  1 CPU, 192Mi" in ran.stderr
+    assert "Running  10." in ran.stderr
+    assert "port 8080  at 10." in ran.stderr
+
+    listed = vm(cluster, "ps").stdout
+    assert "NAME" in listed and "life" in listed and "Running" in listed
+    table = cluster.kubectl("get", "vm", "life")
+    assert table.split("\n")[0].split() == ["NAME", "IMAGE", "CPUS", "MEMORY", "PHASE", "IP", "AGE"]
+    assert vm(cluster, "exec", "life", "--", "hostname").stdout == "life\n"
+    wait_for(
+        lambda: "3" in vm(cluster, "logs", "--tail=20", "life").stdout, what="ticks in the log"
+    )
+    failed = vm(cluster, "exec", "life", "--", "sh", "-c", "exit 9", check=False)
+    assert failed.returncode == 9
+
+    # Its files, kept as an image, are there in a machine of their own.
+    vm(cluster, "exec", "life", "--", "sh", "-c", "echo kept >/root/note")
+    kept = vm(cluster, "snapshot", "life", "life:noon")
+    assert "life:noon" in kept.stdout
+    vm(cluster, "restore", "life:noon", "--name", "again")
+    assert vm(cluster, "exec", "again", "--", "cat", "/root/note").stdout == "kept\n"
+    found = json.loads(vm(cluster, "inspect", "again").stdout)[0]
+    assert found["spec"]["memory"] == "192Mi" and found["spec"]["args"] == ["ticks"]
+    vm(cluster, "rm", "--force", "again")
+
+    # A stopped machine stays, without a pod; started anew it has the image's files alone.
+    vm(cluster, "stop", "life")
+    assert "Stopped" in vm(cluster, "ps").stdout
+    assert not cluster.get("pods", "-l", "sampan.dev/virtual-machine=life")["items"]
+    refused = vm(cluster, "exec", "life", "--", "true", check=False)
+    assert refused.returncode == 1 and "sampan vm start life" in refused.stderr
+    vm(cluster, "start", "life")
+    assert vm(cluster, "exec", "life", "--", "ls", "/root").stdout == ""
+
+    running = vm(cluster, "rm", "life", check=False)
+    assert running.returncode == 1 and "sampan vm stop life" in running.stderr
+    vm(cluster, "rm", "--force", "life")
+    for kind in ("pods", "services"):
+        wait_for(
+            lambda kind=kind: (
+                not cluster.get(kind, "-l", "sampan.dev/virtual-machine=life")["items"]
+            ),
+            what=f"{kind} of life gone",
+        )
+
+
+def test_what_cannot_be_says_what_to_do(cluster: Cluster) -> None:
+    for arguments, says in (
+        (("run", "--ssh", IMAGE), "no /usr/sbin/sshd"),
+        (("run", "--memory", "much", IMAGE), "as in 512m or 2g"),
+        (("run", "--kernel", "2.4", IMAGE), "sampan vm kernels"),
+        (("run", "--volume", "/srv:/srv", IMAGE), "/srv:/srv:ro"),
+        (("ssh", "nobody"), "sampan vm ps"),
+        (("restore", IMAGE), "is no snapshot"),
+    ):
+        refused = vm(cluster, *arguments, check=False)
+        assert refused.returncode in (1, 2), refused
+        assert says in refused.stderr, refused.stderr
+    assert "used" in vm(cluster, "kernels").stdout.lower()
+
+
+def test_init_is_process_one(cluster: Cluster) -> None:
+    """An image whose program is an init: it has the process tree of its container for itself."""
+    machine = {
+        "apiVersion": "sampan.dev/v1alpha1",
+        "kind": "VirtualMachine",
+        "metadata": {"name": "init"},
+        "spec": {"image": IMAGE, "command": ["/bin/init"], "memory": "192Mi"},
+    }
+    vm(cluster, "ps")  # brings the kind, where this test runs alone
+    cluster.apply(machine)
+    cluster.kubectl("wait", "vm/init", "--for=jsonpath={.status.phase}=Running", "--timeout=60s", timeout=70)  # fmt: skip
+    first = vm(cluster, "exec", "init", "--", "cat", "/proc/1/cmdline").stdout
+    assert first.startswith(("/bin/init", "init"))
+    cluster.kubectl("delete", "vm", "init", "--timeout=30s")
