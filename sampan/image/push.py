@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin
 
+from sampan.image import transport
 from sampan.image.content import CHUNK, Content
 from sampan.image.errors import ImageNotFound, RegistryError, Unauthorized
 from sampan.image.hosts import Registries
@@ -68,6 +69,7 @@ async def _nothing(_: aiohttp.ClientResponse) -> None:
 class _Push:
     def __init__(self, repository: Repository, content: Content, progress: Progress) -> None:
         self.repository, self.content, self.progress = repository, content, progress
+        self.sent: dict[str, int] = {}  # bytes of a blob that the attempt at work has passed on
 
     async def blobs(self, blobs: Sequence[Descriptor]) -> None:
         gate = asyncio.Semaphore(PARALLEL)
@@ -95,6 +97,15 @@ class _Push:
         if await self.repository.send("HEAD", f"blobs/{blob.digest}", there, accepted=(200, 404)):
             return "exists"
 
+        place = await self._begin(blob)
+        if not place:
+            return "mounted"
+        await self._send(blob, place)
+        return "done"
+
+    async def _begin(self, blob: Descriptor) -> str:
+        """Where to send it; empty when the registry mounted it from another repository."""
+
         async def begun(response: aiohttp.ClientResponse) -> str:
             if response.status == 201:
                 return ""
@@ -103,34 +114,36 @@ class _Push:
                 raise RegistryError("the registry names no place for an upload")
             return urljoin(str(response.url), location)
 
-        place = await self.repository.send(
+        return await self.repository.send(
             "POST",
             f"blobs/uploads/?mount={quote(blob.digest)}",
             begun,
             accepted=(201, 202),
             body=lambda: b"",
         )
-        if not place:
-            return "mounted"
-        await self._send(blob, place)
-        return "done"
 
     async def _send(self, blob: Descriptor, place: str) -> None:
-        """PUT of the whole blob; after a broken connection, PATCH of the rest from where the registry stands."""
+        """PUT of the whole blob; after a broken connection, PATCH of the rest from where the registry stands, or all anew."""
+        stands = 0
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                await self._put(blob, place)
+                if stands:
+                    place = await self._patch(blob, place, stands)
+                    await self._finish(blob, place)
+                else:
+                    await self._put(blob, place)
                 return
             except RegistryError as error:
-                transient = error.status == 0 or error.status >= 500
-                if attempt == ATTEMPTS or not transient:
+                passes = error.status == 0 or error.status in (409, 416) or error.status >= 500
+                if attempt == ATTEMPTS or not passes:
                     raise
+            await asyncio.sleep(transport.FIRST_PAUSE * attempt)
             stands = await self._stands(place)
-            if stands:
-                self.progress.advance(blob.digest, stands)
-                place = await self._patch(blob, place, stands)
-                await self._finish(blob, place)
-                return
+            self.progress.advance(blob.digest, stands - self.sent.get(blob.digest, 0))
+            if not stands:
+                place = await self._begin(blob)
+                if not place:
+                    return
 
     def _address(self, blob: Descriptor, place: str) -> str:
         return f"{place}{'&' if '?' in place else '?'}digest={quote(blob.digest)}"
@@ -187,6 +200,8 @@ class _Push:
     async def _read(self, blob: Descriptor, start: int) -> AsyncIterator[bytes]:
         with self.content.path(blob.digest).open("rb") as file:
             file.seek(start)
+            self.sent[blob.digest] = start
             while data := await asyncio.to_thread(file.read, CHUNK):
                 yield data
+                self.sent[blob.digest] += len(data)
                 self.progress.advance(blob.digest, len(data))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import AsyncIterator
@@ -356,6 +357,55 @@ async def test_our_own_client(boat: Boat, tmp_path: Path) -> None:
         await other.push("app:1", target, Auth("sampan", "wrong"))
     await other.push("app:1", f"{boat.server.host}/other/app:2")  # every blob is mounted
     assert boat.store.inspect(f"{boat.server.host}/other/app:2").id == image_id
+
+
+class Relay:
+    """Before a registry: cuts a connection when the client has sent so many bytes over it, as often as `cuts` says."""
+
+    def __init__(self, port: int, cuts: list[int]) -> None:
+        self.target, self.cuts = port, cuts
+        self.ranges: list[bytes] = []  # of requests that go on with an upload
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
+
+        async def forth() -> None:
+            passed = 0
+            while data := await reader.read(65536):
+                passed += len(data)
+                self.ranges += re.findall(rb"Content-Range: (\d+)-", data)
+                far_writer.write(data)
+                await far_writer.drain()
+                if self.cuts and passed > self.cuts[0]:
+                    self.cuts.pop(0)
+                    break
+            far_writer.close()
+            writer.close()
+
+        async def back() -> None:
+            while data := await far_reader.read(65536):
+                writer.write(data)
+
+        await asyncio.gather(forth(), back(), return_exceptions=True)
+
+
+async def test_a_push_goes_on_where_it_broke(
+    boat: Boat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sampan.image.transport.FIRST_PAUSE", 0.05)
+    relay = Relay(boat.server.port, [1_500_000, 1_500_000])
+    server = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
+    host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    registries = Registries().with_host([host], Host(boat.auth))
+    other = ImageStore(tmp_path / "other", platforms=PLATFORMS, registries=registries)
+    image_id = add_image(
+        other, "docker.io/library/app:1", [layer(entry("big", os.urandom(4 << 20)))]
+    )
+    await other.push("app:1", f"{host}/app:1")
+    first, second = (int(start) for start in relay.ranges)
+    assert relay.cuts == [] and 0 < first < second < 4 << 20
+    assert boat.store.inspect(f"{boat.server.host}/app:1").id == image_id
+    server.close()
 
 
 async def test_a_new_port_renames(boat: Boat) -> None:
