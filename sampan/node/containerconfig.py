@@ -26,6 +26,7 @@ from sampan.node.observed import (
 )
 from sampan.node.podspec import Named, Object
 from sampan.node.resources import container_resources
+from sampan.node.userranges import UserRange
 
 # What a container must not see or change of /proc and /sys (moby's and Kubernetes' default lists).
 MASKED = (
@@ -76,8 +77,10 @@ def make(
     mounts: Iterable[MountPoint],
     machine_memory: int,
     target: str = "",
+    users: UserRange | None = None,
 ) -> Any:
     """A ContainerConfig. `target`: container id whose processes an ephemeral container shall see."""
+    ids = sandboxconfig.mapping(users)
     container = named.container
     meta = pod["metadata"]
     command, args = environment.arguments(container, env)
@@ -94,6 +97,8 @@ def make(
                 container_path=mount.target,
                 readonly=mount.readonly,
                 propagation=mount.propagation,
+                uidMappings=ids,
+                gidMappings=ids,
             )
             for mount in mounts
         ],
@@ -118,7 +123,7 @@ def make(
             resources=api.LinuxContainerResources(
                 **container_resources(pod, container, machine_memory)
             ),
-            security_context=security(pod, container, image, target),
+            security_context=security(pod, container, image, target, users),
         ),
     )
     if name := (container.get("lifecycle") or {}).get("stopSignal"):
@@ -131,7 +136,13 @@ def _wire(value: str) -> str:
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def security(pod: Object, container: Object, image: ImageFacts, target: str = "") -> Any:
+def security(
+    pod: Object,
+    container: Object,
+    image: ImageFacts,
+    target: str = "",
+    users: UserRange | None = None,
+) -> Any:
     """LinuxContainerSecurityContext: the container's own settings win over the pod's."""
     own = container.get("securityContext") or {}
     shared = pod["spec"].get("securityContext") or {}
@@ -149,9 +160,10 @@ def security(pod: Object, container: Object, image: ImageFacts, target: str = ""
             drop_capabilities=capabilities.get("drop") or (),
         ),
         privileged=privileged,
-        namespace_options=sandboxconfig.namespaces(pod, target),
+        namespace_options=sandboxconfig.namespaces(pod, target, users),
         readonly_rootfs=bool(own.get("readOnlyRootFilesystem")),
         supplemental_groups=sandboxconfig.groups(pod),
+        supplemental_groups_policy=sandboxconfig.groups_policy(pod),
         no_new_privs=escalation is False and not privileged,
         masked_paths=() if unmasked else MASKED,
         readonly_paths=() if unmasked else READONLY,

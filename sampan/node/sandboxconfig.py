@@ -20,6 +20,7 @@ from sampan.node.resources import (
     pod_resources,
     qos_class,
 )
+from sampan.node.userranges import LENGTH, UserRange
 
 PROTOCOLS = {"TCP": 0, "UDP": 1, "SCTP": 2}
 POD, CONTAINER, NODE, TARGET = range(4)
@@ -103,7 +104,7 @@ def cgroup_parent(pod: Object, config: NodeConfig) -> str:
     return f"/{config.cgroup_root.strip('/')}/kubepods{middle}/pod{pod['metadata']['uid']}"
 
 
-def namespaces(pod: Object, target: str = "") -> Any:
+def namespaces(pod: Object, target: str = "", users: UserRange | None = None) -> Any:
     spec = pod["spec"]
     options = api.NamespaceOption(
         network=NODE if spec.get("hostNetwork") else POD,
@@ -114,10 +115,20 @@ def namespaces(pod: Object, target: str = "") -> Any:
         if spec.get("shareProcessNamespace")
         else CONTAINER,
     )
+    if users is not None:
+        ids = mapping(users)
+        options.userns_options.CopyFrom(api.UserNamespace(mode=POD, uids=ids, gids=ids))
     if target:
         options.pid = TARGET
         options.target_id = target
     return options
+
+
+def mapping(users: UserRange | None) -> list[Any]:
+    """IDMappings of a pod with users of its own, else none."""
+    if users is None:
+        return []
+    return [api.IDMapping(host_id=users.first, container_id=0, length=LENGTH)]
 
 
 def seccomp(profile: Object | None, *, privileged: bool = False) -> Any:
@@ -137,7 +148,15 @@ def groups(pod: Object) -> list[int]:
     return found
 
 
-def make(pod: Object, attempt: int, config: NodeConfig, host: ResolvConf) -> Any:
+def groups_policy(pod: Object) -> Any:
+    """Whether the groups of the image's /etc/group come on top (KEP-3619)."""
+    security = pod["spec"].get("securityContext") or {}
+    return api.Strict if security.get("supplementalGroupsPolicy") == "Strict" else api.Merge
+
+
+def make(
+    pod: Object, attempt: int, config: NodeConfig, host: ResolvConf, users: UserRange | None = None
+) -> Any:
     """A PodSandboxConfig."""
     meta, spec = pod["metadata"], pod["spec"]
     security = spec.get("securityContext") or {}
@@ -147,7 +166,7 @@ def make(pod: Object, attempt: int, config: NodeConfig, host: ResolvConf) -> Any
         for c in podspec.containers(pod)
     )
     context = api.LinuxSandboxSecurityContext(
-        namespace_options=namespaces(pod),
+        namespace_options=namespaces(pod, users=users),
         supplemental_groups=groups(pod),
         privileged=privileged,
         seccomp=seccomp(security.get("seccompProfile"), privileged=privileged),

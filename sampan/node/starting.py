@@ -28,6 +28,7 @@ from sampan.node.observed import RUNNING, SandboxState, sandbox_state
 from sampan.node.plan import Blocked, Start
 from sampan.node.podspec import EPHEMERAL, Named, Object
 from sampan.node.references import NamespaceLookup, Ref
+from sampan.node.userranges import UserRange, range_of
 
 if TYPE_CHECKING:
     from sampan.node.worker import PodWorker
@@ -108,9 +109,15 @@ class Starting:
         if self._config is None or self._config.metadata.attempt != attempt:
             context = self.context
             self._config = sandboxconfig.make(
-                self.worker.pod, attempt, context.config, context.resolv_conf
+                self.worker.pod, attempt, context.config, context.resolv_conf, self._users()
             )
         return self._config
+
+    def _users(self) -> UserRange | None:
+        """The pod's own ids, None when its users are the host's. Raises SandboxError."""
+        if self.worker.pod["spec"].get("hostUsers") is not False:
+            return None
+        return range_of(self.context.config.pods_dir, self.worker.uid)
 
     async def _run_sandbox(self, attempt: int, handler: str, platform: str) -> None:
         config = self._sandbox_config(attempt)
@@ -248,7 +255,15 @@ class Starting:
             found = self.worker.view().latest(container["targetContainerName"])
             target = found.id if found else ""
         config = containerconfig.make(
-            self.worker.pod, named, restarts, image, env, mounts, context.machine.memory, target
+            self.worker.pod,
+            named,
+            restarts,
+            image,
+            env,
+            mounts,
+            context.machine.memory,
+            target,
+            self._users(),
         )
         (context.config.pod_log_dir(self.worker.pod) / name).mkdir(parents=True, exist_ok=True)
         cri = context.cri

@@ -177,6 +177,16 @@ def named(word: str) -> list[int]:
     return found
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether the process has a handler for the signal."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    mask = next((line[7:] for line in text.splitlines() if line.startswith("SigCgt:")), "0")
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
 def start_ticks(pid: int) -> int:
     """When the process began, in clock ticks since boot: with the pid it names a process for good. 0: it is gone."""
     try:

@@ -108,6 +108,20 @@ async def test_user_is_looked_up_in_the_image(runtime):
         await runtime.client.start_container(container_id=unknown)
 
 
+async def test_a_signal_that_comes_before_its_handler_is_not_lost(runtime):
+    """Process 1 that has just been executed has no handler yet, and the kernel would drop it."""
+    pod = await runtime.pod()
+    command = (
+        "sh",
+        "-c",
+        "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); done; trap 'exit 7' TERM; while :; do :; done",
+    )
+    container = await runtime.container(pod, *command)
+    async with asyncio.timeout(20):
+        await runtime.client.stop_container(container_id=container, timeout=30)
+    assert (await runtime.status(container)).exit_code == 7
+
+
 async def test_what_cannot_start_says_why(runtime):
     pod = await runtime.pod()
     container = await runtime.container(pod, "/no/such/program", start=False)

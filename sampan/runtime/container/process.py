@@ -25,6 +25,7 @@ from sampan.runtime.processes import Watched
 from sampan.runtime.sandbox import ContainerSpec, Exit, Gone
 
 RECORD = "process.json"
+YOUTH = 300_000_000  # ns in which a program is expected to have set its signal handlers
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +125,23 @@ class ContainerProcess:
         return Exit(code, finished, "Completed" if code == 0 else "Error")
 
     async def signal(self, number: int) -> None:
-        if self.running and self.alive:
+        """To process 1, for which the kernel drops what it does not catch: one so young that it may not have come to
+        set its handler is told again when it has.
+        """
+        while self.running and self.alive:
+            caught = number == signal.SIGKILL or kernel.catches(self.pid, number)
             try:
                 os.kill(self.pid, number)
             except ProcessLookupError:
-                pass
+                return
+            young = time.time_ns() - self.started_at < YOUTH
+            if caught or not young or not self._facts.own_pids:
+                return
+            while self.alive and young and not kernel.catches(self.pid, number):
+                await asyncio.sleep(0.01)
+                young = time.time_ns() - self.started_at < YOUTH
+            if not young:
+                return
 
     async def kill(self) -> None:
         if not self.running:
