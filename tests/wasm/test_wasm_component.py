@@ -6,12 +6,16 @@ Its native code is kept in the cache between runs: compiling 18 MB takes longer 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -22,6 +26,13 @@ from wasm_service import Service, parse
 
 from sampan.network.pods import Attachment
 from sampan.runtime.sandbox import CannotStart
+from sampan.runtime.wasm import capi, wire
+from sampan.runtime.wasm.aot import Cache
+from sampan.runtime.wasm.component.command import Setting
+from sampan.runtime.wasm.component.exchange import Exchange, RequestBody
+from sampan.runtime.wasm.component.names import Names
+from sampan.runtime.wasm.component.proxy import ProxyProgram
+from sampan.runtime.wasm.engine import NEVER, Engine, Limits, Trap
 
 pytestmark = pytest.mark.timeout(600)  # the first run on a machine builds and compiles for minutes
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace")
@@ -456,3 +467,47 @@ async def test_a_runaway_neighbour_costs_its_share_only(
         answered += 1
     assert answered > 20, "while four guests spin on two cores"
     assert [(await task)[0] for task in spinning] == [504] * 4
+
+
+async def test_an_instance_leaves_nothing_behind(app: Path, native: Path) -> None:
+    """Workers collect no garbage: whatever a request made must go by itself, also when it fails."""
+    compiled = await Cache(native).get(app)
+    engine = Engine(capi.library_path())
+    program = ProxyProgram(engine, engine.map_component(str(compiled.path)))
+    program.world.setting = Setting(["app"], [], [], 2, 2, Names("", ""))
+    closed = socket.socket()  # bound and not listening: a connection is refused
+    closed.bind(("127.0.0.1", 0))
+    port = closed.getsockname()[1]
+
+    def once(target: str) -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.setblocking(False)
+            request = wire.parse_head(f"GET {target} HTTP/1.1\r\nHost: t\r\n\r\n".encode())
+            body = RequestBody(theirs, bytearray(), request, 1000)
+            exchange = Exchange(theirs, request, body, b"now")
+            with contextlib.suppress(Trap):
+                program.handle(
+                    exchange, limits=Limits(), ticks=NEVER, deadline=time.monotonic() + 30
+                )
+            exchange.settle()
+
+    try:
+        for target in (
+            "/",
+            "/echo",
+            "/trap",
+            "/half",
+            "/nothing",
+            "/read?/x",
+            f"/call?127.0.0.1:{port}/",
+        ):
+            once(target)  # what is made once and kept is made now
+            gc.collect()
+            gc.disable()
+            once(target)
+            assert gc.collect() == 0, target
+            assert not program.world.guests
+    finally:
+        gc.enable()
+        closed.close()

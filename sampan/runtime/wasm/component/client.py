@@ -99,7 +99,7 @@ class Call:
                 names = {LOOKUP: "DNS-timeout", CONNECT: "connection-timeout"}
                 raise CodedError(names.get(self.state, "connection-read-timeout"))
         except OSError as error:
-            self.error = error
+            self.error = error.with_traceback(None)
             if self.state != DONE:
                 self.state = FAILED
             self.release()

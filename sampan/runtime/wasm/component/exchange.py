@@ -250,6 +250,11 @@ class Exchange:
 
     # -- the end --------------------------------------------------------------------------------------------------
 
+    def let_go(self) -> None:
+        """The guest has ended: its answer and this exchange no longer hold each other."""
+        if self.response is not None and self.response.body is not None:
+            self.response.body.sink = None
+
     def settle(self) -> bool:
         """Whether the connection can serve another request when `out` has been sent."""
         if self.broken or not self.finished or not self.keep_alive:

@@ -39,6 +39,7 @@ class FutureResponse(Resource):
     def close(self) -> None:
         if not self.taken:
             self.call.release()
+            self.call.response = None
 
 
 def handle(
@@ -111,9 +112,8 @@ def get(guest: Guest, future: FutureResponse) -> Any:
         return False, None
     future.taken = True
     call = future.call
-    if call.response is None:
-        return True, (False, error_code(call.error))
-    return True, (True, call.response)
+    response, call.response = call.response, None  # which holds the call
+    return True, (True, response) if response is not None else (False, error_code(call.error))
 
 
 INTERFACES: dict[str, dict[str, Callable[..., Any]]] = {

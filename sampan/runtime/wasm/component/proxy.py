@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sampan.runtime.wasm.engine import Engine
 
+_Arguments = c_uint64 * 8  # two values
+
 
 class ProxyProgram:
     """A loaded component, linked to its world."""
@@ -48,6 +50,7 @@ class ProxyProgram:
             c.wasmtime_store_delete(store)
             del self.world.guests[context]
             guest.close()
+            exchange.let_go()
 
     def _call(self, guest: Guest, exchange: Exchange) -> None:
         c, context = self.engine.c, guest.context
@@ -66,7 +69,7 @@ class ProxyProgram:
         host = next((value for name, value in request.headers if name == b"host"), b"localhost")
         headers = [pair for pair in request.headers if pair[0] not in wire.HOP_BY_HOP]
         incoming = IncomingRequest(request.method, request.target, host, headers, exchange.body)
-        words = (c_uint64 * 8)()
+        words = _Arguments()
         words[0] = words[4] = RESOURCE
         words[1] = guest.hand_over(incoming)
         words[5] = guest.hand_over(ResponseOutparam(exchange))

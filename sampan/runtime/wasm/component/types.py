@@ -163,6 +163,7 @@ class IncomingResponse(Resource):
 
     def close(self) -> None:
         _let_go(self.body)
+        self.body = None
 
 
 class IncomingBody(Resource):
@@ -197,7 +198,7 @@ class FutureTrailers(Resource):
                 if not data:
                     return False
         except OSError as error:
-            self.error = error
+            self.error = error.with_traceback(None)
         return True
 
     def event(self) -> tuple[int, int, float]:

@@ -51,9 +51,15 @@ class Mismatch(Exception):
     """A value that cannot be what the guest's type says."""
 
 
-def array(address: int, count: int) -> Words:
-    """The words of `count` values at `address`."""
-    return (c_uint64 * (4 * count)).from_address(address)
+# A type of ctypes is garbage that refers to itself, and a worker collects none: one length has to do for all.
+_Words = c_uint64 * (1 << 28)
+_Value = c_uint64 * 4
+_Start = c_char * 1
+
+
+def array(address: int) -> Words:
+    """Memory at `address` as words; whoever reads them knows how many there are."""
+    return _Words.from_address(address)
 
 
 # -- from the guest -----------------------------------------------------------------------------------------------
@@ -92,12 +98,12 @@ def _list(guest: Guest, count: int, address: int) -> Any:
         return b""
     if string_at(address, 1)[0] == U8:
         return string_at(address, count * SIZE)[8::SIZE]
-    words = array(address, count)
+    words = array(address)
     return [decode(guest, words, 4 * i) for i in range(count)]
 
 
 def _tuple(guest: Guest, words: Words, i: int) -> Any:
-    members = array(words[i + 1], words[i])
+    members = array(words[i + 1])
     return [decode(guest, members, 4 * n) for n in range(words[i])]
 
 
@@ -107,7 +113,7 @@ def _text(address: int, size: int) -> str:
 
 def _record(guest: Guest, words: Words, i: int) -> Any:
     count = words[i]
-    entries = (c_uint64 * (_ENTRY * count)).from_address(words[i + 1])
+    entries = array(words[i + 1])
     return {
         _text(entries[n + 1], entries[n]): decode(guest, entries, n + 2)
         for n in range(0, _ENTRY * count, _ENTRY)
@@ -116,7 +122,7 @@ def _record(guest: Guest, words: Words, i: int) -> Any:
 
 def _variant(guest: Guest, words: Words, i: int) -> Any:
     payload = words[i + 2]
-    return _text(words[i + 1], words[i]), decode(guest, array(payload, 1), 0) if payload else None
+    return _text(words[i + 1], words[i]), decode(guest, array(payload), 0) if payload else None
 
 
 def _enum(guest: Guest, words: Words, i: int) -> Any:
@@ -124,17 +130,17 @@ def _enum(guest: Guest, words: Words, i: int) -> Any:
 
 
 def _option(guest: Guest, words: Words, i: int) -> Any:
-    return decode(guest, array(words[i], 1), 0) if words[i] else None
+    return decode(guest, array(words[i]), 0) if words[i] else None
 
 
 def _result(guest: Guest, words: Words, i: int) -> Any:
     payload = words[i + 1]
-    return bool(words[i] & 0xFF), decode(guest, array(payload, 1), 0) if payload else None
+    return bool(words[i] & 0xFF), decode(guest, array(payload), 0) if payload else None
 
 
 def _flags(guest: Guest, words: Words, i: int) -> Any:
     count = words[i]
-    names = (c_uint64 * (2 * count)).from_address(words[i + 1]) if count else ()
+    names = array(words[i + 1])
     return frozenset(_text(names[n + 1], names[n]) for n in range(0, 2 * count, 2))
 
 
@@ -226,7 +232,7 @@ class Encoders:
                     else bytes((U8, *(0,) * 31)) * size
                 )
                 image[8::SIZE] = value
-                ctypes.memmove(words[i + 2], (c_char * len(image)).from_buffer(image), size * SIZE)
+                ctypes.memmove(words[i + 2], _Start.from_buffer(image), size * SIZE)
 
         return encode
 
@@ -258,7 +264,7 @@ class Encoders:
             words[i] = RECORD
             new(addressof(words) + 8 * i + 8, len(fields))
             ctypes.memset(words[i + 2], 0, 8 * _ENTRY * len(fields))
-            entries = (c_uint64 * (_ENTRY * len(fields))).from_address(words[i + 2])
+            entries = array(words[i + 2])
             for n, (name, field) in enumerate(fields):
                 put(words[i + 2] + 8 * _ENTRY * n, name)
                 field(guest, entries, _ENTRY * n + 2, value[name])
@@ -334,7 +340,7 @@ class Encoders:
 
     def _boxed(self, guest: Guest, encoder: Encoder, value: Any) -> int:
         """A value on the C heap."""
-        words = (c_uint64 * 4)()
+        words = _Value()
         encoder(guest, words, 0, value)
         pointer: int = self.c.wasmtime_component_val_new(addressof(words))
         return pointer
@@ -344,9 +350,9 @@ def _room(new: Callable[[int, int], None], words: Words, i: int, count: int) -> 
     """Members of a list or tuple, made empty at `words[i + 1]`: false, until they are written."""
     new(addressof(words) + 8 * i + 8, count)
     if not count:
-        return array(addressof(words), 0)
+        return array(addressof(words))
     ctypes.memset(words[i + 2], 0, count * SIZE)
-    return array(words[i + 2], count)
+    return array(words[i + 2])
 
 
 def _encode_number(kind: int) -> Encoder:

@@ -6,7 +6,8 @@ wasmtime's own definitions keep to themselves. So all of it is ours. Each import
 the version: a component may mix any 0.2.x, and one function serves them all. What is not here traps when it is called,
 with its name.
 
-A `World` belongs to a component and lives as long as its process; a `Guest` (guest.py) is one instance in it.
+A `World` belongs to a component and lives as long as its process; a `Guest` (guest.py) is one instance in it. A worker collects no
+garbage (zygote.py), so nothing of a guest may refer to itself in a circle: an exception that is kept loses its traceback.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ class World:
             if results and not what.known:
                 what.encode, what.fallible = self.encoders.result_of(kind)
                 what.known = True
-            words = array(arguments, count)
+            words = array(arguments)
             values = [decode(guest, words, 4 * i) for i in range(count)]
             try:
                 value = what.serve(guest, *values)
@@ -187,17 +188,17 @@ class World:
                 value, ok = refused.value, False
             if what.encode is not None:
                 result = (ok, value) if what.fallible else value
-                what.encode(guest, array(out, 1), 0, result)
+                what.encode(guest, array(out), 0, result)
             return 0
         except (Stop, Mismatch) as stop:
-            guest.failure = stop
+            guest.failure = stop.with_traceback(None)
             text = f"{what.name}: {stop}"
         except BaseException as error:  # the root of what Python does for the guest
-            guest.failure = error
             sys.stderr.write(f"sampan: {what.name} failed: {traceback.format_exc()}")
+            guest.failure = error.with_traceback(None)
             text = f"{what.name}: the host failed: {error!r}"
         if results:
-            array(out, 1)[0] = BOOL  # what is half made must not be looked at: a kind of its own ends that
+            array(out)[0] = BOOL  # whatever half of a value is there is not looked at
         return self.c.wasmtime_error_new(text.encode("utf-8", "replace")) or 0
 
     def _drop(self, number: int, context: int, rep: int) -> int:
