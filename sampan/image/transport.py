@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Read = Callable[["aiohttp.ClientResponse"], Awaitable[T]]
 
-ATTEMPTS = 5
+ATTEMPTS = 4
 FIRST_PAUSE, LAST_PAUSE = 0.25, 8.0  # seconds
 LONGEST_WISH = 60.0  # seconds of Retry-After that we follow
 STALLED = 60.0  # seconds without a byte

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
@@ -24,6 +25,7 @@ class Registry:
         self.break_after: list[
             int
         ] = []  # bytes of a blob after which the connection is cut, in turn
+        self.arrived: Callable[[int], Awaitable[None]] | None = None  # awaited before a cut
         self.ranges: list[str] = []  # as asked for
         self.retry_after = ""
         self.redirect_to = ""
@@ -123,6 +125,8 @@ class Registry:
         await response.prepare(request)
         await response.write(data[start : start + count])
         if start + count < len(data) and request.transport is not None:
+            if self.arrived is not None:
+                await self.arrived(start + count)
             request.transport.close()
         return response
 
