@@ -24,13 +24,15 @@ SETTLED = 1.0
 ENDED = ("Succeeded", "Failed")
 
 
-def same_wishes(old: Object, new: Object) -> bool:
-    return old["spec"] == new["spec"]
+def settled(old: Object, new: Object) -> bool:
+    """Nothing else is wished, and nobody else wrote limits into the status."""
+    limits = (new.get("status") or {}).get("hard") or {}
+    return old["spec"] == new["spec"] and limits == (new["spec"].get("hard") or {})
 
 
 class ResourceQuotaController(Controller):
     name = "resourcequota-controller"
-    watches = (Watch(RESOURCEQUOTAS, matters=lambda old, new: not same_wishes(old, new)),)
+    watches = (Watch(RESOURCEQUOTAS, matters=lambda old, new: not settled(old, new)),)
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

@@ -38,6 +38,12 @@ async def test_generate_name(api: Harness) -> None:
     assert all(re.fullmatch(r"x-[bcdfghjklmnpqrstvwxz2456789]{5}", name) for name in names)
 
 
+async def test_a_namespace_with_a_generated_name_is_labelled_with_it(api: Harness) -> None:
+    body = {"metadata": {"generateName": "x-", "labels": {"a": "b"}}}
+    made = (await api.call("POST", "/api/v1/namespaces", body))["metadata"]
+    assert made["labels"] == {"a": "b", "kubernetes.io/metadata.name": made["name"]}
+
+
 async def test_generated_names_that_are_taken(
     api: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

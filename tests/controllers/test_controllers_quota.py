@@ -48,6 +48,17 @@ async def test_what_is_deleted_gives_its_room_back(world):
     await world.client.create(SECRETS, secret("c"), "default")
 
 
+async def test_limits_that_others_wrote_into_the_status_are_put_right(world):
+    await world.client.create(RESOURCEQUOTAS, quota(secrets="2"), "default")
+    await world.until(RESOURCEQUOTAS, used(secrets="0"))
+    spoilt = {"status": {"hard": {"secrets": "7"}}}
+    patched = await world.client.patch(RESOURCEQUOTAS, "q", spoilt, "default", subresource="status")
+    assert patched["status"]["hard"] == {"secrets": "7"}
+    await world.until(
+        RESOURCEQUOTAS, lambda quotas: quotas[0]["status"]["hard"] == {"secrets": "2"}
+    )
+
+
 async def test_a_changed_limit_is_shown_and_new_kinds_are_counted(world):
     made = await world.client.create(RESOURCEQUOTAS, quota(secrets="2"), "default")
     await world.until(RESOURCEQUOTAS, used(secrets="0"))

@@ -43,12 +43,13 @@ class CustomStrategy(Strategy):
 
     def validate_create(self, call: Call, obj: Object) -> list[Cause]:
         causes: list[Cause] = []
-        validate_metadata(obj["metadata"], causes, namespaced=call.resource.namespaced)
+        namespaced = call.resource.namespaced
+        validate_metadata(obj["metadata"], causes, namespaced=namespaced, builtin=False)
         return causes + version_of(call).schema.validate_create(obj)
 
     def validate_update(self, call: Call, new: Object, old: Object) -> list[Cause]:
         causes: list[Cause] = []
-        validate_metadata_update(new["metadata"], old["metadata"], causes)
+        validate_metadata_update(new["metadata"], old["metadata"], causes, builtin=False)
         schema = version_of(call).schema
         if call.info.subresource == "status":
             return causes + schema.validate_status(new, old)

@@ -21,6 +21,8 @@ PATCH_TYPES = (
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 )
+# kubectl takes the strategic one wherever it is offered, and a custom kind has no strategy.
+CUSTOM_PATCH_TYPES = tuple(each for each in PATCH_TYPES if "strategic" not in each)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class Operation:
     answer: str = ""  # definition, "" for plain text
     created: bool = False  # answers 201 too
     accepted: bool = False  # answers 202 too
-    patch: bool = False
+    patch: tuple[str, ...] = ()  # media types of a patch
     stream: bool = False  # may be watched
 
 
@@ -236,7 +238,7 @@ class _Writer:
                 PATCH,
                 kind,
                 created=True,
-                patch=True,
+                patch=PATCH_TYPES if self.row.custom is None else CUSTOM_PATCH_TYPES,
             )
         if "delete" in verbs:
             yield Operation(

@@ -8,7 +8,6 @@ from typing import Any
 import orjson
 
 from sampan.apiserver.openapi.operations import (
-    PATCH_TYPES,
     Operation,
     Parameter,
     path_items,
@@ -92,7 +91,7 @@ def _operation(operation: Operation, group_tag: str) -> dict[str, Any]:
     return {
         "tags": [group_tag],
         "operationId": operation.id,
-        "consumes": list(PATCH_TYPES) if operation.patch else ["*/*"],
+        "consumes": list(operation.patch) if operation.patch else ["*/*"],
         "produces": produces,
         "schemes": ["https"],
         "parameters": parameters,

@@ -9,7 +9,6 @@ from typing import Any
 import orjson
 
 from sampan.apiserver.openapi.operations import (
-    PATCH_TYPES,
     Operation,
     Parameter,
     path_items,
@@ -100,7 +99,7 @@ def _operation(operation: Operation, group_tag: str, needed: set[str]) -> dict[s
     }
     if operation.body:
         body = {"schema": _reference(operation.body, needed)}
-        types = PATCH_TYPES if operation.patch else ("*/*",)
+        types = operation.patch or ("*/*",)
         entry["requestBody"] = {"content": dict.fromkeys(types, body)}
         if operation.method != "delete":
             entry["requestBody"]["required"] = True

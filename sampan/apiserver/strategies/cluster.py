@@ -5,6 +5,7 @@ from __future__ import annotations
 from sampan.apiserver.call import Call
 from sampan.apiserver.strategies.base import Object, Strategy, keep
 from sampan.kube import errors, objects, signing_requests
+from sampan.kube.defaulting.core import METADATA_NAME_LABEL
 
 DECISIONS = ("Approved", "Denied")  # about a signing request
 
@@ -18,6 +19,9 @@ class NamespaceStrategy(Strategy):
             finalizers = [*finalizers, "kubernetes"]
         obj["spec"] = {**(obj.get("spec") or {}), "finalizers": finalizers}
         obj["status"] = {"phase": "Active"}
+        # Defaulting could not know a generated name.
+        marks = obj["metadata"].get("labels") or {}
+        obj["metadata"]["labels"] = marks | {METADATA_NAME_LABEL: obj["metadata"].get("name") or ""}
 
     def prepare_update(self, call: Call, new: Object, old: Object) -> None:
         keep(new, old, "spec")

@@ -129,4 +129,5 @@ def _validate_one(value: dict[str, Any], path: str, causes: list[Cause]) -> None
             name_rule=names.path_segment,
             namespaced=bool(given.get("namespace")),
             path=_child(path, "metadata"),
+            builtin=False,
         )

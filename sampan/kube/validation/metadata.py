@@ -31,8 +31,12 @@ def validate_metadata(
     name_rule: Callable[[str], list[str]] = names.dns1123_subdomain,
     namespaced: bool | None = True,
     path: str = "metadata",
+    builtin: bool = True,
 ) -> None:
-    """Append what is wrong. `namespaced` None: the scope of the kind, a custom one, is not known here, so it is not checked."""
+    """Append what is wrong. `namespaced` None: the scope of the kind is not known here, so it is not checked.
+
+    `builtin` False: a custom kind, whose finalizers need no domain.
+    """
     metadata = metadata or {}
     prefix = metadata.get("generateName") or ""
     if prefix:
@@ -45,7 +49,7 @@ def validate_metadata(
         causes.extend(invalid_value(f"{path}.name", name, reason) for reason in reasons)
     _namespace(metadata.get("namespace") or "", causes, namespaced, path)
     rules.not_negative(causes, f"{path}.generation", metadata.get("generation"))
-    _parts(metadata, causes, path, builtin=namespaced is not None)
+    _parts(metadata, causes, path, builtin)
 
 
 def _namespace(namespace: str, causes: Causes, namespaced: bool | None, path: str) -> None:
