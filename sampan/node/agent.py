@@ -30,7 +30,7 @@ from sampan.client.resources import (
 from sampan.cri.client import CRIClient
 from sampan.cri.errors import CRIError
 from sampan.kube.errors import ApiError
-from sampan.node import machine, registration
+from sampan.node import admission, machine, registration
 from sampan.node.cache import ObjectCache
 from sampan.node.config import NodeConfig
 from sampan.node.context import Context
@@ -286,7 +286,10 @@ class NodeAgent:
         uid = new["metadata"]["uid"]
         worker = self.workers.get(uid)
         if worker is None:
+            held = [each.pod for each in self.workers.values() if each.holds_room()]
             worker = self.workers[uid] = PodWorker(self.context, new)
+            if verdict := admission.refusal(new, held, self.context.node_facts.allocatable):
+                worker.fail(verdict)
             worker.wake()
         else:
             worker.update(new)

@@ -124,6 +124,11 @@ class PodWorker:
         self.event("Warning", verdict.reason, verdict.message)
         self.wake()
 
+    def holds_room(self) -> bool:
+        """The pod's requests and host ports are taken: it has neither ended, nor been refused, nor gone from the API."""
+        ended = podspec.has_finished(self.context.status.latest(self.pod))
+        return not (self.removed or self._verdict is not None or ended)
+
     async def ended(self, seconds: float) -> None:
         """Return when nothing of the pod runs, or after so long."""
         try:

@@ -170,6 +170,16 @@ async def test_an_active_deadline_fails_the_pod(node: Any, pods: Pods) -> None:
     await pods.delete("hasty")
 
 
+async def test_a_pod_that_the_node_has_no_room_for_fails(node: Any, pods: Pods) -> None:
+    """Bound by its author and not by the scheduler, so that nobody has looked whether it fits."""
+    greedy = {"name": "c", "image": "sleeper:1", "resources": {"requests": {"cpu": "9999"}}}
+    await pods.create("greedy", containers=[greedy])
+    refused = await pods.until("greedy", phase("Failed"))
+    assert refused["status"]["reason"] == "OutOfcpu"
+    assert "Node didn't have enough resource: cpu" in refused["status"]["message"]
+    await pods.delete("greedy")
+
+
 async def test_a_sidecar_runs_beside_and_ends_after(node: Any, pods: Pods) -> None:
     await pods.create(
         "pair",
