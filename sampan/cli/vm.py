@@ -30,6 +30,12 @@ from sampan.kube.objects import condition, parse_time
 
 Object = dict[str, Any]
 PATIENCE = 120.0  # seconds for a machine to run or to stop; the first of a size boots its template
+HOPELESS = (
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "CannotStart",
+)  # without the user's help
 NODE_PORTS = (30000, 32767)
 SSH_KEYS = ("id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub")
 
@@ -318,7 +324,7 @@ async def appeared(client: Client, gvr: Any, namespace: str, name: str) -> Objec
 
 async def until(client: Client, name: str, namespace: str, phases: tuple[str, ...]) -> Object:
     """Tell each step of the machine until its phase is one of these. Raises VMError with what keeps it."""
-    told, trouble = "", ""
+    told, trouble = set[str](), ""
     try:
         async with asyncio.timeout(PATIENCE):
             while True:
@@ -340,11 +346,16 @@ async def until(client: Client, name: str, namespace: str, phases: tuple[str, ..
                         ready = condition(found, "Ready") or {}
                         trouble = ready.get("message", "")
                         line = f"{phase}  {status.get('ip', '')}  {trouble}".rstrip()
-                        if line != told:
-                            told = line
+                        if line not in told:
+                            told.add(line)
                             step(line)
                         if current and phase in phases:
                             return found
+                        if ready.get("reason") in HOPELESS and "Running" in phases:
+                            raise VMError(
+                                f"{name} does not start: {trouble}. It is tried again all the while; "
+                                f"to give it up: sampan vm rm {name}"
+                            )
     except TimeoutError:
         raise VMError(
             f"{name} is not {phases[0]} after {PATIENCE:.0f} s{': ' + trouble if trouble else ''}; "

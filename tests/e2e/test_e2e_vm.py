@@ -90,6 +90,9 @@ def test_what_cannot_be_says_what_to_do(cluster: Cluster) -> None:
         refused = vm(cluster, *arguments, check=False)
         assert refused.returncode in (1, 2), refused
         assert says in refused.stderr, refused.stderr
+    pulled = vm(cluster, "run", "--name", "nowhere", "127.0.0.1:9/none:1", check=False)
+    assert pulled.returncode == 1 and "sampan vm rm nowhere" in pulled.stderr
+    vm(cluster, "rm", "nowhere")
     assert "used" in vm(cluster, "kernels").stdout.lower()
 
 
