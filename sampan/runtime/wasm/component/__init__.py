@@ -7,6 +7,7 @@
     framing.py   bodies on the wire: RFC 9112             types.py     wasi:http/types
     client.py    requests that a guest makes              outgoing.py  wasi:http/outgoing-handler
     names.py     host names, asked of the pod's DNS       proxy.py     a run of the handler
+    preamble.py  what a binary exports                    service.py   the handler behind the server of http.py
 
 WIT: github.com/WebAssembly/WASI, 0.2.x. All of it runs in a worker, so it imports what the zygote may (see wasm/__init__.py).
 """
