@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sampan.runtime.wasm.component import types
+from sampan.runtime.wasm.component import fields as fields_of
 from sampan.runtime.wasm.component.framing import (
     Broken,
     Chunked,
@@ -142,18 +142,18 @@ def refused(serve: Any, *arguments: Any) -> Any:
 
 
 def test_fields_are_what_http_allows() -> None:
-    make = types.fields_from_list
+    make = fields_of.fields_from_list
     fields = make(None, [["X-A", b" 1 "], ["x-a", b"2"]])
-    assert types.fields_get(None, fields, "x-A") == [b"1", b"2"]
-    assert types.fields_entries(None, fields) == [("X-A", b"1"), ("x-a", b"2")]
-    types.fields_set(None, fields, "x-a", [b"3"])
-    types.fields_append(None, fields, "x-b", b"4")
-    assert types.fields_entries(None, types.fields_clone(None, fields)) == [
+    assert fields_of.fields_get(None, fields, "x-A") == [b"1", b"2"]
+    assert fields_of.fields_entries(None, fields) == [("X-A", b"1"), ("x-a", b"2")]
+    fields_of.fields_set(None, fields, "x-a", [b"3"])
+    fields_of.fields_append(None, fields, "x-b", b"4")
+    assert fields_of.fields_entries(None, fields_of.fields_clone(None, fields)) == [
         ("x-a", b"3"),
         ("x-b", b"4"),
     ]
-    types.fields_delete(None, fields, "X-A")
-    assert not types.fields_has(None, fields, "x-a")
+    fields_of.fields_delete(None, fields, "X-A")
+    assert not fields_of.fields_has(None, fields, "x-a")
     for name, value, why in (
         ("bad name", b"", "invalid-syntax"),
         ("", b"", "invalid-syntax"),
@@ -165,7 +165,7 @@ def test_fields_are_what_http_allows() -> None:
     ):
         assert refused(make, [[name, value]]) == (why, None)
     fields.immutable = True
-    assert refused(types.fields_append, fields, "x", b"") == ("immutable", None)
+    assert refused(fields_of.fields_append, fields, "x", b"") == ("immutable", None)
 
 
 def test_authorities() -> None:

@@ -4,7 +4,7 @@
     guest.py     one instance: handles, deadline, waits   clocks.py    wasi:clocks, wasi:random
     values.py    values to and from wasmtime's C form     command.py   wasi:cli
     exchange.py  one request and its answer on a socket   files.py     wasi:filesystem
-    framing.py   bodies on the wire: RFC 9112             types.py     wasi:http/types
+    framing.py   bodies on the wire: RFC 9112             types.py     wasi:http/types (fields.py)
     client.py    requests that a guest makes              outgoing.py  wasi:http/outgoing-handler
     names.py     host names, asked of the pod's DNS       proxy.py     a run of the handler
     preamble.py  what a binary exports                    service.py   the handler behind the server of http.py

@@ -1,4 +1,4 @@
-"""wasi:http/types: header fields, messages and bodies as a guest holds them.
+"""wasi:http/types: messages and bodies as a guest holds them; their fields are in fields.py.
 
 A message is plain data here. What it is on the wire is told by two objects that its makers bring: an incoming body reads
 from a `Source` (exchange.py for requests, client.py for answers), an outgoing one writes to a `Sink`, which is bound when
@@ -8,8 +8,9 @@ the message is sent; what is written before is kept, up to PERMIT bytes.
 from __future__ import annotations
 
 from sampan.runtime.wasm import wire
+from sampan.runtime.wasm.component.fields import FIELDS, Fields
 from sampan.runtime.wasm.component.framing import TooLarge
-from sampan.runtime.wasm.component.guest import Refused, Resource, Stop
+from sampan.runtime.wasm.component.guest import Refused, Resource
 from sampan.runtime.wasm.component.streams import (
     PERMIT,
     Failure,
@@ -49,95 +50,6 @@ if TYPE_CHECKING:
 
 
 METHODS = ("get", "head", "post", "put", "delete", "connect", "options", "trace", "patch")
-_VALUE_FORBIDDEN = (b"\0", b"\r", b"\n")
-FIELDS_LIMIT = 256 << 10  # bytes of one set of fields
-# Fields that belong to the connection (RFC 9110 section 7.6.1), which is the host's.
-FORBIDDEN = frozenset(
-    (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"transfer-encoding",
-     b"upgrade", b"host", b"http2-settings")
-)  # fmt: skip
-
-
-# -- fields -------------------------------------------------------------------------------------------------------
-
-
-class Fields(Resource):
-    kind = "fields"
-    __slots__ = ("immutable", "pairs")
-
-    def __init__(self, pairs: Pairs | None = None, *, immutable: bool = False) -> None:
-        self.pairs = pairs if pairs is not None else []
-        self.immutable = immutable
-
-    def change(self) -> None:
-        if self.immutable:
-            raise Refused(("immutable", None))
-
-    def values(self, name: bytes) -> list[bytes]:
-        return [value for key, value in self.pairs if key.lower() == name]
-
-    def without(self, name: bytes) -> Pairs:
-        return [(key, value) for key, value in self.pairs if key.lower() != name]
-
-    def add(self, pairs: Pairs) -> None:
-        self.pairs = self.pairs + pairs
-        if sum(len(name) + len(value) for name, value in self.pairs) > FIELDS_LIMIT:
-            raise Stop(f"fields larger than {FIELDS_LIMIT} bytes")
-
-
-def _name(text: str, *, writing: bool = True) -> bytes:
-    name = text.encode("utf-8")
-    if not wire.is_token(name):
-        raise Refused(("invalid-syntax", None))
-    if writing and name.lower() in FORBIDDEN:
-        raise Refused(("forbidden", None))
-    return name
-
-
-def _value(value: bytes) -> bytes:
-    if any(byte in value for byte in _VALUE_FORBIDDEN):
-        raise Refused(("invalid-syntax", None))
-    return value.strip(b" \t")
-
-
-def fields_from_list(guest: Guest, entries: list[list[Any]]) -> Fields:
-    made = Fields()
-    made.add([(_name(name), _value(value)) for name, value in entries])
-    return made
-
-
-def fields_get(guest: Guest, fields: Fields, name: str) -> list[bytes]:
-    return fields.values(name.encode().lower())
-
-
-def fields_has(guest: Guest, fields: Fields, name: str) -> bool:
-    return bool(fields_get(guest, fields, name))
-
-
-def fields_set(guest: Guest, fields: Fields, name: str, values: list[bytes]) -> None:
-    fields.change()
-    key, new = _name(name), [_value(value) for value in values]
-    fields.pairs = fields.without(key.lower())
-    fields.add([(key, value) for value in new])
-
-
-def fields_append(guest: Guest, fields: Fields, name: str, value: bytes) -> None:
-    fields.change()
-    fields.add([(_name(name), _value(value))])
-
-
-def fields_delete(guest: Guest, fields: Fields, name: str) -> None:
-    fields.change()
-    fields.pairs = fields.without(_name(name).lower())
-
-
-def fields_entries(guest: Guest, fields: Fields) -> list[tuple[str, bytes]]:
-    return [(name.decode(), value) for name, value in fields.pairs]
-
-
-def fields_clone(guest: Guest, fields: Fields) -> Fields:
-    return Fields(list(fields.pairs))
-
 
 # -- what comes in ------------------------------------------------------------------------------------------------
 
@@ -451,15 +363,7 @@ _connect, _first, _between = option("connect"), option("first"), option("between
 INTERFACES: dict[str, dict[str, Callable[..., Any]]] = {
     "wasi:http/types": {
         "http-error-code": http_error_code,
-        "[constructor]fields": lambda _: Fields(),
-        "[static]fields.from-list": fields_from_list,
-        "[method]fields.get": fields_get,
-        "[method]fields.has": fields_has,
-        "[method]fields.set": fields_set,
-        "[method]fields.append": fields_append,
-        "[method]fields.delete": fields_delete,
-        "[method]fields.entries": fields_entries,
-        "[method]fields.clone": fields_clone,
+        **FIELDS,
         "[method]incoming-request.method": lambda _, request: method_of(request.method),
         "[method]incoming-request.path-with-query": lambda _, request: request.target.decode(
             "latin-1"
