@@ -21,6 +21,7 @@ from sampan.apiserver.backends import Target
 from sampan.apiserver.tunnel import is_upgrade, unreachable, upgrade
 from sampan.client.transport import Request, Response
 from sampan.kube import errors
+from sampan.kube.errors import ApiError
 
 if TYPE_CHECKING:
     import aiohttp
@@ -118,6 +119,14 @@ async def _log(server: APIServer, request: Request, pod: Object) -> Response:
     answer = await send(server, "GET", backends.node_target(node, path, query), {}, b"")
     if answer.status >= 400:
         raise backends.refused(answer.status, await answer.text())
+    if request.header("upgrade").lower() == "websocket" and is_upgrade(request):
+        from sampan.apiserver.logsocket import LogSocket
+
+        try:
+            return LogSocket(request, answer)
+        except ApiError:
+            await answer.aclose()
+            raise
     return Response(200, dict(TEXT), answer)
 
 

@@ -399,6 +399,28 @@ async def test_log(cluster: Cluster) -> None:
     assert response.json()["message"].endswith("is waiting to start: ContainerCreating")
 
 
+async def test_a_log_over_a_websocket(cluster: Cluster) -> None:
+    """As conformance's clients read it: the sub-protocol chosen, a binary message, then the end."""
+    cluster.node.answer = saying("200 OK", b"one\n", "Content-Type: text/plain")
+    for offered, message in (
+        ("binary.k8s.io", b"\x82\x04one\n"),
+        ("base64.binary.k8s.io", b"\x81\x08b25lCg=="),
+    ):
+        reader, writer = await cluster.dial()
+        writer.write(
+            f"GET {POD}/log HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+            f"Sec-WebSocket-Protocol: {offered}\r\n\r\n".encode()
+        )
+        async with asyncio.timeout(DEADLINE):
+            head = await read_head(reader)
+            assert head.startswith("HTTP/1.1 101 ")
+            assert "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head  # RFC 6455, 1.3
+            assert f"Sec-WebSocket-Protocol: {offered}" in head
+            assert await reader.read() == message + b"\x88\x02\x03\xe8"
+        writer.close()
+
+
 async def test_followed_log_comes_as_it_is_written(cluster: Cluster) -> None:
     async def follow(
         node: Node, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: str

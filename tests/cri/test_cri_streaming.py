@@ -114,6 +114,25 @@ async def test_a_client_that_leaves_cancels_the_session(server):
     await asyncio.wait_for(cancelled.wait(), 10)
 
 
+async def test_the_first_websocket_protocol_tells_failures_in_words(server):
+    """`channel.k8s.io`, which conformance's clients speak: a failure is text, and nothing follows success."""
+
+    def ending(code: int):
+        async def run(streams) -> int:
+            streams.stdout.write(b"said")
+            return code
+
+        return run
+
+    for code, word in ((0, b""), (3, b"command terminated with non-zero exit code: exit status 3")):
+        session, ws = await websocket(server.url(exec_session(ending(code))), "channel.k8s.io")
+        async with asyncio.timeout(10):
+            messages = [message.data async for message in ws]
+        assert ws.protocol == "channel.k8s.io"
+        assert messages == [b"\x01", b"\x01said", b"\x03" + word]
+        await session.close()
+
+
 async def test_exec_over_spdy(server):
     client = await dial(server.url(exec_session()), "v4.channel.k8s.io", "channel.k8s.io")
     streams = {

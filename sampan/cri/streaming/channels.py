@@ -1,7 +1,8 @@
-"""Exec and attach over WebSocket: `v4.channel.k8s.io` and `v5.channel.k8s.io`.
+"""Exec and attach over WebSocket: `v5.channel.k8s.io`, `v4.channel.k8s.io` and the first, `channel.k8s.io`.
 
-Every message begins with its channel's number. v5 (KEP-4006) adds channel 255, which says that the channel named by the
-next byte is closed: so stdin can end while the session goes on.
+Every message begins with its channel's number. The first version tells a failure in words, the others as a Status.
+v5 (KEP-4006) adds channel 255, which says that the channel named by the next byte is closed: so stdin can end while the
+session goes on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from sampan.cri.streaming.websocket import WebSocket
 from sampan.cri.streams import Streams
 
 STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
-PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")  # best first
+PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io", "channel.k8s.io")  # best first
 
 
 class Channel:
@@ -32,7 +33,7 @@ class Channel:
         await self._socket.drain()
 
     def write_eof(self) -> None:
-        return  # neither version has a way to say it to the client
+        return  # no version has a way to say it to the client
 
 
 async def serve(socket: WebSocket, session: Attach, protocol: str) -> None:
@@ -50,7 +51,8 @@ async def serve(socket: WebSocket, session: Attach, protocol: str) -> None:
     try:
         result = await conduct(session, streams, reading)
         if result is not None:
-            socket.send(bytes((ERROR,)) + status.encode(result))
+            text = status.plain(result) if protocol == PROTOCOLS[-1] else status.encode(result)
+            socket.send(bytes((ERROR,)) + text)
             socket.close()
             if inbox is not None:
                 inbox.discard()

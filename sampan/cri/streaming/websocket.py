@@ -7,6 +7,7 @@ import base64
 import contextlib
 import hashlib
 import struct
+from typing import Protocol
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # section 1.3
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
@@ -45,8 +46,18 @@ def unmask(payload: bytes, mask: bytes) -> bytes:
     )
 
 
+class Reader(Protocol):
+    async def readexactly(self, count: int, /) -> bytes: ...
+
+
+class Writer(Protocol):
+    def write(self, data: bytes, /) -> None: ...
+
+    async def drain(self) -> None: ...
+
+
 class WebSocket:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: Reader, writer: Writer) -> None:
         self._reader = reader
         self._writer = writer
         self._closed = False
@@ -102,8 +113,8 @@ class WebSocket:
         payload = await self._reader.readexactly(size)
         return opcode, bool(first & 0x80), unmask(payload, mask)
 
-    def send(self, data: bytes) -> None:
-        self._send(BINARY, data)
+    def send(self, data: bytes, opcode: int = BINARY) -> None:
+        self._send(opcode, data)
 
     def _send(self, opcode: int, payload: bytes) -> None:
         if not self._closed:
