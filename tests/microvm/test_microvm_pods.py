@@ -122,6 +122,7 @@ async def test_security_settings(runtime: Runtime) -> None:
     pod = await runtime.pod(KIND)
     context = {
         "run_as_user": {"value": 1000}, "run_as_group": {"value": 2000}, "supplemental_groups": [3000],
+        "seccomp": {"profile_type": "RuntimeDefault"},
         "readonly_rootfs": True, "no_new_privs": True, "capabilities": {"drop_capabilities": ["ALL"]},
     }  # fmt: skip
     _, text = await run(
