@@ -228,6 +228,9 @@ async def test_patches_and_media_types(boats: Harness) -> None:
     assert list(document["paths"][one]["patch"]["requestBody"]["content"]) == [
         "application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"
     ]  # fmt: skip
+    meta = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
+    created = document["components"]["schemas"][meta]["properties"]["creationTimestamp"]
+    assert created["description"].startswith("CreationTimestamp is a timestamp")
     response = await boats.send("POST", BOATS, b"x", content="application/vnd.kubernetes.protobuf")
     assert response.status == 415
     yaml = b"metadata: {name: y}\nspec: {name: y}\n"
@@ -394,7 +397,7 @@ async def test_embedded_objects(api: Harness) -> None:
     assert made["template"] == {**pod, "metadata": {"name": "p"}}
     schemas = (await api.call("GET", f"/openapi/v3/apis/{GROUP}/v1"))["components"]["schemas"]
     shown = schemas["com.example.shop.v1.Boat"]["properties"]["template"]
-    assert shown["required"] == ["apiVersion", "kind"] and "$ref" in shown["properties"]["metadata"]
+    assert shown["required"] == ["apiVersion", "kind"] and "allOf" in shown["properties"]["metadata"]
     bad = {"metadata": {"name": "b"}, "template": {"kind": "no kind", "metadata": {"name": "a/b"}}}
     message = await refused(api, "POST", BOATS, bad, 422)
     for part in (

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import orjson
+
 from sampan.apiserver.crd.definitions import Definitions
 from sampan.apiserver.crd.version import Version
 from sampan.apiserver.openapi.operations import model_name
@@ -20,8 +22,10 @@ Object = dict[str, Any]
 
 _META = "io.k8s.apimachinery.pkg.apis.meta.v1."
 OBJECT_META, LIST_META = _META + "ObjectMeta", _META + "ListMeta"
+_REFERS_TO_META = [{"$ref": OBJECT_META}]  # v3 loses the description beside a plain $ref
 _METADATA = "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"
 _LIST_METADATA = "Standard list metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"
+_CREATED = "CreationTimestamp is a timestamp of the server's: when this object was created, in RFC 3339 form and UTC."
 _LIST_OF = (
     "More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md"
 )
@@ -41,6 +45,8 @@ class CustomSchemas:
             name = model_name(GVK(group, version, kind))
             found[name] = _object(each, kind)
             found[model_name(GVK(group, version, names["listKind"]))] = _list(each, name)
+        if found:
+            found[OBJECT_META] = _object_meta()
         return found
 
     def fingerprint(self, group: str, version: str) -> str:
@@ -49,6 +55,17 @@ class CustomSchemas:
         for each in self.definitions.in_version(group, version):
             digest.update(each.definition.fingerprint.encode())
         return digest.hexdigest()
+
+
+def _object_meta() -> Object:
+    """The fields of all objects, with a word where `kubectl explain` of a custom kind is looked at for one."""
+    known: Object = orjson.loads(schema.raw_definition(OBJECT_META) or b"{}")
+    created = {**known["properties"]["creationTimestamp"], "description": _CREATED}
+    return {
+        **known,
+        "description": "ObjectMeta is the metadata that every stored object has.",
+        "properties": {**known["properties"], "creationTimestamp": created},
+    }
 
 
 def _type_fields() -> dict[str, Object]:
@@ -61,7 +78,7 @@ def _object(version: Version, kind: str) -> Object:
     found: Object = {"type": "object"}
     if raw is not None:
         found = _embedding(raw) if embedded.present(raw) else {**raw}
-        metadata = {"description": _METADATA, "$ref": OBJECT_META}
+        metadata = {"description": _METADATA, "allOf": _REFERS_TO_META}
         found["properties"] = {
             **(found.get("properties") or {}), **_type_fields(), "metadata": metadata,
         }  # fmt: skip
@@ -78,7 +95,7 @@ def _embedding(raw: Object) -> Object:
     found = {**raw}
     properties = {name: _embedding(each) for name, each in (raw.get("properties") or {}).items()}
     if raw.get("x-kubernetes-embedded-resource"):
-        metadata = {"description": _METADATA, "$ref": OBJECT_META}
+        metadata = {"description": _METADATA, "allOf": _REFERS_TO_META}
         properties = {**properties, **_type_fields(), "metadata": metadata}
         found["required"] = sorted({*(raw.get("required") or ()), "apiVersion", "kind"})
     if properties:
@@ -118,7 +135,7 @@ def _gvk(version: Version, kind: str) -> Object:
 
 def swagger(schemas: dict[str, Object]) -> dict[str, Object]:
     """The same schemas for OpenAPI v2."""
-    return {name: _root(each) for name, each in schemas.items()}
+    return {name: _root(each) for name, each in schemas.items() if name != OBJECT_META}
 
 
 def _root(raw: Object) -> Object:
@@ -131,6 +148,8 @@ def _root(raw: Object) -> Object:
 def _plain(raw: Object) -> Object:
     if "$ref" in raw:
         return raw
+    if raw.get("allOf") == _REFERS_TO_META:
+        return {"description": raw["description"], **_REFERS_TO_META[0]}
     found = {
         key: each
         for key, each in raw.items()
