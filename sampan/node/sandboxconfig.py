@@ -10,6 +10,7 @@ from sampan.cri import api_pb2 as api
 from sampan.kube.quantity import parse
 from sampan.node import podspec
 from sampan.node.config import NodeConfig
+from sampan.node.errors import SandboxError
 from sampan.node.observed import POD_NAME, POD_NAMESPACE, POD_UID
 from sampan.node.podspec import Object
 from sampan.node.resources import (
@@ -25,6 +26,7 @@ from sampan.node.userranges import LENGTH, UserRange
 PROTOCOLS = {"TCP": 0, "UDP": 1, "SCTP": 2}
 POD, CONTAINER, NODE, TARGET = range(4)
 HOSTNAME_LIMIT = 63
+KERNEL_LIMIT = 64  # of a host name: __NEW_UTS_LEN
 MAX_SEARCHES = 32
 MAX_NAMESERVERS = 3
 
@@ -94,6 +96,20 @@ def domain(pod: Object, config: NodeConfig) -> str:
     if not subdomain:
         return ""
     return f"{subdomain}.{pod['metadata']['namespace']}.svc.{config.cluster_domain}"
+
+
+def kernel_hostname(pod: Object, config: NodeConfig) -> str:
+    """What uname(2) says in the pod: with `setHostnameAsFQDN` its DNS name (KEP-1797). SandboxError when that is too long."""
+    own, tail = hostname(pod), domain(pod, config)
+    if not tail or not pod["spec"].get("setHostnameAsFQDN"):
+        return own
+    full = f"{own}.{tail}"
+    if len(full) > KERNEL_LIMIT:
+        raise SandboxError(
+            "Failed to construct FQDN from Pod hostname and cluster domain, FQDN "
+            f"{full} is too long ({KERNEL_LIMIT} characters is the max, {len(full)} characters requested)"
+        )
+    return full
 
 
 def cgroup_parent(pod: Object, config: NodeConfig) -> str:
@@ -187,7 +203,7 @@ def make(
         metadata=api.PodSandboxMetadata(
             name=meta["name"], namespace=meta["namespace"], uid=meta["uid"], attempt=attempt
         ),
-        hostname="" if spec.get("hostNetwork") else hostname(pod),
+        hostname="" if spec.get("hostNetwork") else kernel_hostname(pod, config),
         log_directory=str(config.pod_log_dir(pod)),
         dns_config=api.DNSConfig(
             servers=names.servers, searches=names.searches, options=names.options

@@ -13,7 +13,7 @@ from sampan.node import containerconfig, environment, resources, sandboxconfig
 from sampan.node.config import NodeConfig
 from sampan.node.containerconfig import ImageFacts, MountPoint
 from sampan.node.environment import NodeFacts, expand
-from sampan.node.errors import ContainerError
+from sampan.node.errors import ContainerError, SandboxError
 from sampan.node.podspec import MAIN, Named
 from sampan.node.sandboxconfig import ResolvConf
 
@@ -142,6 +142,18 @@ def test_dns_policies(tmp_path: Path) -> None:
     }
     none = sandboxconfig.dns(make_pod(dnsPolicy="None", dnsConfig=own), config, host)
     assert none == ResolvConf(("1.1.1.1",), ("a",), ("ndots:2", "edns0"))
+
+
+def test_a_host_name_that_is_the_dns_name(tmp_path: Path) -> None:
+    config = NodeConfig("n1", tmp_path, tmp_path, tmp_path / "s")
+    named = {"hostname": "hull", "subdomain": "fleet"}
+    assert sandboxconfig.kernel_hostname(make_pod(**named), config) == "hull"
+    named["setHostnameAsFQDN"] = True
+    full = "hull.fleet.harbour.svc.cluster.local"
+    assert sandboxconfig.kernel_hostname(make_pod(**named), config) == full
+    named["subdomain"] = "f" * 40
+    with pytest.raises(SandboxError, match="64 characters is the max"):
+        sandboxconfig.kernel_hostname(make_pod(**named), config)
 
 
 def test_sandbox_config(tmp_path: Path) -> None:
