@@ -15,11 +15,12 @@ from sampan.runtime import kernel
 from sampan.runtime.container import elf, oci, rootfs, view
 from sampan.runtime.container.cgroups import Cgroup
 from sampan.runtime.container.engine import PATH, Engine, candidates
-from sampan.runtime.container.namespaces import PodNamespaces
+from sampan.runtime.container.namespaces import PodNamespaces, pin
 from sampan.runtime.container.sandbox import ContainerSandbox, bare_configuration, join
 from sampan.runtime.processes import Watched, run
 from sampan.runtime.sandbox import (
     FEATURES,
+    RECURSIVE_READ_ONLY,
     CannotStart,
     IDMap,
     Sandbox,
@@ -83,19 +84,23 @@ class ContainerKind:
 
     async def _features(self, engine: Engine) -> frozenset[str]:
         """What this engine and kernel can do beyond a plain container: found by doing it."""
-        try:
-            failure = await self._try(engine, users=PROBE_USERS)
-        except (OSError, SandboxError) as error:
-            failure = str(error)
-        if failure:
-            LOG.info("no user namespaces with %s: %s", engine.name, failure)
-            return frozenset()
-        return FEATURES
+        for users, found in ((PROBE_USERS, FEATURES), (None, frozenset({RECURSIVE_READ_ONLY}))):
+            try:
+                failure = await self._try(engine, users, recursive=True)
+            except (OSError, SandboxError) as error:
+                failure = str(error)
+            if not failure:
+                return found
+            LOG.info("%s is without %s: %s", engine.name, ", ".join(sorted(found)), failure)
+        return frozenset()
 
-    async def _try(self, engine: Engine, users: UserNamespace | None = None) -> str:
+    async def _try(
+        self, engine: Engine, users: UserNamespace | None = None, *, recursive: bool = False
+    ) -> str:
         """Run a container that is one program of ours; what went wrong, "" when it did what it should.
 
-        With `users`: as root of a user namespace, its root file system idmapped, a mount recursively read-only.
+        With `users`: as root of a user namespace, its root file system and a volume idmapped. `recursive`: that volume
+        is read-only with all that is mounted in it.
         """
         with tempfile.TemporaryDirectory(prefix="probe-", dir=self.directory) as name:
             bundle = Path(name)
@@ -107,6 +112,7 @@ class ContainerKind:
             program.chmod(0o755)
             configuration = bare_configuration(bundle / "rootfs", ["/leave"])
             namespaces = PodNamespaces(bundle / "namespaces")
+            network = bundle / "network"
             stage, binds = None, []
             name = f"{self.instance}-{bundle.name}"
             try:
@@ -119,15 +125,21 @@ class ContainerKind:
                         lambda: rootfs.mount(bundle, (lower,), namespaces.user, owner)
                     )
                     join(configuration, users, namespaces.user)
-                    options = ("rbind", "rprivate", "rro")
+                    # A pod's network belongs to the host: runc 1.1 cannot join it once it is in the pod's users.
+                    await kernel.in_thread(lambda: pin_network(network))
+                    for entry in configuration["linux"]["namespaces"]:
+                        if entry["type"] == "network":
+                            entry["path"] = str(network)
                     stage = view.stage(bundle, engine.root)
                     binds = [
                         view.Bind(bundle / "rootfs", "root"),
                         view.Bind(volume, "volume", namespaces.user),
                     ]
-                    source = str(stage / "volume")
-                    configuration["mounts"].append(oci.special("/volume", "bind", source, *options))
                     configuration["root"]["path"] = str(stage / "root")
+                if recursive:
+                    source = str(stage / "volume" if stage else volume)
+                    options = ("rbind", "rprivate", "rro")
+                    configuration["mounts"].append(oci.special("/volume", "bind", source, *options))
                 (bundle / "config.json").write_text(json.dumps(configuration))
                 async with engine.view(binds, stage) as seen:
                     script = engine.script(seen, (), ("run", "--bundle", str(bundle), name))
@@ -135,6 +147,7 @@ class ContainerKind:
             finally:
                 rootfs.unmount(bundle)
                 namespaces.remove()
+                kernel.unmount(network)
                 engine.forget(name)
         if code == PROOF:
             return ""
@@ -214,6 +227,12 @@ def end_stray(directory: Path) -> None:
             os.kill(int((directory / "container.pid").read_text()), signal.SIGKILL)
     except (OSError, ValueError):
         return
+
+
+def pin_network(path: Path) -> None:
+    """Runs in a thread of its own."""
+    kernel.unshare(kernel.CLONE_NEWNET)
+    pin("/proc/thread-self/ns/net", path)
 
 
 async def version(engine: Engine) -> str:

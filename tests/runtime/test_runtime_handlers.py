@@ -1,0 +1,128 @@
+"""What a kubelet chooses by and measures with: handlers and their features, OCI runtimes by name, metrics, host ports."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+from runtime_fixture import Runtime
+
+from sampan.cri.errors import CRIError, FailedPrecondition
+from sampan.network import nftables
+from sampan.runtime import hostports
+from sampan.runtime.hostports import HostPorts
+from sampan.runtime.sandbox import PortMapping
+
+
+@pytest.fixture
+async def named(images):
+    """A runtime with two more handlers: one that is installed, and one that is not."""
+    if shutil.which("runc") is None:
+        pytest.skip("needs runc")
+    with tempfile.TemporaryDirectory(prefix="sampan-runtime-") as directory:
+        engines = {"plain": "runc", "absent": "/no/such/runtime"}
+        runtime = Runtime(Path(directory), images, engines=engines)
+        await runtime.start()
+        try:
+            yield runtime
+        finally:
+            await runtime.clean()
+            await runtime.stop()
+            await runtime.client.close()
+
+
+@pytest.mark.root
+async def test_an_oci_runtime_by_its_name(named):
+    answer = await named.client.status(verbose=True)
+    handlers = {item.name for item in answer.runtime_handlers}
+    assert {"", "container", "plain"} <= handlers
+    assert "absent" not in handlers
+    assert "/no/such/runtime is not installed" in answer.info["config"]
+    pod = await named.pod("plain")
+    container = await named.container(pod, "sleep", "1000")
+    assert (await named.exec(container, "echo", "there")).stdout == b"there\n"
+    state = named.base / "run" / "plain" / "runc"
+    assert (state / container).is_dir()
+    (item,) = (await named.client.list_pod_sandbox()).items
+    assert item.runtime_handler == "plain"
+    # A runtime that starts again finds it under the same engine.
+    await named.stop()
+    await named.start()
+    assert (await named.exec(container, "echo", "still")).stdout == b"still\n"
+    with pytest.raises(CRIError, match="not installed"):
+        await named.pod("absent")
+    with pytest.raises(CRIError, match='"other"'):
+        await named.pod("other")
+
+
+@pytest.mark.root
+async def test_metrics_are_what_their_descriptors_say(runtime):
+    pod = await runtime.pod()
+    container = await runtime.container(
+        pod, "sleep", "1000", linux={"resources": {"memory_limit_in_bytes": 64 << 20}}
+    )
+    await runtime.exec(container, "dd", "if=/dev/zero", "of=/tmp/x", "bs=1M", "count=2")
+    descriptors = (await runtime.client.list_metric_descriptors()).descriptors
+    keys = {item.name: list(item.label_keys) for item in descriptors}
+    assert len(keys) == len(descriptors)
+    (found,) = (await runtime.client.list_pod_sandbox_metrics()).pod_metrics
+    assert found.pod_sandbox_id == pod
+    (own,) = found.container_metrics
+    for metric in (*found.metrics, *own.metrics):
+        assert len(metric.label_values) == len(keys[metric.name])
+        labels = dict(zip(keys[metric.name], metric.label_values, strict=True))
+        assert labels["namespace"] == "default"
+    values = {metric.name: metric.value.value for metric in own.metrics}
+    assert values["container_spec_memory_limit_bytes"] == 64 << 20
+    assert values["container_fs_usage_bytes"] >= 2 << 20
+    assert values["container_processes"] == values["container_threads"] == 1
+    assert values["container_memory_max_usage_bytes"] >= values["container_memory_rss"] > 0
+    streamed = [item async for item in runtime.client.stream_pod_sandbox_metrics()]
+    assert [item.pod_sandbox_metrics[0].pod_sandbox_id for item in streamed] == [pod]
+
+
+WEB = PortMapping(80, 8080)
+
+
+def test_host_ports_as_a_table():
+    made = hostports.table(
+        "inet t", [("10.0.0.2", (WEB, PortMapping(53, 5353, "UDP", "192.0.2.1"))), ("10.0.0.3", ())]
+    )
+    assert made.maps["anywhere"].elements == {"tcp . 8080": "10.0.0.2 . 80"}
+    assert made.maps["bound"].elements == {"192.0.2.1 . udp . 5353": "10.0.0.2 . 53"}
+    assert made.maps["own"].elements == {"10.0.0.2 . 10.0.0.2": ""}
+
+
+async def test_a_host_port_belongs_to_one_pod(tmp_path, monkeypatch):
+    scripts: list[str] = []
+    monkeypatch.setattr(nftables, "run", scripts.append)
+    ports = HostPorts("t", tmp_path / "marker")
+    await ports.add("none", "10.0.0.9", (PortMapping(80),))
+    assert scripts == []
+    await ports.add("a", "10.0.0.2", (WEB,))
+    with pytest.raises(FailedPrecondition, match="8080/TCP"):
+        await ports.add("b", "10.0.0.3", (PortMapping(81, 8080, "TCP", "192.0.2.1"),))
+    await ports.add("b", "10.0.0.3", (PortMapping(53, 8080, "UDP"),))
+    again = HostPorts("t", tmp_path / "marker")
+    await again.restore([("a", "10.0.0.2", (WEB,))])
+    assert "delete table inet t-hostports" in scripts[-1]  # whatever the former one left
+    await again.remove("a")
+    await again.remove("a")
+    assert scripts[-1].endswith("delete table inet t-hostports\n")
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(shutil.which("nft") is None, reason="needs nftables")
+def test_the_kernel_takes_the_table():
+    made = hostports.table("inet t", [("10.0.0.2", (WEB, PortMapping(53, 53, "UDP", "192.0.2.1")))])
+    done = subprocess.run(
+        ["unshare", "-n", "nft", "-f", "-"],
+        input=nftables.transition(None, made).encode(),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
