@@ -397,7 +397,9 @@ async def test_embedded_objects(api: Harness) -> None:
     assert made["template"] == {**pod, "metadata": {"name": "p"}}
     schemas = (await api.call("GET", f"/openapi/v3/apis/{GROUP}/v1"))["components"]["schemas"]
     shown = schemas["com.example.shop.v1.Boat"]["properties"]["template"]
-    assert shown["required"] == ["apiVersion", "kind"] and "allOf" in shown["properties"]["metadata"]
+    assert (
+        shown["required"] == ["apiVersion", "kind"] and "allOf" in shown["properties"]["metadata"]
+    )
     bad = {"metadata": {"name": "b"}, "template": {"kind": "no kind", "metadata": {"name": "a/b"}}}
     message = await refused(api, "POST", BOATS, bad, 422)
     for part in (
