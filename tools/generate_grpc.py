@@ -1,4 +1,4 @@
-"""Writes the modules of gRPC messages from their .proto files: CRI's and etcd's.
+"""Writes the modules of gRPC messages from their .proto files: CRI's, etcd's and kubelet's.
 
 protoc's own Python output refuses a protobuf runtime older than the compiler. What it holds is only the serialised
 descriptor, so that is written here without the check: the module works with every protobuf from 5 on. The method
@@ -22,6 +22,14 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = {
     "sampan/cri/api.proto": ("sampan/cri/api_pb2.py", "CRI v1 messages"),
     "sampan/store/etcd.proto": ("sampan/store/etcd_pb2.py", "etcd v3 messages"),
+    "sampan/node/devices/plugin.proto": (
+        "sampan/node/devices/plugin_pb2.py",
+        "Device plugin v1beta1 messages",
+    ),
+    "sampan/node/devices/podresources.proto": (
+        "sampan/node/devices/podresources_pb2.py",
+        "Pod resources v1 messages",
+    ),
 }
 
 MODULE = '''"""{title}, made from {proto} by tools/generate_grpc.py: do not edit."""

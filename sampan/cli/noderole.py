@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -178,6 +179,7 @@ async def run_node(config: Config, notify: Callable[..., None]) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(agent.run())
+            agent.end_pods_on(signal.SIGPWR, group, lambda: notify("drained", config.node_name))
             await agent.running.wait()
             notify("registered", config.node_name)
             group.create_task(rotation.run())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +30,16 @@ from sampan.client.resources import (
 from sampan.cri.client import CRIClient
 from sampan.cri.errors import CRIError
 from sampan.kube.errors import ApiError
-from sampan.node import admission, machine, registration
+from sampan.node import machine, registration
 from sampan.node.cache import ObjectCache
 from sampan.node.config import NodeConfig
 from sampan.node.context import Context
+from sampan.node.devices import sockets
+from sampan.node.devices.broker import Broker
 from sampan.node.environment import NodeFacts
 from sampan.node.errors import SandboxError, VolumeError
 from sampan.node.eviction import Eviction
+from sampan.node.gate import Gate
 from sampan.node.imagegc import ImageGC
 from sampan.node.images import Images
 from sampan.node.logrotation import LogRotation
@@ -54,6 +57,8 @@ from sampan.node.references import References
 from sampan.node.registration import Registrar
 from sampan.node.runtimewatch import PodNews, RuntimeWatch
 from sampan.node.sandboxconfig import ResolvConf
+from sampan.node.shutdown import NOT_READY, Shutdown
+from sampan.node.static.manifests import is_mirror
 from sampan.node.status import Facts
 from sampan.node.statuswriter import StatusWriter
 from sampan.node.tokens import Tokens
@@ -62,6 +67,7 @@ from sampan.node.worker import PodWorker
 
 if TYPE_CHECKING:
     from sampan.node.server import Endpoint
+    from sampan.node.static.pods import StaticPods
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +88,7 @@ class NodeAgent:
         )  # pods are looked after, and the Node is registered if it can be
         self._listed = asyncio.Event()
         self._services: Informer | None = None
+        self._static: StaticPods | None = None
         self._handlers: dict[str, str] = {}
         self._early: list[tuple[str, list[SandboxState], list[ContainerState]]] = []
         self._listing: dict[str, PodNews] = {}
@@ -105,6 +112,9 @@ class NodeAgent:
                     self._connect(self.client, group)
                 group.create_task(self._open(), name="pods")
                 self._keep_house(cri, group)
+                group.create_task(
+                    sockets.serve(self.running, self.context, self._holding), name="device plugins"
+                )
         finally:
             for worker in self.workers.values():
                 worker.close()
@@ -123,8 +133,26 @@ class NodeAgent:
         runtime.connected = self._on_connected
         image_dir = config.image_dir or config.data_dir
         pressure = PressureWatch(config.data_dir, image_dir, config.eviction_hard)
+        devices = Broker(config.data_dir / "node" / "devices.json", group, changed=self._look_again)
         self._registrar = (
-            Registrar(config, facts, self.client, cri, recorder, pressure) if self.client else None
+            Registrar(config, facts, self.client, cri, recorder, pressure, devices.amounts)
+            if self.client
+            else None
+        )
+        gate = Gate(
+            config.name,
+            self.workers,
+            allocatable=registration.allocatable(config, facts),
+            pressure=pressure.holding,
+            labels=self._node_labels,
+            devices=devices,
+        )
+        self.shutdown = Shutdown(
+            gate,
+            self.workers,
+            whole=config.shutdown_grace,
+            critical=config.shutdown_grace_critical,
+            told=self._on_shutdown,
         )
         self._pressure = pressure
         self.context = Context(
@@ -148,8 +176,16 @@ class NodeAgent:
             claim=self._claim,
             gone=self._on_gone,
             sandbox_slots=asyncio.Semaphore(config.parallel_pods),
+            devices=devices,
+            gate=gate,
             pods=lambda: (worker.pod for worker in self.workers.values()),
         )
+        if config.pod_manifest_path is not None:
+            from sampan.node.static.pods import StaticPods
+
+            self._static = StaticPods(
+                config.pod_manifest_path, self.context, self.workers, self._node
+            )
 
     def _connect(self, client: Client, group: asyncio.TaskGroup) -> None:
         assert self._registrar is not None
@@ -195,6 +231,10 @@ class NodeAgent:
         group.create_task(images.run(), name="image garbage")
         group.create_task(eviction.run(), name="eviction")
 
+    def _holding(self) -> Iterable[Object]:
+        """Pods that were let in and have not ended."""
+        return [w.pod for w in self.workers.values() if w.admitted and not w.ending.settled]
+
     def _running_logs(self) -> Iterator[tuple[str, Path]]:
         for worker in self.workers.values():
             for state in worker.observed.containers.values():
@@ -204,6 +244,32 @@ class NodeAgent:
     def _look_again(self) -> None:
         if self._registrar:
             self._registrar.look_again()
+
+    def end_pods_on(
+        self, number: int, group: asyncio.TaskGroup, done: Callable[[], None] = lambda: None
+    ) -> None:
+        """From this signal on the machine shuts down: the node takes no pods, and ends those that it has."""
+
+        async def end() -> None:
+            await self.running.wait()
+            await self.shutdown.run()
+            done()
+
+        asyncio.get_running_loop().add_signal_handler(
+            number, lambda: group.create_task(end(), name="node shutdown")
+        )
+
+    def _on_shutdown(self) -> None:
+        if self._registrar:
+            self._registrar.problem = NOT_READY
+            self._registrar.look_again()
+
+    def _node(self) -> Object | None:
+        return self._registrar.node() if self._registrar else None
+
+    def _node_labels(self) -> dict[str, str] | None:
+        node = self._node()
+        return None if node is None else node["metadata"].get("labels") or {}
 
     async def _listen(self, group: asyncio.TaskGroup) -> None:
         from sampan.node.server import Endpoint
@@ -228,19 +294,40 @@ class NodeAgent:
                 self._adopt_cached(cached)
         else:
             self._adopt_cached(self.cache.load("pod"))
+        if self._static is not None:
+            self._static.open()
+            self.context.group.create_task(self._static.run(), name="static pods")
         self._distribute()
+        self.context.devices.keep_only(self.workers.keys())
         self.context.open = True
         for worker in list(self.workers.values()):
             worker.wake()
         if self._registrar is not None and self._pods.has_synced:
             await self._registrar.registered.wait()
+            if self._static is not None:
+                self._static.mirrors.look_again()
         self.running.set()
         if self.client is not None:
             await self._pods.synced()
             wanted = {pod["metadata"]["uid"] for pod in self._pods.list()}
             for uid in self.workers.keys() - wanted:
-                self.workers[uid].remove()
+                if self._static is None or not self._static.has(uid):
+                    self.workers[uid].remove()
+            self._follow_mirrors()
         self._clean_directories()
+
+    def _follow_mirrors(self) -> None:
+        """The API's pods are known: mirrors can be told from what is missing."""
+        if self._static is not None:
+            self.context.group.create_task(self._static.mirrors.run(), name="mirror pods")
+            return
+        orphans = [pod for pod in self._pods.list() if is_mirror(pod)]
+        if orphans and self.client is not None:
+            from sampan.node.static import mirrors
+
+            self.context.group.create_task(
+                mirrors.delete_all(self.client, orphans), name="mirror pods"
+            )
 
     def _adopt_cached(self, pods: Iterable[Object]) -> None:
         for pod in pods:
@@ -278,6 +365,10 @@ class NodeAgent:
     # News
 
     def _on_pod(self, _type: str, old: Object | None, new: Object | None) -> None:
+        if is_mirror(new or old or {}):
+            if self._static is not None:
+                self._static.mirrors.seen(old, new)
+            return
         if old is not None and (new is None or new["metadata"]["uid"] != old["metadata"]["uid"]):
             if worker := self.workers.get(old["metadata"]["uid"]):
                 worker.remove()
@@ -286,10 +377,7 @@ class NodeAgent:
         uid = new["metadata"]["uid"]
         worker = self.workers.get(uid)
         if worker is None:
-            held = [each.pod for each in self.workers.values() if each.holds_room()]
             worker = self.workers[uid] = PodWorker(self.context, new)
-            if verdict := admission.refusal(new, held, self.context.node_facts.allocatable):
-                worker.fail(verdict)
             worker.wake()
         else:
             worker.update(new)
@@ -346,6 +434,8 @@ class NodeAgent:
         if self.workers.get(worker.uid) is worker:
             del self.workers[worker.uid]
         self.cache.put("pod", worker.pod["metadata"]["namespace"], worker.uid, None)
+        if self._static is not None:
+            self._static.gone(worker)
 
     def _is_busy(self) -> bool:
         """A pod is being started or stopped right now."""

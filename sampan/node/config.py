@@ -44,6 +44,12 @@ class NodeConfig:
     eviction_hard: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULTS))
     image_gc_high: int = 85  # per cent of the images' disk
     image_gc_low: int = 80
+    pod_manifest_path: Path | None = None  # directory of static pods
+    root_dir: Path | None = None  # of device-plugins/ and pod-resources/; None: <data_dir>/node
+    shutdown_grace: float = (
+        0.0  # seconds that pods get when the machine stops; 0: it is not waited for
+    )
+    shutdown_grace_critical: float = 0.0  # of them, for critical pods
     image_dir: Path | None = None  # where the runtime keeps images; None: data_dir
     lease_seconds: int = 10
     status_seconds: int = 300
@@ -51,6 +57,14 @@ class NodeConfig:
     @property
     def cache_path(self) -> Path:
         return self.data_dir / "node" / "cache.db"
+
+    @property
+    def device_plugins_dir(self) -> Path:
+        return (self.root_dir or self.data_dir / "node") / "device-plugins"
+
+    @property
+    def pod_resources_dir(self) -> Path:
+        return (self.root_dir or self.data_dir / "node") / "pod-resources"
 
     @property
     def pods_dir(self) -> Path:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from sampan.client.client import Client
 from sampan.cri.client import CRIClient
 from sampan.node.config import NodeConfig
+from sampan.node.devices.broker import Broker
 from sampan.node.environment import NodeFacts
+from sampan.node.gate import Gate
 from sampan.node.images import Images
 from sampan.node.machine import Machine
 from sampan.node.podspec import Object
@@ -51,6 +53,8 @@ class Context:
     ]  # namespace, claim → PersistentVolume; VolumeError
     gone: Callable[[PodWorker], None]
     sandbox_slots: asyncio.Semaphore
+    devices: Broker
+    gate: Gate
     pods: Callable[[], Iterable[Object]] = tuple  # all that are bound to this node
     handlers: frozenset[str] = field(default_factory=frozenset)
     active: int = 0  # workers that are carrying out actions

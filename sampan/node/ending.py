@@ -51,7 +51,7 @@ class Ending:
         self.begun = asyncio.Event()
         self._hurry = asyncio.Event()
         self._deadline = math.inf
-        self._settled = False
+        self.settled = False  # nothing of the pod runs, and what it held is given back
 
     async def unless_ending(self, work: Awaitable[T]) -> T:
         """Wait for what may take long, but not beyond the pod's end."""
@@ -169,12 +169,13 @@ class Ending:
     async def finish(self) -> None:
         """Nothing of the pod runs. What it held is released; the last word is the API's."""
         self.worker.prober.close()
-        if not self._settled:
+        if not self.settled:
             self.worker.volumes.remove_mounts()
             cgroups.remove(sandboxconfig.cgroup_parent(self.worker.pod, self.context.config))
             self.context.references.release(self.worker.uid)
             self.context.tokens.forget(self.worker.uid)
-            self._settled = True
+            self.context.gate.release(self.worker.uid)
+            self.settled = True
         if self.worker.removed:
             await self._erase()
         elif objects.is_deleting(self.worker.pod) and self.context.client is not None:

@@ -5,7 +5,9 @@ One row a flag: what it sets and how its text is read. What is wrong is a BadFla
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sampan.kube.quantity import parse
@@ -43,12 +45,34 @@ def _percent(text: str) -> int:
     return int(text)
 
 
+def _directory(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    return path
+
+
+_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+
+def _duration(text: str) -> float:
+    """Seconds, of Go's way to write them: `1m30s`."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)(h|ms|m|s)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError("must be a duration, such as 30s or 1m30s")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
 FLAGS: dict[str, Flag] = {
     "container-log-max-files": Flag("container_log_max_files", _count(2)),
     "container-log-max-size": Flag("container_log_max_size", _size),
     "eviction-hard": Flag("eviction_hard", parse_thresholds),
     "image-gc-high-threshold": Flag("image_gc_high", _percent),
     "image-gc-low-threshold": Flag("image_gc_low", _percent),
+    "pod-manifest-path": Flag("pod_manifest_path", _directory),
+    "root-dir": Flag("root_dir", _directory),
+    "shutdown-grace-period": Flag("shutdown_grace", _duration),
+    "shutdown-grace-period-critical-pods": Flag("shutdown_grace_critical", _duration),
 }
 
 
@@ -67,4 +91,7 @@ def read(arguments: Iterable[str]) -> dict[str, Any]:
     high, low = found.get("image_gc_high", 85), found.get("image_gc_low", 80)
     if low > high:
         raise BadFlag(f"image-gc-low-threshold={low}: must not be above the high one, {high}")
+    if found.get("shutdown_grace_critical", 0.0) > found.get("shutdown_grace", 0.0):
+        name = "shutdown-grace-period-critical-pods"
+        raise BadFlag(f"{name}: must not be longer than shutdown-grace-period")
     return found

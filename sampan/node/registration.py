@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sampan import __version__
@@ -66,8 +66,9 @@ def build(
     port: int,
     now: str,
     old: Object | None = None,
+    devices: Mapping[str, tuple[int, int]] | None = None,
 ) -> Object:
-    """The Node as it shall be; `old` gives transition times."""
+    """The Node as it shall be; `old` gives transition times. `devices`: (capacity, allocatable) by resource."""
     hostname = config.hostname or config.name
     labels = {
         "kubernetes.io/hostname": hostname,
@@ -83,9 +84,18 @@ def build(
     if config.taints:
         spec["taints"] = [dict(taint) for taint in config.taints]
     amounts = allocatable(config, machine)
+    devices = devices or {}
     status: Object = {
-        "capacity": amounts,
-        "allocatable": amounts,
+        "capacity": {
+            **_by_hand("capacity", old),
+            **amounts,
+            **{name: str(all_) for name, (all_, _) in devices.items()},
+        },
+        "allocatable": {
+            **_by_hand("allocatable", old),
+            **amounts,
+            **{name: str(healthy) for name, (_, healthy) in devices.items()},
+        },
         "addresses": [
             {"type": "InternalIP", "address": config.address},
             {"type": "Hostname", "address": hostname},
@@ -127,6 +137,12 @@ def build(
         "spec": spec,
         "status": status,
     }
+
+
+def _by_hand(field: str, old: Object | None) -> dict[str, str]:
+    """Extended resources that somebody wrote on the Node stay."""
+    before = ((old or {}).get("status") or {}).get(field) or {}
+    return {name: text for name, text in before.items() if "/" in name}
 
 
 def _conditions(
@@ -228,6 +244,7 @@ class Registrar:
         cri: CRIClient,
         recorder: QuietRecorder | None,
         pressure: PressureWatch,
+        devices: Callable[[], Mapping[str, tuple[int, int]]],
     ) -> None:
         self._config = config
         self._pressure = pressure
@@ -235,6 +252,8 @@ class Registrar:
         self._client = client
         self._cri = cri
         self._recorder = recorder
+        self._devices = devices
+        self.problem = ""  # of the node's own, for which it is NotReady
         self._wake = asyncio.Event()
         self._port = config.port
         self._node: Object | None = None
@@ -245,6 +264,10 @@ class Registrar:
     def look_again(self) -> None:
         """Something that the status tells may have changed."""
         self._wake.set()
+
+    def node(self) -> Object | None:
+        """The Node as the API last told it; None before it is registered."""
+        return self._node
 
     def listening(self, port: int) -> None:
         self._port = port
@@ -311,6 +334,8 @@ class Registrar:
 
     def _wanted(self, runtime: RuntimeFacts, images: Any, old: Object | None) -> Object:
         self._pressure.look()
+        if self.problem:
+            runtime = replace(runtime, ready=False, problem=self.problem)
         return build(
             self._config,
             self._machine,
@@ -320,6 +345,7 @@ class Registrar:
             self._port,
             objects.now(),
             old,
+            self._devices(),
         )
 
     async def _register(self, runtime: RuntimeFacts, images: Any) -> None:

@@ -265,6 +265,7 @@ class Starting:
             target,
             self._users(),
         )
+        await context.devices.give(self.worker.pod, container, config)
         (context.config.pod_log_dir(self.worker.pod) / name).mkdir(parents=True, exist_ok=True)
         cri = context.cri
         try:

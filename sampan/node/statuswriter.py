@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from sampan.client.client import Client
 from sampan.client.resources import PODS
@@ -36,6 +37,16 @@ class _Entry:
     task: asyncio.Task[None] | None = None
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     gone: bool = False
+
+
+class Statuses(Protocol):
+    """Where a worker's pod gets its status: the API's pod, or the mirror of a static one."""
+
+    def latest(self, pod: Object) -> Object: ...
+    def is_writing(self, uid: str) -> bool: ...
+    def submit(self, pod: Object, status: Object, *, busy: bool = False) -> None: ...
+    def forget(self, uid: str) -> None: ...
+    async def flush(self, uid: str) -> None: ...
 
 
 class StatusWriter:

@@ -48,19 +48,24 @@ from sampan.node.podspec import Named, Object
 from sampan.node.probes.prober import Prober
 from sampan.node.resize import Resizing
 from sampan.node.starting import RETRY, Starting
-from sampan.node.statuswriter import newer
+from sampan.node.statuswriter import Statuses, newer
 from sampan.node.volumes.pod import PodVolumes
 
 log = logging.getLogger(__name__)
 
 RUNTIME_RETRY = 1.0
+TELL_WITHIN = 5.0  # seconds for the last word to the API
 EVENT_PATIENCE = 0.25  # for an event that was sent before the answer; then the runtime is asked
+BEGUN = ("Running", "Succeeded", "Failed")  # phases of a pod that had been let in
 _META = ("labels", "annotations", "deletionTimestamp", "deletionGracePeriodSeconds")
 
 
 class PodWorker:
-    def __init__(self, context: Context, pod: Object) -> None:
+    def __init__(self, context: Context, pod: Object, statuses: Statuses | None = None) -> None:
+        """`statuses`: where its status goes, when that is not the API's pod."""
         self.context = context
+        self.statuses: Statuses = statuses or context.status
+        self.admitted = False
         self.pod = pod
         self.uid: str = pod["metadata"]["uid"]
         self.observed = Observed()
@@ -93,7 +98,7 @@ class PodWorker:
         if same or not newer(pod, self.pod):
             return  # the answer to a write, which the watch shows again
         old, self.pod = self.pod, pod
-        quiet = expected or self.context.status.is_writing(self.uid)  # the answer tells more
+        quiet = expected or self.statuses.is_writing(self.uid)  # the answer tells more
         if objects.is_deleting(pod):
             self.ending.begun.set()
             if podspec.termination_grace(pod) < podspec.termination_grace(old):
@@ -105,20 +110,26 @@ class PodWorker:
         if not quiet or _matters(old, pod):
             self.wake()
 
-    def remove(self) -> None:
-        """The API has no such pod any more."""
+    def remove(self, *, hurry: bool = True) -> None:
+        """The API has no such pod any more. `hurry`: nor has it left the pod time to end."""
         if self.removed:
             return
         self.removed = True
         self.ending.begun.set()
-        self.ending.shorten(1)
-        self.context.status.forget(self.uid)
+        if hurry:
+            self.ending.shorten(1)
+        self.statuses.forget(self.uid)
         self.wake()
 
-    def fail(self, verdict: Verdict, *, disruption: bool = False) -> None:
-        """End the pod as Failed. `disruption`: not for what it did, but for what the node needs."""
+    def fail(
+        self, verdict: Verdict, *, disruption: bool = False, grace: float | None = None
+    ) -> None:
+        """End the pod as Failed, within `grace`. `disruption`: not for what it did, but for what the node needs."""
+        if grace is not None:
+            self.ending.shorten(grace)
         if self._verdict is not None or self.removed:
             return
+        self.ending.begun.set()
         self._verdict = verdict
         self._disrupted = disruption
         self.event("Warning", verdict.reason, verdict.message)
@@ -126,7 +137,7 @@ class PodWorker:
 
     def holds_room(self) -> bool:
         """The pod's requests and host ports are taken: it has neither ended, nor been refused, nor gone from the API."""
-        ended = podspec.has_finished(self.context.status.latest(self.pod))
+        ended = podspec.has_finished(self.statuses.latest(self.pod))
         return not (self.removed or self._verdict is not None or ended)
 
     async def ended(self, seconds: float) -> None:
@@ -137,6 +148,16 @@ class PodWorker:
                     await self._news.wait()
         except TimeoutError:
             log.warning("pod %s takes long to end", podspec.full_name(self.pod))
+
+    async def told(self) -> None:
+        """Return when the API knows how the pod ended, or cannot be told within a moment."""
+        try:
+            async with asyncio.timeout(TELL_WITHIN):
+                while self._task is not None:
+                    await asyncio.wait({self._task})
+                await self.statuses.flush(self.uid)
+        except TimeoutError:
+            log.warning("pod %s: the API does not know its end", podspec.full_name(self.pod))
 
     def objects_changed(self) -> None:
         """A ConfigMap or Secret of the pod became another."""
@@ -231,8 +252,10 @@ class PodWorker:
         }
         self._read_messages()
         self._attend_probes()
+        pod = self.statuses.latest(self.pod)
+        if not self.admitted:
+            await self._admit()
         view = self.view()
-        pod = self.context.status.latest(self.pod)
         todo = plan(pod, view, now)
         self._publish(pod, view, now, todo)
         if todo.done:
@@ -258,6 +281,21 @@ class PodWorker:
                 self.starting.stale = True
         if wake_at:
             self.wake_at(max(wake_at, now + 0.01))
+
+    def is_in(self) -> bool:
+        """It was let in: by this process, or by the one before, as what there is of it tells."""
+        phase = (self.pod.get("status") or {}).get("phase")
+        begun = self.observed.sandboxes or self.observed.containers
+        return self.admitted or bool(begun) or phase in BEGUN
+
+    async def _admit(self) -> None:
+        """Ask whether it may start here. What has begun, or ends anyway, is not asked."""
+        if self.is_in() or self._verdict is not None or self.ending.begun.is_set():
+            self.admitted = True
+        elif refused := await self.context.gate.admit(self.pod):
+            self.fail(refused)
+        else:
+            self.admitted = True
 
     def wake_at(self, at: float) -> None:
         if self._timer:
@@ -295,7 +333,7 @@ class PodWorker:
         wanted = status.pod_status(pod, view, self.context.facts, now, done=todo.done)
         coming = any(isinstance(action, (CreateSandbox, Start)) for action in todo.actions)
         busy = not todo.done and (coming or self.prober.has_unasked_readiness())
-        self.context.status.submit(self.pod, wanted, busy=busy)
+        self.statuses.submit(self.pod, wanted, busy=busy)
 
     def event(self, kind: str, reason: str, message: str, named: Named | None = None) -> None:
         if self.context.recorder:

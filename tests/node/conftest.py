@@ -78,8 +78,8 @@ class Harbour:
     def start_runtime(self) -> subprocess.Popen[str]:
         return self.spawn(str(HERE / "node_runtime.py"), str(self.directory))[0]
 
-    def start_node(self, *, api: bool = True) -> subprocess.Popen[str]:
-        given = [str(self.kubeconfig)] if api else []
+    def start_node(self, *flags: str, api: bool = True) -> subprocess.Popen[str]:
+        given = [str(self.kubeconfig) if api else "", *flags]
         process, _ = self.spawn(str(HERE / "node_process.py"), str(self.directory), NODE, *given)
         return process
 

@@ -26,13 +26,22 @@ async def test_pods_are_evicted_and_the_node_says_so(harbour: Harbour, pods: Pod
     client = Client(HTTPTransport(load(harbour.kubeconfig)))
     agent = asyncio.ensure_future(NodeAgent(client, config).run())
     try:
-        await pods.create("heavy")
+        # Who asks for memory is let in under pressure; who asks for nothing is not.
+        await pods.create("heavy", container={"resources": {"requests": {"memory": "1Mi"}}})
         gone = await pods.until(
             "heavy", lambda pod: pod.get("status", {}).get("reason") == "Evicted", "evicted"
         )
         assert gone["status"]["phase"] == "Failed"
         assert gone["status"]["message"].startswith("The node was low on resource: memory. ")
         assert condition(gone, "DisruptionTarget")["reason"] == "TerminationByKubelet"
+        await pods.create("idle")
+        kept_out = await pods.until(
+            "idle", lambda pod: pod.get("status", {}).get("phase") == "Failed", "refused"
+        )
+        assert kept_out["status"]["reason"] == "Evicted"
+        assert kept_out["status"]["message"] == (
+            "Pod was rejected: The node had condition: [MemoryPressure]. "
+        )
         node = await client.get(NODES, NODE)
         assert condition_true(node, "MemoryPressure")
         async with asyncio.timeout(10), aclosing(client.watch(EVENTS, "default")) as events:
