@@ -179,6 +179,8 @@ def clear(config: Config) -> None:
         cgroups.remove(config.instance)
     release(config.data_dir / "node" / "pods", config.run_dir, root=not config.rootless)
     asyncio.run(clear_network(config))
+    for name in ("device-plugins", "pod-resources"):  # a node that was killed left its sockets
+        (config.data_dir / "node" / name / "kubelet.sock").unlink(missing_ok=True)
     for name in VOLATILE:
         if not mounts_below((config.run_dir / name).resolve()):
             shutil.rmtree(config.run_dir / name, ignore_errors=True)
