@@ -21,7 +21,13 @@ def remains(boat: Cluster) -> dict[str, list[str]]:
     found = {
         "processes": [text for _, text in processes(boat)],
         "mounts": mounts(boat),
-        "sockets": [str(path) for path in boat.data.rglob("*") if path.is_socket()],
+        # Unlike rglob, walk passes over a directory that goes away meanwhile.
+        "sockets": [
+            str(path)
+            for base, _, names in os.walk(boat.data)
+            for path in (Path(base) / name for name in names)
+            if path.is_socket()
+        ],
     }
     if AS_ROOT:
         found |= {
