@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import os
 import random
+import sys
 from pathlib import Path
 
 from sampan.store.sqlite import SQLiteStore
@@ -47,3 +48,7 @@ async def compact_for_ever(store: SQLiteStore) -> None:
     while True:
         await store.compact(store.revision - 3000)
         await asyncio.sleep(0.01)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

@@ -1,12 +1,12 @@
 """kill -9 during a flood of writes: nothing that was acknowledged is lost, and watches resume exactly."""
 
 import asyncio
-import gc
 import hashlib
 import os
 import random
 import signal
-import traceback
+import subprocess
+import sys
 
 import pytest
 import store_flood
@@ -19,20 +19,12 @@ DEADLINE = 60
 
 
 class Child:
-    """The flooding process and what it has acknowledged. Forked, since starting Python anew would take all the time."""
+    """The flooding process and what it has acknowledged. Not forked: other tests leave threads that a fork would miss."""
 
     def __init__(self, path, seed):
         reading, writing = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                gc.disable()  # what other tests left waits for threads that a fork does not have
-                os.close(reading)
-                asyncio.run(store_flood.main(path, seed, writing))
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(1)
+        command = [sys.executable, store_flood.__file__, str(path), str(seed), str(writing)]
+        self.pid = subprocess.Popen(command, pass_fds=[writing]).pid
         os.close(writing)
         self.out = os.fdopen(reading, "rb")
 
