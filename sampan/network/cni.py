@@ -1,7 +1,7 @@
 """CNI pod network: the plugins that the user has configured attach the pods (CNI specification 1.1).
 
 The first configuration by name in the directory counts, as with containerd and CRI-O: a list (`*.conflist`) or one plugin
-(`*.conf`, `*.json`). A pod gets a namespace; `lo` comes up in it; then each plugin of the list is run with ADD, given what
+(`*.conf`, `*.json`). Podman's own is passed over: installing podman must not move a cluster's pods. A pod gets a namespace; `lo` comes up in it; then each plugin of the list is run with ADD, given what
 the one before answered. The result is kept on disk, because DEL and CHECK need it, and because a restarted runtime must
 find the pod's address without asking anybody.
 """
@@ -29,6 +29,7 @@ CONFIGURATION = Path("/etc/cni/net.d")
 PLUGINS = (Path("/opt/cni/bin"), Path("/usr/lib/cni"), Path("/usr/libexec/cni"))
 INTERFACE = "eth0"
 VERSION = "1.0.0"  # of a configuration that names none
+FOREIGN = frozenset({"podman"})  # networks that another engine's package brings for itself
 PATIENCE = 60.0  # seconds that one plugin gets
 Object = dict[str, Any]
 
@@ -51,7 +52,9 @@ def find_configuration(directory: Path) -> Plan | None:
         return None
     for name in names:
         if name.endswith((".conflist", ".conf", ".json")) and not name.startswith("."):
-            return read(directory / name)
+            plan = read(directory / name)
+            if plan.name not in FOREIGN:
+                return plan
     return None
 
 

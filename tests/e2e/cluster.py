@@ -66,6 +66,8 @@ class Cluster:
             str(node_port),
             "--node-name",
             "boat",
+            "--cni-conf-dir",  # whatever this machine has for others
+            str(self.directory / "cni"),
         ]
         if self.rootless:
             arguments.append("--rootless")

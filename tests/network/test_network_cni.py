@@ -65,6 +65,16 @@ def test_one_plugin_is_a_list_of_one(tmp_path: Path) -> None:
     assert [each["type"] for each in plan.plugins] == ["ptp"]
 
 
+def test_podmans_own_network_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "87-podman-bridge.conflist").write_text(
+        '{"name":"podman","plugins":[{"type":"bridge"}]}'
+    )
+    assert cni.find_configuration(tmp_path) is None
+    (tmp_path / "90-boats.conf").write_text('{"name":"boats","type":"ptp"}')
+    plan = cni.find_configuration(tmp_path)
+    assert plan is not None and plan.name == "boats"
+
+
 def test_addresses_of_old_and_new_results() -> None:
     assert cni.addresses_of({"ips": [{"address": "fd00::2/64"}, {"address": "10.0.0.2/24"}]}) == (
         "10.0.0.2",

@@ -1,7 +1,10 @@
 """Contract tests run once per implementation: a table of how to open one for a test."""
 
 import base64
+import shutil
+import tempfile
 import uuid
+from pathlib import Path
 
 import pytest
 from etcd_cluster import BINARY, MISSING, EtcdCluster
@@ -20,6 +23,14 @@ def etcd(tmp_path_factory):
     cluster.start()
     yield cluster.endpoints
     cluster.stop()
+
+
+@pytest.fixture
+def short_directory():
+    """For data directories: a path of tmp_path's, with a worker's name in it, is too long for sockets."""
+    path = Path(tempfile.mkdtemp(prefix="sampan-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def sqlite_opener(request):

@@ -27,8 +27,8 @@ def config_map(name, **data):
 
 
 @pytest.fixture
-def server(tmp_path):
-    server = Server(tmp_path, 3, free_ports(1)[0], ())
+def server(short_directory):
+    server = Server(short_directory, 3, free_ports(1)[0], ())
     server.command = server.command[:-2]  # no endpoint: the SQLite file
     yield server
     server.kill()

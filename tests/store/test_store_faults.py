@@ -86,13 +86,13 @@ class Server:
 
 
 @pytest.fixture
-async def servers(tmp_path):
+async def servers(tmp_path, short_directory):
     if BINARY is None:
         pytest.skip(MISSING)
     etcd = EtcdCluster(tmp_path / "etcd", 3)
     etcd.start()
     port = free_ports(1)[0]
-    servers = [Server(tmp_path, number, port, etcd.endpoints) for number in (1, 2)]
+    servers = [Server(short_directory, number, port, etcd.endpoints) for number in (1, 2)]
     try:
         servers[0].start()
         await servers[0].ready()

@@ -15,13 +15,13 @@ DEADLINE = 40
 
 
 @pytest.fixture
-async def servers(tmp_path):
+async def servers(tmp_path, short_directory):
     if BINARY is None:
         pytest.skip(MISSING)
     etcd = EtcdCluster(tmp_path / "etcd")
     etcd.start()
     port = free_ports(1)[0]
-    servers = [Server(tmp_path, number, port, etcd.endpoints) for number in (5, 6)]
+    servers = [Server(short_directory, number, port, etcd.endpoints) for number in (5, 6)]
     try:
         servers[0].start()
         await servers[0].ready()

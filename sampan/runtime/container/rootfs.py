@@ -1,7 +1,7 @@
 """A container's root: the image's layers as overlayfs, with a writable layer of its own.
 
-mount(2) takes one page of options. Layer paths are long (a digest each), so with many of them the mount is made from the
-directory that holds the layers, by names relative to it.
+mount(2) takes one page of options. Layer paths are long (a digest each), so many of them are named by short links beside the
+container, relative to the working directory; the links are followed while mounting and are gone after it.
 """
 
 from __future__ import annotations
@@ -58,18 +58,23 @@ def overlay(directory: Path, layers: tuple[Path, ...]) -> Path:
     root, upper, work = directory / "rootfs", directory / "upper", directory / "work"
     tail = f",upperdir={upper},workdir={work}"
     options = "lowerdir=" + ":".join(str(layer) for layer in reversed(layers)) + tail
+    links = directory / "links"
     try:
         if len(options) > PAGE:
-            base = os.path.commonpath(layers) if len(layers) > 1 else str(layers[0].parent)
-            names = ":".join(os.path.relpath(layer, base) for layer in reversed(layers))
+            names = ":".join(str(number) for number in reversed(range(len(layers))))
             options = f"lowerdir={names}{tail}"
             if len(options) > PAGE:
                 raise CannotStart(f"the image has too many layers for overlayfs: {len(layers)}")
+            links.mkdir()
+            for number, layer in enumerate(layers):
+                (links / str(number)).symlink_to(layer)
             kernel.unshare(kernel.CLONE_FS)
-            os.chdir(base)
+            os.chdir(links)
         kernel.mount("overlay", str(root), "overlay", 0, options)
     except OSError as error:
         raise CannotStart(f"cannot mount the image's layers: {error.strerror}") from error
+    finally:
+        shutil.rmtree(links, ignore_errors=True)
     return root
 
 
