@@ -155,9 +155,9 @@ class Planner:
     def call(self, node: Call) -> Step:
         name = node.function
         if name == "_&&_":
-            return _both([self.plan(each) for each in node.args])
+            return _decided(False, [self.plan(each) for each in node.args])
         if name == "_||_":
-            return _either([self.plan(each) for each in node.args])
+            return _decided(True, [self.plan(each) for each in node.args])
         args = [self.plan(each) for each in node.args]
         if name == "_?_:_":
             return _choice(*args)
@@ -277,8 +277,8 @@ def _optional(value: Any) -> Optional:
     raise no_overload()
 
 
-def _both(operands: list[Step]) -> Step:
-    """False wins over an error, an error over true."""
+def _decided(by: bool, operands: list[Step]) -> Step:
+    """`&&` is decided by false, `||` by true; what decides wins over an error, an error over the rest."""
 
     def decide(frame: Frame) -> bool:
         failed: EvaluationError | None = None
@@ -288,35 +288,13 @@ def _both(operands: list[Step]) -> Step:
             except EvaluationError as error:
                 failed = failed or error
                 continue
-            if value is False:
-                return False
-            if value is not True:
+            if value is by:
+                return by
+            if value is not (not by):
                 failed = failed or no_overload()
         if failed is not None:
             raise failed
-        return True
-
-    return decide
-
-
-def _either(operands: list[Step]) -> Step:
-    """True wins over an error, an error over false."""
-
-    def decide(frame: Frame) -> bool:
-        failed: EvaluationError | None = None
-        for each in operands:
-            try:
-                value = each(frame)
-            except EvaluationError as error:
-                failed = failed or error
-                continue
-            if value is True:
-                return True
-            if value is not False:
-                failed = failed or no_overload()
-        if failed is not None:
-            raise failed
-        return False
+        return not by
 
     return decide
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from sampan.kube import patterns
 from sampan.kube.cel.errors import EvaluationError
 from sampan.kube.cel.functions import Library, function, method
 from sampan.kube.cel.types import BOOL, INT, STRING, list_of
@@ -16,17 +17,10 @@ KEPT = 64
 @lru_cache(maxsize=KEPT)
 def compiled(pattern: str) -> Any:
     """Raises EvaluationError for what is not RE2 syntax, or too large."""
-    import re2  # 3 MB: paid for by the first expression that has a pattern
-
-    options = re2.Options()
-    options.log_errors = False
-    options.max_mem = MAX_MEMORY
     try:
-        return re2.compile(pattern, options)
-    except re2.error as error:
-        detail = error.args[0] if error.args else ""
-        text = detail.decode("utf-8", "replace") if isinstance(detail, bytes) else str(detail)
-        raise EvaluationError(f"error parsing regexp: {text}") from None
+        return patterns.compiled(pattern, MAX_MEMORY)
+    except patterns.PatternError as error:
+        raise EvaluationError(str(error)) from None
 
 
 # Text goes in as bytes: for a str the binding reckons each match's place from the start again.
