@@ -156,7 +156,7 @@ def test_exit_records(tmp_path: Path) -> None:
 
 def test_a_launch_is_complete() -> None:
     what = dict.fromkeys(launch.FIELDS, "")
-    assert launch.unseal(launch.seal(what)) == what
+    assert launch.unseal(launch.read(launch.seal(what))) == what
     del what["uid"]
     with pytest.raises(ValueError, match="uid"):
         launch.seal(what)

@@ -60,12 +60,21 @@ class Connections:
             if len(self.open) >= MAX_CONNECTIONS:
                 connection.close()
                 continue
-            connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            address = peer[0].removeprefix("::ffff:").encode()
-            known = Connection(connection, address)
-            self.open[known.fd] = known
-            self.poll.register(known.fd, select.EPOLLIN)
+            self._add(connection, peer[0])
+
+    def adopt(self, connection: socket.socket) -> None:
+        """One that another process has accepted."""
+        try:
+            self._add(connection, connection.getpeername()[0])
+        except OSError:
+            connection.close()  # its client has gone
+
+    def _add(self, connection: socket.socket, peer: str) -> None:
+        connection.setblocking(False)
+        known = Connection(connection, peer.removeprefix("::ffff:").encode())
+        self.open[known.fd] = known
+        self.poll.register(known.fd, select.EPOLLIN)
 
     def send(self, connection: Connection, data: bytes) -> None:
         if not connection.out:
@@ -119,9 +128,8 @@ class Connections:
                 self.poll.unregister(connection.fd)
             connection.socket.close()
 
-    def sweep(self) -> None:
+    def sweep(self, now: float) -> None:
         """Close connections that idle too long; 408 for those that began a request and do not go on."""
-        now = time.monotonic()
         if now - self.swept < SWEEP:
             return
         self.swept = now

@@ -21,6 +21,7 @@ import time
 
 from sampan.runtime.wasm import wire
 from sampan.runtime.wasm.connections import SWEEP, Connection, Connections
+from sampan.runtime.wasm.crew import Crew
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,7 +94,6 @@ class Server:
         self.watching = False
         self.seats: list[Seat] = []
         self.spare: list[Seat] = []
-        self.held = 0  # guests in threads that do not lead
         self.finished: list[tuple[Run, bytes, bool]] = []
         self.connections = Connections(
             self.poll,
@@ -104,18 +104,22 @@ class Server:
         self.date_second = 0
         self.date = b""
         self.stderr = -1
+        slot, board, line = worker.launch["slot"], worker.board, worker.line
+        self.crew = Crew(self, slot, http["processes"], board, line)
+        self.held = self.crew.held  # guests in threads that do not lead, of each process
 
     def run(self, service: Service) -> tuple[int, str, str]:
         """Serve until told to end. The main thread's seat is the first; the process may end in another."""
         self.service = service
         self.seats = [Seat(service.seat(0))]
         self.leader = self.seats[0]
-        self.stderr, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(write, True)
-        os.dup2(write, 2, inheritable=False)
-        os.close(write)
-        self.poll.register(self.stderr, select.EPOLLIN)
-        self.poll.register(self.listener.fileno(), select.EPOLLIN)
+        if self.crew.slot == 0:  # the others write into this one's
+            self.stderr, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            os.set_blocking(write, True)
+            os.dup2(write, 2, inheritable=False)
+            os.close(write)
+            self.poll.register(self.stderr, select.EPOLLIN)
+        self.poll.register(self.listener.fileno(), select.EPOLLIN | select.EPOLLEXCLUSIVE)
         _thread.start_new_thread(self.watch, ())
         self.sit(self.seats[0], leading=True)
         return 0, "Completed", ""
@@ -139,11 +143,14 @@ class Server:
 
     def lead(self, seat: Seat) -> None:
         """Return when the lead is lost."""
+        crew = self.crew
         while True:
             if self.draining and not self.busy():
                 self.end()
-            timeout = 0.0 if self.ready else SWEEP if self.connections.open else None
+            timeout = 0.0 if self.ready else SWEEP if self.connections.open else crew.patience
+            before = time.monotonic()
             events = self.poll.poll(timeout)
+            crew.waited += time.monotonic() - before
             ready, self.ready = self.ready, []
             for connection in ready:
                 if connection.fd in self.connections.open and not self.advance(connection, seat):
@@ -157,8 +164,10 @@ class Server:
                     self.connections.accept(self.listener)
                 else:
                     self.attend(fd, event)
+            now = time.monotonic()
             if self.connections.open:
-                self.connections.sweep()
+                self.connections.sweep(now)
+            crew.look(now)
 
     def attend(self, fd: int, event: int) -> None:
         if fd == self.worker.wake_read:
@@ -170,7 +179,7 @@ class Server:
             self.collect()
         elif fd == self.stderr:
             self.drain_stderr()
-        else:
+        elif not self.crew.handle(fd):
             self.console.handle(fd, event)
 
     def converse(self, connection: Connection, event: int, seat: Seat) -> bool:
@@ -210,7 +219,7 @@ class Server:
             return True
         if request is None:
             return True
-        connection.seen = time.monotonic()
+        connection.seen = self.crew.asked_at = time.monotonic()
         return self.answer(connection, request, seat)
 
     def take(self, connection: Connection) -> wire.Request | None:
@@ -251,7 +260,7 @@ class Server:
 
     def answer(self, connection: Connection, request: wire.Request, seat: Seat) -> bool:
         """Run the guest and send what it says. False: the lead was lost meanwhile."""
-        if self.held >= self.concurrency:
+        if sum(self.held) >= self.concurrency:
             self.refuse(connection, request)
             return True
         run = seat.run = Run(self.service, connection, request, time.monotonic(), self.timeout)
@@ -262,7 +271,7 @@ class Server:
         with self.gate:
             seat.run = None
             detached = run.detached
-            self.held -= detached
+            self.held[self.crew.slot] -= detached
         if detached:
             self.finished.append((run, output, keep))
             self.wake()
@@ -357,7 +366,7 @@ class Server:
         if not self.spare and len(self.seats) > self.concurrency:
             return
         run.detached = run.connection.busy = True
-        self.held += 1
+        self.held[self.crew.slot] += 1
         self.poll.unregister(run.connection.fd)  # its events wait until its answer is there
         if self.spare:
             seat = self.spare.pop()
@@ -387,22 +396,26 @@ class Server:
 
     # -- the end --------------------------------------------------------------------------------------------------
 
-    def drain(self) -> None:
-        """Take no more connections, finish what is under way."""
+    def drain(self, listening: bool = True) -> None:
+        """Take no more connections, finish what is under way. `listening`: it takes them until now."""
         if self.draining:
             return
         self.draining = True
-        self.poll.unregister(self.listener.fileno())
+        if listening:
+            self.poll.unregister(self.listener.fileno())
+        if self.crew.slot == 0:
+            self.listener.shutdown(socket.SHUT_RDWR)  # for all who share it
         self.listener.close()
+        self.crew.drain()
         for connection in list(self.connections.open.values()):
             if not (connection.data or connection.out or connection.busy or connection.request):
                 self.connections.close(connection)
 
     def busy(self) -> bool:
         """Whether somebody still waits for an answer."""
-        return bool(self.finished) or not all(
-            known.lingers for known in self.connections.open.values()
-        )
+        if self.finished or self.crew.others():
+            return True
+        return not all(known.lingers for known in self.connections.open.values())
 
     def end(self) -> None:
         self.drain_stderr()
@@ -410,6 +423,8 @@ class Server:
         self.worker.finish(0, "Completed")
 
     def drain_stderr(self) -> None:
+        if self.stderr < 0:
+            return
         for _ in range(16):
             try:
                 data = os.read(self.stderr, _READ)

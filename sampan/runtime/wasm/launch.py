@@ -9,7 +9,7 @@ from __future__ import annotations
 import marshal
 import os
 
-PROTOCOL = 2
+PROTOCOL = 3
 RUN, HTTP, EXEC = "run", "http", "exec"
 WAGI, WASI = "wagi", "wasi"  # protocols of an HTTP service
 NO_LIMIT = -1
@@ -36,7 +36,8 @@ FIELDS = {
     "groups": "list of supplementary groups",
     "limits": "of one instance, see engine.Limits: memory (bytes), table_elements, instances, tables, memories; -1: none",
     "network": "bool: the guest may use sockets (preview 2)",
-    "http": "protocol (wagi | wasi), address, port, timeout (s), max_body (bytes), concurrency",
+    "http": "protocol (wagi | wasi), address, port, timeout (s), max_body (bytes), concurrency, processes",
+    "slot": "place in its crew (crew.py), 0: the first",
 }
 
 
@@ -52,9 +53,15 @@ def seal(launch: dict[str, object]) -> int:
     return fd
 
 
-def unseal(fd: int) -> dict:
-    size = os.fstat(fd).st_size
-    launch = marshal.loads(os.pread(fd, size, 0))
-    os.close(fd)
+def read(fd: int) -> bytes:
+    """What `seal` made, as bytes; closes the descriptor."""
+    try:
+        return os.pread(fd, os.fstat(fd).st_size, 0)
+    finally:
+        os.close(fd)
+
+
+def unseal(data: bytes) -> dict:
+    launch = marshal.loads(data)
     assert isinstance(launch, dict)
     return launch

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sampan.image import UnpackedImage, lookup
-from sampan.runtime.sandbox import CannotStart, ContainerSpec, SandboxSpec
+from sampan.runtime.sandbox import CannotStart, ContainerSpec, Resources, SandboxSpec
 from sampan.runtime.wasm import launch
 
 HTTP = "sampan.dev/http"
@@ -30,6 +30,7 @@ DEFAULT_MAX_BODY = 8 << 20  # bytes
 MAX_BODY = 256 << 20
 DEFAULT_CONCURRENCY = 32
 MAX_CONCURRENCY = 128
+CPU_PERIOD = 100_000  # µs, the kernel's default
 
 _UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -95,6 +96,14 @@ def service(
         or DEFAULT_MAX_BODY,
         concurrency=_count(HTTP_CONCURRENCY, concurrency, MAX_CONCURRENCY) or DEFAULT_CONCURRENCY,
     )
+
+
+def processes(service: Service, resources: Resources, cores: int) -> int:
+    """How many may serve at once: a core each, of those that its CPU limit leaves it, and a request each."""
+    if resources.cpu_quota > 0:
+        period = resources.cpu_period or CPU_PERIOD
+        cores = min(cores, -(-resources.cpu_quota // period))
+    return max(1, min(cores, service.concurrency))
 
 
 def limits(image: UnpackedImage, pod: SandboxSpec, container: ContainerSpec) -> dict[str, int]:

@@ -89,6 +89,7 @@ class WasmSandbox:
         env = {"HOSTNAME": self.spec.hostname, **container.env}
         http: dict[str, object] = {}
         if served is not None:
+            cores = len(os.sched_getaffinity(0))
             http = {
                 "protocol": served.protocol,
                 "address": network.bind_address(self.spec),
@@ -96,6 +97,7 @@ class WasmSandbox:
                 "timeout": served.timeout,
                 "max_body": served.max_body,
                 "concurrency": served.concurrency,
+                "processes": modules.processes(served, container.resources, cores),
             }
         return {
             "mode": launch.HTTP if served is not None else mode,
@@ -120,6 +122,7 @@ class WasmSandbox:
             "limits": modules.limits(image, self.spec, container),
             "network": bool(self.spec.network.namespace) and compiled.component,
             "http": http,
+            "slot": 0,
         }
 
     async def exec(self, container_id: str, request: ExecRequest, streams: Streams) -> int:

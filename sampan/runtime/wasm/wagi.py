@@ -43,7 +43,9 @@ class Wagi:
         wasi.prepare(wire.cgi_constants(b"%d" % port), wire.VARYING)
 
     def seat(self, number: int) -> Scratch:
-        return Scratch(str(number))
+        return Scratch(
+            f"{self.server.crew.slot}-{number}"
+        )  # without root, a crew's are in one place
 
     def execute(self, run: Run, seat: Seat) -> tuple[bytes, bool]:
         server, request = self.server, run.request

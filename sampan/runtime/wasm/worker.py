@@ -22,6 +22,7 @@ from sampan.runtime.wasm import exits, isolation, linux, seccomp
 from sampan.runtime.wasm.component.proxy import ProxyProgram
 from sampan.runtime.wasm.component.service import Proxy
 from sampan.runtime.wasm.console import Console
+from sampan.runtime.wasm.crew import make_board
 from sampan.runtime.wasm.engine import (
     TRAPPED,
     Engine,
@@ -57,11 +58,22 @@ Warm = tuple[Engine, int, dict[tuple[bool, bool], seccomp.Filter]]
 class Worker:
     """A launch, and what was opened for it. `main` never returns."""
 
-    def __init__(self, warm: Warm, launch: dict, status: socket.socket, stdio: list[int]) -> None:
+    def __init__(
+        self,
+        warm: Warm,
+        launch: dict,
+        status: socket.socket,
+        given: list[int],
+        line: socket.socket | None,
+    ) -> None:
+        """`given`: stdio for an exec; listener, stderr and board for another than the first of a crew.
+        `line`: of the first of a crew to the zygote."""
         self.engine, self.vault, self.filters = warm
         self.launch = launch
         self.status = status
-        self.stdio = stdio  # of an exec: stdin, stdout, stderr
+        self.given = given
+        self.line = line
+        self.board = -1
         self.exit_fd = -1
         self.poll = select.epoll()
         self.wake_read, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -113,7 +125,12 @@ class Worker:
         self.pidfd = os.pidfd_open(os.getpid())
         self.started_at = time.time_ns()
         log, control = -1, None
-        if launch["mode"] != EXEC:
+        if launch["slot"]:
+            listener, stderr, self.board = self.given
+            self.listener, self.line = socket.socket(fileno=listener), self.status
+            os.dup2(stderr, 2, inheritable=False)
+            os.close(stderr)
+        elif launch["mode"] != EXEC:
             self.exit_fd = exits.create(launch["directory"], os.getpid(), self.started_at)
             control = listen(launch["control"])
             if launch["log"]:
@@ -123,8 +140,9 @@ class Worker:
         isolation.join_cgroups(launch["cgroups"])
         if launch["namespace"]:
             linux.setns(launch["namespace"], linux.CLONE_NEWNET)
-        if launch["mode"] == HTTP:
+        if launch["mode"] == HTTP and self.listener is None:
             self.listener = bind(launch["http"]["address"], launch["http"]["port"])
+            self.board = make_board(launch["http"]["processes"])
         self.console = Console(Log(log), control, self.poll)
         os.umask(0o022)
 
@@ -178,8 +196,11 @@ class Worker:
         seccomp.install(self.filters[files, self.launch["network"]])
 
     def report(self) -> None:
-        """Tell the runtime that the guest is about to run. Nobody there: the start was given up, so end."""
+        """Tell the runtime, or the first, that the guest is about to run. Nobody there: the start was given up, so end."""
         try:
+            if self.launch["slot"]:
+                self.status.send(b"ready")
+                return
             ready = b"ready%d %d" % (os.getpid(), self.started_at)
             socket.send_fds(self.status, [ready], [self.pidfd])
             os.close(self.pidfd)
@@ -226,7 +247,7 @@ class Command:
     def run(self) -> tuple[int, str, str]:
         worker = self.worker
         if worker.launch["mode"] == EXEC:
-            for target, fd in enumerate(worker.stdio):
+            for target, fd in enumerate(worker.given):
                 os.dup2(fd, target, inheritable=False)
                 os.close(fd)
             worker.poll.register(worker.status.fileno(), select.EPOLLHUP)

@@ -9,6 +9,9 @@ wasmtime's locks hangs. So it never compiles and never runs a guest.
 Socket: SOCK_SEQPACKET. A request is one packet `start` with the launch (a memory file), a status socket for the worker
 and, for an exec, its stdio. The worker answers on the status socket; if the fork failed it just closes. When a worker has
 ended and its record is written, every connected runtime gets a packet `exit<pid>`.
+
+A service that may have several processes has a line to the zygote, and asks for more of itself on it (crew.py): the launch
+is the one that the runtime gave, so a worker gets nothing by asking but its own like, and no more of them than it may have.
 """
 
 from __future__ import annotations
@@ -24,10 +27,28 @@ import traceback
 
 from sampan.runtime.wasm import exits, isolation, linux, seccomp
 from sampan.runtime.wasm.engine import Engine
-from sampan.runtime.wasm.launch import EXEC, unseal
+from sampan.runtime.wasm.launch import EXEC, HTTP, read, unseal
 from sampan.runtime.wasm.worker import Warm, Worker, hear_signals
 
 MAX_DESCRIPTORS = 5  # launch, status, three of stdio
+GROWTH = 0.05  # s between two growths of a crew: it measures longer before it asks
+
+
+class Child:
+    """A worker, and what is needed when it ends or asks for more of itself."""
+
+    __slots__ = ("cgroups", "crew", "data", "directory", "first", "grown", "line", "most")
+
+    def __init__(self, launch: dict, line: socket.socket | None, data: bytes, first: int) -> None:
+        recorded = launch["mode"] != EXEC and not launch["slot"]
+        self.directory: str = launch["directory"] if recorded else ""
+        self.cgroups: list[str] = launch["cgroups"]
+        self.line = line
+        self.data = data if line is not None else b""  # the launch, as it came
+        self.most = launch["http"]["processes"] if line is not None else 0
+        self.crew: set[int] = set()  # pids of the others
+        self.first = first  # pid of the first, 0: this is one
+        self.grown = 0.0  # time.monotonic()
 
 
 class Zygote:
@@ -35,9 +56,8 @@ class Zygote:
         self.warm = warm
         self.listener = listener
         self.connections: dict[int, socket.socket] = {}
-        self.workers: dict[
-            int, tuple[str, list[str]]
-        ] = {}  # pid: directory of its record, its cgroups
+        self.workers: dict[int, Child] = {}  # by pid
+        self.lines: dict[int, int] = {}  # descriptor of its line: pid
         self.poll = select.epoll()
         self.wake, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.ending = False
@@ -56,6 +76,8 @@ class Zygote:
                     self.reap()
                 elif fd == self.listener.fileno():
                     had_connection = self.accept() or had_connection
+                elif fd in self.lines:
+                    self.hear(fd)
                 else:
                     self.serve(fd)
 
@@ -101,31 +123,104 @@ class Zygote:
                 os.close(descriptor)
 
     def start(self, descriptors: list[int]) -> None:
-        launch = unseal(descriptors[0])
+        data = read(descriptors[0])
+        launch = unseal(data)
+        if launch["mode"] != HTTP or launch["http"]["processes"] == 1:
+            pid = self.fork(launch, descriptors[1:])
+            self.workers[pid] = Child(launch, None, b"", 0)
+            return
+        line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                pid = self.fork(launch, descriptors[1:], line, theirs)
+            except BaseException:
+                line.close()
+                raise
+        line.setblocking(False)
+        self.workers[pid] = Child(launch, line, data, 0)
+        self.lines[line.fileno()] = pid
+        self.poll.register(line.fileno(), select.EPOLLIN)
+
+    def fork(
+        self,
+        launch: dict,
+        descriptors: list[int],
+        ours: socket.socket | None = None,
+        line: socket.socket | None = None,
+    ) -> int:
+        """A worker with these descriptors and this line; `ours` is the zygote's. Raises OSError."""
         threads = (
             os.stat("/proc/self/task").st_nlink - 2
         )  # proc counts `.`, `..` and a directory each
         assert threads == 1, f"{threads} threads in the zygote: a forked worker would hang"
         pid = fork(launch)
         if pid == 0:
-            self.become_worker(launch, descriptors)
-        if launch["mode"] == EXEC:
-            self.workers[pid] = "", []
-        else:
-            self.workers[pid] = launch["directory"], launch["cgroups"]
+            if ours is not None:
+                ours.close()
+            self.become_worker(launch, descriptors, line)
+        return pid
 
-    def become_worker(self, launch: dict, descriptors: list[int]) -> None:
+    def hear(self, fd: int) -> None:
+        """The first of a crew has something to say, or has gone."""
+        child = self.workers[self.lines[fd]]
+        assert child.line is not None
+        try:
+            data, descriptors, _, _ = socket.recv_fds(child.line, 64, MAX_DESCRIPTORS)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, descriptors = b"", []
+        try:
+            if data.startswith(b"more") and len(descriptors) == 3:
+                self.grow(self.lines[fd], child, int(data[4:]), descriptors)
+            else:
+                self.hang_up(child)
+        except (OSError, ValueError) as error:
+            say(f"no further process for {child.directory}: {error}")
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def grow(self, first: int, child: Child, slot: int, descriptors: list[int]) -> None:
+        """Another process of this crew, with a line to its first. Raises OSError. Who asks for too much is heard no more."""
+        assert child.line is not None
+        now = time.monotonic()
+        if not 0 < slot < child.most or now - child.grown < GROWTH:
+            self.hang_up(child)
+            return
+        if len(child.crew) >= child.most - 1:
+            return  # the last to go is not reaped yet
+        child.grown = now
+        launch = unseal(child.data)
+        launch["slot"] = slot
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            pid = self.fork(launch, [theirs.fileno(), *descriptors], ours)
+            self.workers[pid] = Child(launch, None, b"", first)
+            child.crew.add(pid)
+            socket.send_fds(child.line, [b"extra%d" % slot], [ours.fileno()])
+
+    def hang_up(self, child: Child) -> None:
+        if child.line is not None:
+            del self.lines[child.line.fileno()]
+            self.poll.unregister(child.line.fileno())
+            child.line.close()
+            child.line = None
+
+    def become_worker(
+        self, launch: dict, descriptors: list[int], line: socket.socket | None
+    ) -> None:
         """In the child: shed what is the zygote's, then be the worker. Never returns."""
         try:
             signal.set_wakeup_fd(-1)
-            for fd in (self.wake, self.wake_write):
+            for fd in (self.wake, self.wake_write, *self.lines):
                 os.close(fd)
             self.poll.close()
             self.listener.close()
             for connection in self.connections.values():
                 connection.close()
-            status = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptors[1])
-            Worker(self.warm, launch, status, descriptors[2:]).main()
+            status = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptors[0])
+            Worker(self.warm, launch, status, descriptors[1:], line).main()
         except BaseException:  # the root of this process: nothing may run the zygote's code on
             say(traceback.format_exc())
         finally:
@@ -139,9 +234,14 @@ class Zygote:
                 return
             if pid == 0:
                 return
-            directory, cgroups = self.workers.pop(pid, ("", []))
-            if directory:
-                self.record(directory, cgroups, os.waitstatus_to_exitcode(status))
+            child = self.workers.pop(pid, None)
+            if child is None:
+                continue
+            self.hang_up(child)
+            if child.first in self.workers:
+                self.workers[child.first].crew.discard(pid)
+            if child.directory:
+                self.record(child.directory, child.cgroups, os.waitstatus_to_exitcode(status))
             for connection in list(self.connections.values()):
                 try:
                     connection.send(b"exit%d" % pid)
