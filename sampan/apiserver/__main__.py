@@ -9,6 +9,7 @@ from pathlib import Path
 
 import uvloop
 
+from sampan.apiserver import memory
 from sampan.apiserver.config import ServerConfig
 from sampan.apiserver.server import APIServer
 from sampan.store.sqlite import SQLiteStore
@@ -24,6 +25,7 @@ async def serve(data: Path, address: str, port: int) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         await server.start()
+        memory.keep()
         print(server.address, config.kubeconfig, flush=True)
         await stop.wait()
     finally:
@@ -37,6 +39,7 @@ def main() -> None:
     parser.add_argument("--address", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=6443, help="0: any free port")
     arguments = parser.parse_args()
+    memory.seldom_collect()
     uvloop.run(serve(arguments.data_dir, arguments.address, arguments.port))
 
 

@@ -1,4 +1,4 @@
-"""Answers as aiohttp sends them, out of heads that are bytes already. What is the same in every answer is made once.
+"""Answers as bytes, out of heads that are bytes already. What is the same in every answer is made once.
 
 aiohttp's own Response builds a header map and serializes it for each answer, and adds a Server line; the head of nearly
 every answer here differs from the last one in its length alone.
@@ -10,20 +10,16 @@ import asyncio
 import time
 import zlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from aiohttp.http_writer import HttpVersion11
-from aiohttp.web_response import StreamResponse
-
 from sampan.client.transport import Request, Response
 
 if TYPE_CHECKING:
-    from aiohttp.abc import AbstractStreamWriter
-    from aiohttp.web_request import BaseRequest
+    from aiohttp.http_writer import StreamWriter
 
-ONE_PIECE = 64 * 1024  # bodies up to this size are written together with their head
 COMPRESS_FROM = 128 * 1024  # as Kubernetes: smaller answers are not worth the time
 COMPRESS_IN_THREAD = 1 << 20
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -36,36 +32,14 @@ REMEMBERED = 256  # header blocks
 _OWN = ("Audit-Id", "Warning")  # headers that hardly come twice
 
 
-class Answer(StreamResponse):
+@dataclass(slots=True)
+class Answer:
     """An answer as bytes; an empty head: it has been sent. After `close`, the connection ends."""
 
-    def __init__(self, status: int, head: bytes, body: bytes = b"", *, close: bool = False) -> None:
-        super().__init__(status=status)
-        self.head = head
-        self.content = body
-        self.close = close
-        self.writer: AbstractStreamWriter | None = None
-
-    @property
-    def keep_alive(self) -> bool:
-        return not self.close
-
-    async def prepare(self, request: BaseRequest) -> AbstractStreamWriter:
-        self.writer = request.writer
-        return self.writer
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Everything is written here. Raises ConnectionError when the client is gone."""
-        head, body, writer = self.head, self.content, self.writer
-        if not head or writer is None:
-            return
-        self.head = self.content = b""
-        if len(body) < ONE_PIECE:
-            await writer.write(head + body)
-        else:
-            await writer.write(head)
-            await writer.write(body)
-        await writer.drain()
+    status: int
+    head: bytes
+    body: bytes = b""
+    close: bool = False
 
 
 class _Date:
@@ -145,16 +119,20 @@ async def send_packed(response: Response, body: bytes, close: bool) -> Answer:
 
 
 async def stream(
-    asked: BaseRequest, response: Response, body: AsyncIterator[bytes], close: bool
+    writer: StreamWriter,
+    response: Response,
+    body: AsyncIterator[bytes],
+    *,
+    chunked: bool,
+    close: bool,
+    head_only: bool,
 ) -> Answer:
-    """Send an answer while it comes, each piece as a chunk of its own; to HTTP/1.0 it ends with the connection."""
-    writer = asked.writer
-    chunked = asked.version == HttpVersion11
+    """Send an answer while it comes, each piece as a chunk of its own; not `chunked`, it ends with the connection."""
     close = close or not chunked
     try:
         head = head_of(response, close)
         await writer.write(head + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n"))
-        if asked.method != "HEAD":
+        if not head_only:
             if chunked:
                 writer.enable_chunking()
             async for part in body:

@@ -1,4 +1,4 @@
-"""One request over HTTP and its answer: aiohttp's request made into ours, the pipeline asked, the answer put on the wire.
+"""One request over HTTP and its answer: what aiohttp's parser read made into a Request, the pipeline asked, its answer as bytes.
 
 What the cache can answer at once is answered without waiting for anything. A read is cancelled when its client goes; a
 write goes on without it, and the server waits for it at the end.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from aiohttp.http_writer import HttpVersion10, HttpVersion11
@@ -23,7 +23,8 @@ from sampan.kube import errors
 from sampan.kube.errors import ApiError
 
 if TYPE_CHECKING:
-    from aiohttp.web_request import BaseRequest
+    from aiohttp.http_parser import RawRequestMessage
+    from aiohttp.streams import StreamReader
 
     from sampan.apiserver.server import APIServer
 
@@ -47,33 +48,34 @@ class Exchange:
         # A Kubernetes client sends the same headers with every read.
         self._blocks: dict[RawHeaders, dict[str, str]] = {}
 
-    async def answer(self, asked: BaseRequest) -> Answer:
-        """aiohttp's handler."""
-        connection = cast(Connection, asked.protocol)
+    async def answer(
+        self, connection: Connection, message: RawRequestMessage, content: StreamReader
+    ) -> Answer:
+        """The answer to one request, whose body is `content`."""
         try:
-            request = self._request(asked, connection)
-            if asked.content.is_eof():
-                request.body = asked.content.read_nowait()
+            request = self._request(connection, message)
+            if content.is_eof():
+                request.body = content.read_nowait()
             else:
-                request.body = await self._body(asked, connection)
+                request.body = await self._body(connection, message, content)
             if request.body:
                 self._check_body(request)
             else:
                 response = self.api.immediate(request)
                 if response is not None:
-                    return await self._send(asked, request, response)
+                    return await self._prepared(connection, message, request, response)
         except ApiError as error:
             return refusal(error)
         # A write goes on when its client has gone: what was begun may be durable already.
-        reads = request.method in READS or "upgrade" in request.headers
-        connection.ends_with_client = asked.task if reads else None
-        return await self._send(asked, request, await self._timed(request))
+        connection.ends_with_client = request.method in READS or "upgrade" in request.headers
+        response = await self._timed(request)
+        return await self._prepared(connection, message, request, response)
 
     # The request
 
-    def _request(self, asked: BaseRequest, connection: Connection) -> Request:
+    def _request(self, connection: Connection, message: RawRequestMessage) -> Request:
         """Raises ApiError for what aiohttp's parser lets pass and this server does not."""
-        target = asked.raw_path
+        target = message.path
         if not target.startswith("/") or not target.isascii():
             raise malformed("the request target")
         path, mark, text = target.partition("?")
@@ -83,15 +85,22 @@ class Exchange:
                 query = parse_qsl(text, keep_blank_values=True, max_num_fields=QUERY_FIELDS)
             except ValueError:
                 raise malformed("the query") from None
-        raw = asked.raw_headers
+        raw = message.raw_headers
         headers = self._blocks.get(raw)
         if headers is None:
-            headers = self._headers(asked, raw)
+            headers = self._headers(message, raw)
         return Request(
-            asked.method, path, query, dict(headers), b"", connection.user, remote=connection.remote
+            message.method,
+            path,
+            query,
+            dict(headers),
+            b"",
+            connection.user,
+            False,
+            connection.remote,
         )
 
-    def _headers(self, asked: BaseRequest, raw: RawHeaders) -> dict[str, str]:
+    def _headers(self, message: RawRequestMessage, raw: RawHeaders) -> dict[str, str]:
         """Lower-case names, repeats joined."""
         found: dict[str, str] = {}
         for name, value in raw:
@@ -100,7 +109,7 @@ class Exchange:
             if key in found:
                 text = found[key] + ("\n" if key.startswith(_JOINED_BY_LINES) else ", ") + text
             found[key] = text
-        version = asked.version
+        version = message.version
         if version not in (HttpVersion11, HttpVersion10):
             raise malformed(f"HTTP/{version.major}.{version.minor} is not spoken here")
         coding = found.get("transfer-encoding")
@@ -116,13 +125,15 @@ class Exchange:
             self._blocks[raw] = found
         return found
 
-    async def _body(self, asked: BaseRequest, connection: Connection) -> bytes:
+    async def _body(
+        self, connection: Connection, message: RawRequestMessage, content: StreamReader
+    ) -> bytes:
         """The body as it comes. Raises ApiError."""
-        limit, content = self.api.config.body_limit, asked.content
-        if (asked.content_length or 0) > limit:
+        limit = self.api.config.body_limit
+        if int(message.headers.get("content-length", "0")) > limit:
             raise errors.too_large(f"limit is {limit}")
-        if asked.headers.get("expect", "").lower() == "100-continue" and asked.transport:
-            asked.transport.write(CONTINUE)
+        if message.headers.get("expect", "").lower() == "100-continue" and connection.transport:
+            connection.transport.write(CONTINUE)
         parts, size = [], 0
         connection.reading = content
         try:
@@ -175,25 +186,41 @@ class Exchange:
 
     # The answer
 
-    async def _send(self, asked: BaseRequest, request: Request, response: Response) -> Answer:
+    async def _prepared(
+        self,
+        connection: Connection,
+        message: RawRequestMessage,
+        request: Request,
+        response: Response,
+    ) -> Answer:
+        """Ready to be sent, or sent already when it is a stream."""
         if isinstance(response, Upgrade):
-            return await _hand_over(asked, response)
-        close = not asked.keep_alive or self.api.closing or bool(LAST & request.headers.keys())
+            return await _hand_over(connection, response)
+        close = message.should_close or self.api.closing or not LAST.isdisjoint(request.headers)
         body = response.body
+        head_only = request.method == "HEAD"
         if not isinstance(body, bytes):
-            return await stream(asked, response, body, close)
+            chunked = message.version == HttpVersion11
+            return await stream(
+                connection.writer(),
+                response,
+                body,
+                chunked=chunked,
+                close=close,
+                head_only=head_only,
+            )
         if wants_gzip(request, response, body):
             return await send_packed(response, body, close)
-        return whole(response, close=close, head_only=request.method == "HEAD")
+        return whole(response, close=close, head_only=head_only)
 
 
-async def _hand_over(asked: BaseRequest, response: Upgrade) -> Answer:
+async def _hand_over(connection: Connection, response: Upgrade) -> Answer:
     """The connection stops being HTTP: what comes is the tunnel's, and the end of the tunnel is its end."""
-    tunnel = StreamTunnel(*take_over(asked))
+    tunnel = StreamTunnel(*take_over(connection))
     try:
         await response.run(tunnel)
     except (ConnectionError, TimeoutError) as error:
-        log.debug("tunnel of %s: %s", asked.remote, error)
+        log.debug("tunnel of %s: %s", connection.remote, error)
     finally:
         tunnel.close()
     return Answer(101, b"", close=True)

@@ -17,6 +17,9 @@ from sampan.apiserver.connection import LIMITS, Connection
 from sampan.apiserver.exchange import Exchange
 
 if TYPE_CHECKING:
+    from aiohttp.web_request import BaseRequest
+    from aiohttp.web_response import StreamResponse
+
     from sampan.apiserver.pki import PKIPaths
     from sampan.apiserver.server import APIServer
 
@@ -28,10 +31,17 @@ class Door(Server):
     """aiohttp's server, which makes connections of ours."""
 
     def __init__(self, exchange: Exchange) -> None:
-        super().__init__(exchange.answer, loop=exchange.loop)
+        super().__init__(_unasked, loop=exchange.loop)
+        self.exchange = exchange
 
     def __call__(self) -> Connection:
-        return Connection(self, loop=self._loop, **LIMITS)
+        connection = Connection(self, loop=self._loop, **LIMITS)
+        connection.exchange = self.exchange
+        return connection
+
+
+async def _unasked(request: BaseRequest) -> StreamResponse:
+    raise AssertionError("connections of ours ask the exchange themselves")
 
 
 class HTTPServer:

@@ -97,6 +97,9 @@ async def until_told(work: Any, lifeline: int) -> None:
 
 async def server(config: Config, notify: Notify) -> None:
     """API server, controllers, scheduler and add-ons, in one process on one store."""
+    from sampan.apiserver import memory
+
+    memory.seldom_collect()
     from sampan.cli.server import run_server
 
     await run_server(config, notify)

@@ -20,6 +20,7 @@ SCHEDULER = "system:kube-scheduler"
 async def run_server(config: Config, notify: Callable[..., None]) -> None:
     """Serve until cancelled."""
     from sampan import controllers
+    from sampan.apiserver import memory
     from sampan.apiserver.config import ServerConfig
     from sampan.apiserver.security import SecurityConfig
     from sampan.apiserver.server import APIServer
@@ -81,6 +82,7 @@ async def run_server(config: Config, notify: Callable[..., None]) -> None:
             notify("controllers")
             await node_ready(manager, config.node_name, notify)
             notify("ready", config.node_name)
+            memory.keep()
     finally:
         await api.close()
         await store.close()

@@ -10,23 +10,23 @@ import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from aiohttp.web_request import BaseRequest
+    from aiohttp.web_protocol import RequestHandler
 
 LIMIT = 128 * 1024  # bytes; twice as much is taken in ahead of the reader
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-def take_over(asked: BaseRequest) -> Streams:
-    """The connection of this request, which gets no answer but what is written here. Raises ConnectionError."""
-    transport = asked.transport
+def take_over(connection: RequestHandler) -> Streams:
+    """The connection, whose present request gets no answer but what is written here. Raises ConnectionError."""
+    transport = connection.transport
     if transport is None:
         raise ConnectionResetError("the client closed the connection")
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=LIMIT, loop=loop)
     reader.set_transport(transport)
-    writer = asyncio.StreamWriter(transport, asked.protocol, reader, loop)
-    asked.protocol.set_parser(cast(Any, _Feeder(reader)))
+    writer = asyncio.StreamWriter(transport, connection, reader, loop)
+    connection.set_parser(cast(Any, _Feeder(reader)))
     return reader, writer
 
 

@@ -56,7 +56,7 @@ class Request:
 
     def take_over(self) -> Streams:
         """The raw connection; the handler then returns TakenOver. Raises ConnectionError."""
-        return take_over(self.asked)
+        return take_over(self.asked.protocol)
 
 
 @dataclass(slots=True)
