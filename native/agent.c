@@ -144,6 +144,7 @@ static void handle(const struct frame *frame, const u8 *message, size count) {
     case UPDATE: failure = container_update((u32)get_number(message, count, K_TARGET, 0), message, count); break;
     case PUT: failure = file_put(message, count); break;
     case GET: failure = file_get(message, count, &reply); break;
+    case SHARE: failure = guest_share(); break;
     case POWEROFF: guest_end();
     default: failure = (struct failure){ENOSYS, "unknown message"};
     }

@@ -50,19 +50,25 @@ def headers(architecture: str) -> list[str]:
 
 # Process 1 of images that are machines by themselves shares these with the agent.
 INIT = (HERE / "init" / "init.c", HERE / "network.c", HERE / "wire.c", HERE / "sys.c")
+# The host's end of a machine's shared directories.
+SHARE = (
+    *(HERE / "share" / name for name in ("share.c", "operations.c", "nodes.c")),
+    HERE / "sys.c",
+)
 
 
 def build(architecture: str, output: Path, name: str = "agent") -> Path:
-    """`agent` or `init`."""
+    """`agent`, `init` or `share`."""
     target = output / f"{name}-{architecture}.bin"
-    own = [*HERE.iterdir(), *(INIT if name == "init" else ())]
+    files = {"agent": sources(), "init": list(INIT), "share": list(SHARE)}[name]
+    own = [*HERE.iterdir(), *files, *(HERE / "share").glob("*.h")]
     newest = max(path.stat().st_mtime for path in own if path.suffix in (".c", ".h"))
     if target.exists() and target.stat().st_mtime >= newest:
         return target
     output.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f"{target.name}.{os.getpid()}")
     try:
-        compile_program(architecture, sources() if name == "agent" else list(INIT), beside)
+        compile_program(architecture, files, beside)
         if (size := beside.stat().st_size) > LIMIT:
             raise SystemExit(f"{name} is {size} bytes large, more than {LIMIT}")
         beside.chmod(0o755)
@@ -125,7 +131,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
     for architecture in arguments.architectures or ARCHITECTURES:
-        for name in ("agent", "init"):
+        for name in ("agent", "init", "share"):
             path = build(architecture, arguments.output, name)
             print(f"{path} ({path.stat().st_size} bytes)")
     path = build_boot_sectors(arguments.output)

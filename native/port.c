@@ -25,8 +25,8 @@ struct entry64 {
     char name[];
 };
 
-/* /dev/vport<device>p<port>: the first one that there is. */
-static int open_serial(void) {
+/* /dev/vport<device>p<port>, of the first such device. */
+int port_serial(char number, int flags) {
     static char entries[4096];
     int directory = open_at("/dev", O_RDONLY | O_DIRECTORY, 0), found = -ENODEV;
     if (directory < 0) return directory;
@@ -34,11 +34,12 @@ static int open_serial(void) {
     while (found < 0 && (count = SYS(getdents64, directory, entries, sizeof entries)) > 0) {
         for (long at = 0; at < count; at += ((struct entry64 *)(entries + at))->size) {
             const char *name = ((struct entry64 *)(entries + at))->name;
-            if (memcmp(name, "vport", 5)) continue;
+            size count_of_name = length(name);
+            if (memcmp(name, "vport", 5) || name[count_of_name - 1] != number || name[count_of_name - 2] != 'p') continue;
             TEXT(path, 64);
             add(&path, "/dev/");
             add(&path, name);
-            found = open_at(path.at, O_RDWR | O_NONBLOCK, 0);
+            found = open_at(path.at, O_RDWR | flags, 0);
             break;
         }
     }
@@ -53,7 +54,7 @@ static int watch(int epoll, int fd, u64 mark) {
 }
 
 int port_open(int epoll, u64 mark) {
-    port = open_serial();
+    port = port_serial(PORT_OF_AGENT, O_NONBLOCK);
     if (port >= 0) return watch(epoll, port, mark);
     listener = (int)SYS(socket, AF_VSOCK_FAMILY, SOCK_STREAM_CLOEXEC, 0);
     if (listener < 0) return listener;

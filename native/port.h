@@ -13,6 +13,10 @@ enum { SEND_ROOM = 1 << 17, REPLY_ROOM = FRAME_MAX + HEADER };
 extern int port;     /* file descriptor, -1: none */
 extern int attached; /* a host is at the other end */
 
+/* Serial ports of virtio by their numbers: one for this protocol, one for file requests (relay.c). */
+enum { PORT_OF_AGENT = '1', PORT_OF_FILES = '2' };
+/* The port's device, opened; -ENODEV when there is none of that number. */
+int port_serial(char number, int flags);
 /* Open the port and watch it with `epoll`; data is `mark`. Negative errno when there is neither port nor vsock. */
 int port_open(int epoll, u64 mark);
 /* What epoll said about it. Returns 1 when a host has just come, -1 when it has just gone, else 0. */

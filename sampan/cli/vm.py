@@ -168,7 +168,7 @@ def port(text: str) -> Object:
 
 
 def volume(number: int, text: str) -> Object:
-    """/HOST/PATH:/PATH:ro | claim:NAME:/PATH:ro | configmap:NAME:/PATH | secret:NAME:/PATH | tmp:/PATH."""
+    """/HOST/PATH:/PATH[:ro] | claim:NAME:/PATH[:ro] | configmap:NAME:/PATH | secret:NAME:/PATH | tmp:/PATH."""
     kind, _, rest = text.partition(":")
     name = f"v{number}"
     if kind == "tmp" and rest.startswith("/"):
@@ -191,15 +191,15 @@ def volume(number: int, text: str) -> Object:
     elif kind.startswith(("/", ".")):
         path, _, mode = rest.partition(":")
         if path.startswith("/") and mode in ("", "ro"):
-            if mode != "ro":
-                raise VMError(
-                    f"--volume {text}: a machine shares no file system with the host, so what it wrote there would be lost; "
-                    f"have it copied in with {text}:ro, or take space of its own with tmp:{path}"
-                )
             source = str(Path(kind).absolute())
-            return {"name": name, "mountPath": path, "readOnly": True, "hostPath": {"path": source}}
+            return {
+                "name": name,
+                "mountPath": path,
+                "readOnly": mode == "ro",
+                "hostPath": {"path": source},
+            }
     raise VMError(
-        f"--volume {text}: expected /HOST/PATH:/PATH:ro, tmp:/PATH, configmap:NAME:/PATH, secret:NAME:/PATH or claim:NAME:/PATH:ro"
+        f"--volume {text}: expected /HOST/PATH:/PATH[:ro], tmp:/PATH, configmap:NAME:/PATH, secret:NAME:/PATH or claim:NAME:/PATH[:ro]"
     )
 
 

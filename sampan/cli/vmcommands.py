@@ -76,7 +76,7 @@ def vm_run(
         typer.Option(
             "-v",
             "--volume",
-            help="/HOST/PATH:/PATH:ro, tmp:/PATH, configmap:NAME:/PATH or secret:NAME:/PATH. Repeatable.",
+            help="/HOST/PATH:/PATH[:ro], tmp:/PATH, claim:NAME:/PATH, configmap:NAME:/PATH or secret:NAME:/PATH. Repeatable.",
         ),
     ] = None,
     restart: Annotated[

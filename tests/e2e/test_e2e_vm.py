@@ -83,7 +83,7 @@ def test_what_cannot_be_says_what_to_do(cluster: Cluster) -> None:
         (("run", "--ssh", IMAGE), "no /usr/sbin/sshd"),
         (("run", "--memory", "much", IMAGE), "as in 512m or 2g"),
         (("run", "--kernel", "2.4", IMAGE), "sampan vm kernels"),
-        (("run", "--volume", "/srv:/srv", IMAGE), "/srv:/srv:ro"),
+        (("run", "--volume", "/srv:srv", IMAGE), "/HOST/PATH:/PATH[:ro]"),
         (("ssh", "nobody"), "sampan vm ps"),
         (("restore", IMAGE), "is no snapshot"),
     ):

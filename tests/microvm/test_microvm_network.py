@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -55,8 +56,16 @@ async def test_a_guest_has_the_pods_address(harbour: tuple[Runtime, Harbour]) ->
     answer = await runtime.exec(served, BUSYBOX, "ip", "-o", "-4", "addr", "show", "eth0")
     assert f"inet {address}/24".encode() in answer.stdout
 
+    def listening() -> socket.socket:
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                return socket.create_connection((address, 80), timeout=10)
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline, "the server does not listen"
+
     def fetch() -> int:
-        with socket.create_connection((address, 80), timeout=10) as connection:
+        with listening() as connection:
             connection.sendall(b"GET /big HTTP/1.0\r\n\r\n")
             total = 0
             while data := connection.recv(65536):

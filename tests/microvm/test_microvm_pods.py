@@ -468,9 +468,9 @@ async def test_what_a_microvm_cannot_have_is_refused_with_a_reason(
     with pytest.raises(CRIError, match="hostNetwork: a microVM has a kernel of its own"):
         await runtime.pod(KIND, linux={"security_context": {"namespace_options": {"network": 2}}})
     pod = await runtime.pod(KIND)
-    with pytest.raises(CRIError, match="shares no file system with the host"):
+    with pytest.raises(CRIError, match="is a device or socket of the host"):
         await runtime.container(
-            pod, "true", mounts=[{"host_path": str(home), "container_path": "/x"}]
+            pod, "true", mounts=[{"host_path": "/dev/null", "container_path": "/x"}]
         )
     with pytest.raises(CRIError, match="none of the host's devices"):
         await runtime.container(

@@ -394,7 +394,7 @@ def test_what_is_copied_made_inside_or_refused(tmp_path: Path) -> None:
     for source in (elsewhere, elsewhere / "file"):
         with pytest.raises(
             CannotStart,
-            match="cannot be mounted writable at /there: this microVM shares no file system",
+            match="cannot be mounted writable at /there: the kernel of this microVM has no FUSE",
         ):
             plan(source)
     with pytest.raises(CannotStart, match="No such file"):
@@ -414,6 +414,28 @@ def test_a_sub_path_is_what_it_was_bound_from(tmp_path: Path) -> None:
         f"30 20 0:9 /inner {place} rw - tmpfs tmpfs rw\n"
     )
     assert plan(place, memory).guest == "/run/v/e-share/inner"
+
+
+def test_what_a_guest_with_a_file_server_shares(tmp_path: Path) -> None:
+    def shared(source: Path, mounts: str = "", **fields: Any) -> volumes.Volume:
+        return volumes.plan(Mount(source, "/there", **fields), mounts, sharing=True)
+
+    empty = tmp_path / "pods" / "1" / "volumes" / "emptyDir" / "cache"
+    empty.mkdir(parents=True)
+    file = tmp_path / "settings"
+    file.touch()
+    for source in (tmp_path, empty, file):
+        for readonly in (False, True):
+            found = shared(source, readonly=readonly)
+            assert (found.treatment, found.readonly) == (Treatment.SHARED, readonly)
+    memory = f"25 20 0:9 / {empty} rw - tmpfs tmpfs rw\n"
+    assert shared(empty, memory).treatment is Treatment.LOCAL
+    place = tmp_path / "subpath"
+    place.mkdir()
+    bound = f"{memory}30 20 0:9 /inner {place} rw - tmpfs tmpfs rw\n"
+    assert shared(place, bound).guest == "/run/v/e-cache/inner"
+    with pytest.raises(CannotStart, match="device or socket"):
+        shared(Path("/dev/null"))
 
 
 def test_too_much_is_not_copied(tmp_path: Path) -> None:
@@ -542,7 +564,7 @@ def test_no_kernel_is_said_with_its_remedy(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_clone_has_the_devices_of_its_template() -> None:
-    base = {"agent": 3, "control": 4, "empty": 5, "kernel": 6, "initial_files": 7}
+    base = {"agent": 3, "files": 12, "control": 4, "empty": 5, "kernel": 6, "initial_files": 7}
     made = MachineSpec(
         "a" * 64,
         Path("/x"),

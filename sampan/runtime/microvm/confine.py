@@ -32,6 +32,13 @@ def confine(cgroup: Cgroup, pid: int, spec: SandboxSpec, memory: int) -> None:
         files.set_value(directory / "cgroup.procs", str(pid))
 
 
+def join(cgroup: Cgroup, pid: int) -> None:
+    """A helper of the VMM's counts as the pod's too. Raises OSError."""
+    for directory in cgroup.directories():
+        if directory.exists():
+            files.set_value(directory / "cgroup.procs", str(pid))
+
+
 def delegate(directory: Path) -> None:
     """Make the group, with the controllers handed down along its path (cgroups(7), cgroup.subtree_control)."""
     root = layout().hierarchies[""]

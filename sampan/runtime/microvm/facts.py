@@ -21,6 +21,9 @@ class Facts:
     channels: dict[str, int] = field(default_factory=dict)  # by container id
     started: dict[str, int] = field(default_factory=dict)  # ns since the epoch
     users: dict[str, list[Any]] = field(default_factory=dict)  # uid, gid, groups, home
+    sharing: bool = False  # its guest can have directories of the host
+    jailed: bool = False  # its VMM has a user of its own
+    shares: list[list[Any]] = field(default_factory=list)  # [path, read-only], by number
     present: list[str] = field(default_factory=list)  # guest paths of volumes
 
     def save(self, sandbox: Path) -> None:

@@ -8,7 +8,8 @@ root directory and user per thread (credentials(7)), so the runtime itself never
     user         one of this machine's alone, no groups but /dev/kvm's, no capability
     seccomp      QEMU's own filter (`-sandbox on`), which forbids spawning and new privileges
 
-Without root only the last remains, and the VMM is the user's own process.
+Without root only the last remains, and the VMM is the user's own process. The file server of shared directories is started
+here too, in a root that holds nothing at all; it gives up what it does not need by itself.
 """
 
 from __future__ import annotations
@@ -51,13 +52,17 @@ async def start(
     place: Path,
     uid: int,
     inside: Callable[[], None] | None = None,
+    *,
+    bare: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Run the VMM as user `uid` in a jail (0: without one). `inside` is called in its network namespace first.
 
-    `place`: an empty directory; its content is only ever seen by the VMM.
+    `place`: an empty directory; its content is only ever seen by the VMM. `bare`: a program that is named by a descriptor
+    gets a root without any other, and becomes the user itself.
     """
 
     def launch() -> subprocess.Popen[bytes]:
+        nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         if uid:
             namespaces = (
                 kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
@@ -65,23 +70,28 @@ async def start(
             kernel.unshare(namespaces | CLONE_NEWPID)
             if inside is not None:
                 inside()
-            build_root(place, uid)
+            if bare:
+                build_bare_root(place)
+            else:
+                build_root(place, uid)
             os.chroot(place)
             os.chdir("/")
-            drop_to(uid)
+            if not bare:
+                drop_to(uid)
         try:
             return spawn(
                 argv,
                 env={"PATH": "/usr/bin:/bin"},
                 pass_fds=tuple(descriptors),
-                stdin=subprocess.DEVNULL,
+                stdin=nothing,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
                 cwd="/",
             )
         finally:
-            if uid:
+            os.close(nothing)
+            if uid and not bare:
                 _libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
 
     return await kernel.in_thread(launch)
@@ -90,8 +100,7 @@ async def start(
 def build_root(place: Path, uid: int) -> None:
     """In a mount namespace of the calling thread's own."""
     kernel.mount("", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
-    flags = kernel.MS_NOSUID
-    kernel.mount("jail", str(place), "tmpfs", flags, "mode=755,size=64k")
+    kernel.mount("jail", str(place), "tmpfs", kernel.MS_NOSUID, "mode=755,size=64k")
     for name in PROGRAMS:
         source, target = Path(name), Path(f"{place}{name}")
         if source.is_symlink():
@@ -109,10 +118,20 @@ def build_root(place: Path, uid: int) -> None:
             if name.startswith("/etc/"):
                 kernel.mount("", str(target), flags=LOCKED)
     give_kvm(place, uid)
+    close_root(place)
+
+
+def build_bare_root(place: Path) -> None:
+    kernel.mount("", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.mount("jail", str(place), "tmpfs", kernel.MS_NOSUID, "mode=755,size=64k")
+    close_root(place)
+
+
+def close_root(place: Path) -> None:
+    """/proc for /proc/self/fd, where nothing but the jail's own processes is shown; then nothing can be written."""
     (place / "proc").mkdir()
-    # For /proc/self/fd: nothing but its own processes is shown to the VMM's user.
     kernel.mount("proc", str(place / "proc"), "proc", 14 | kernel.MS_RDONLY, "hidepid=invisible")
-    kernel.mount("", str(place), flags=kernel.MS_REMOUNT | kernel.MS_RDONLY | flags)
+    kernel.mount("", str(place), flags=kernel.MS_REMOUNT | kernel.MS_RDONLY | kernel.MS_NOSUID)
 
 
 def give_kvm(place: Path, uid: int) -> None:

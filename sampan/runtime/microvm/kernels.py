@@ -43,6 +43,11 @@ class Kernel:
     def image(self) -> Path:
         return self.directory / "vmlinux"
 
+    @property
+    def shares_files(self) -> bool:
+        """Whether its guests can have directories of the host."""
+        return "fuse" in self.modules
+
     def module_files(self) -> list[bytes]:
         return [(self.directory / "modules" / f"{name}.ko").read_bytes() for name in self.modules]
 

@@ -166,7 +166,9 @@ class MicroVMKind:
             raise CannotStart(f"microVM: {error}") from error
         except OSError as error:
             raise CannotStart(f"microVM: {error.strerror or error}") from error
-        sandbox = MicroSandbox(spec, self.drives, self.instance)
+        sandbox = MicroSandbox(
+            spec, self.drives, self.instance, sharing=self._boot_files.kernel.shares_files
+        )
         try:
             await sandbox.create(started)
         except (MicroVMError, OSError) as error:

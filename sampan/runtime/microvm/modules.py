@@ -10,12 +10,12 @@ import stat
 import struct
 from collections.abc import Iterable, Mapping
 
-WANTED = ("virtio_mmio", "virtio_console", "virtio_blk", "virtio_net", "erofs", "overlay")
+WANTED = ("virtio_mmio", "virtio_console", "virtio_blk", "virtio_net", "erofs", "overlay", "fuse")
 VSOCK = ("vmw_vsock_virtio_transport",)  # where the VMM has no serial port of virtio
 # Directories of a kernel package in which these and what they need are found.
 PLACES = (
     "drivers/virtio/", "drivers/block/virtio", "drivers/char/virtio", "drivers/net/virtio",
-    "drivers/net/net_failover", "net/core/", "net/vmw_vsock/", "fs/erofs/", "fs/overlayfs/",
+    "drivers/net/net_failover", "net/core/", "net/vmw_vsock/", "fs/erofs/", "fs/overlayfs/", "fs/fuse/",
     "lib/", "crypto/",
 )  # fmt: skip
 SIGNED = b"~Module signature appended~\n"

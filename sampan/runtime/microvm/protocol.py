@@ -36,6 +36,7 @@ class Type(IntEnum):
     GET = 13
     POWEROFF = 14
     CLOSE = 15
+    SHARE = 16
     DATA = 32
     END = 33
     ACK = 34

@@ -36,6 +36,13 @@ STOP_LIMIT = 5.0
 MACHINE = (
     "microvm,x-option-roms=off,isa-serial=on,rtc=off,pit=off,pic=off,ioapic2=on,memory-backend=ram"
 )
+SOCKETS = ("agent", "files", "control")
+# The agent looks for its ports by these numbers.
+PORTS = (
+    "virtio-serial-device,max_ports=3",
+    "virtserialport,chardev=agent,name=agent,nr=1",
+    "virtserialport,chardev=files,name=files,nr=2",
+)
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 # Frames leave as they are: whoever receives them needs no help of this card (and all backends are alike).
 CARD = (
@@ -72,16 +79,14 @@ class Qemu:
         if program is None:
             raise VMMError(f"{PROGRAM} is not installed")
         status = os.stat(program)
-        return (
-            f"qemu {version(program)} {status.st_size} {self.accelerator} {MACHINE} {CARD} {SLOTS}"
-        )
+        return f"qemu {version(program)} {status.st_size} {self.accelerator} {MACHINE} {CARD} {SLOTS} {PORTS}"
 
     async def start(self, spec: MachineSpec) -> QemuMachine:
         program = path()
         if program is None:
             raise VMMError(f"{PROGRAM} is not installed")
         own: list[int] = []
-        listeners = {name: sockets.listen(spec.directory / name) for name in ("agent", "control")}
+        listeners = {name: sockets.listen(spec.directory / name) for name in SOCKETS}
         log = os.open(
             spec.directory / "vmm.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
@@ -145,7 +150,7 @@ class Qemu:
 def command(
     program: str, accelerator: str, spec: MachineSpec, numbers: Mapping[str, int]
 ) -> list[str]:
-    """The argument list; `numbers` are inherited descriptors: agent, control, empty, kernel, initial_files."""
+    """The argument list; `numbers` are inherited descriptors: those of SOCKETS, empty, kernel, initial_files."""
     argv = [
         program, "-name", f"sampan-{spec.name[:12]}", "-M", MACHINE, "-nodefaults", "-no-user-config",
         "-display", "none", "-no-reboot", "-action", "shutdown=pause", "-sandbox", SANDBOX,
@@ -156,15 +161,11 @@ def command(
                    f"share={'on' if spec.ram_shared else 'off'}",
         "-chardev", "ringbuf,id=console,size=16384", "-serial", "chardev:console",
     ]  # fmt: skip
-    for name in ("agent", "control"):
+    for name in SOCKETS:
         argv += ["-chardev", f"socket,id={name},fd={numbers[name]},server=on,wait=off"]
     argv += ["-mon", "chardev=control,mode=control"]
-    argv += [
-        "-device",
-        "virtio-serial-device,max_ports=2",
-        "-device",
-        "virtserialport,chardev=agent,name=agent",
-    ]
+    for port in PORTS:
+        argv += ["-device", port]
     if spec.tap >= 0:
         argv += ["-netdev", f"tap,id=net,fd={spec.tap}"]
     elif spec.state >= 0:
@@ -249,6 +250,9 @@ class QemuMachine:
     async def dial(self) -> socket.socket:
         return sockets.connect(self.directory / "agent")
 
+    async def dial_files(self) -> socket.socket:
+        return sockets.connect(self.directory / "files")
+
     async def pause(self) -> None:
         await self.control.command("stop")
 
@@ -307,7 +311,7 @@ class QemuMachine:
             await ended(self._child, spare=True)
         await self._watched.wait()
         self.close()
-        for name in ("agent", "control", RECORD):
+        for name in (*SOCKETS, RECORD):
             (self.directory / name).unlink(missing_ok=True)
 
     def close(self) -> None:

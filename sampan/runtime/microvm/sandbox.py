@@ -15,7 +15,6 @@ import signal
 import socket
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from sampan.cri.streams import Streams
@@ -30,19 +29,17 @@ from sampan.runtime.microvm import (
     protocol,
     rehearsal,
     requests,
-    volumes,
 )
 from sampan.runtime.microvm.channel import Channel, GuestError
 from sampan.runtime.microvm.errors import ChannelLost, MicroVMError
 from sampan.runtime.microvm.facts import RECORD, Facts
-from sampan.runtime.microvm.guestfiles import GuestFiles
 from sampan.runtime.microvm.images import Drives
 from sampan.runtime.microvm.pool import Started
 from sampan.runtime.microvm.process import MicroProcess
 from sampan.runtime.microvm.protocol import VERSION, Field, Key, Type
+from sampan.runtime.microvm.provision import Placed, Provision
 from sampan.runtime.microvm.session import Execution, bridge
 from sampan.runtime.microvm.vmm import Machine
-from sampan.runtime.microvm.volumes import Treatment, Volume
 from sampan.runtime.sandbox import (
     CannotStart,
     ContainerSpec,
@@ -60,8 +57,11 @@ START_LIMIT = 60.0
 
 
 class MicroSandbox:
-    def __init__(self, spec: SandboxSpec, drives: Drives, instance: str) -> None:
+    def __init__(
+        self, spec: SandboxSpec, drives: Drives, instance: str, *, sharing: bool = False
+    ) -> None:
         self.spec = spec
+        self._sharing = sharing  # its guest's kernel can have directories of the host
         self._drives = drives
         parent = spec.cgroup_parent or f"/{instance}/{spec.id}"
         self._own_parent = not spec.cgroup_parent
@@ -70,10 +70,9 @@ class MicroSandbox:
         self._instance_cgroup = Cgroup(f"/{instance}")
         self._machine: Machine | None = None
         self._channel: Channel | None = None
-        self._files: GuestFiles | None = None
+        self._volumes: Provision | None = None
         self._facts = Facts("", 0, 0)
         self._processes: dict[str, MicroProcess] = {}
-        self._plans: dict[str, list[Volume]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting = asyncio.Lock()
         self._why = ""  # it ended, once that is known
@@ -84,15 +83,21 @@ class MicroSandbox:
     async def create(self, started: Started) -> None:
         """Make a machine this pod's own. Raises MicroVMError, OSError; the machine is stopped then."""
         self._machine, self._channel = started.machine, started.channel
-        self._facts = Facts(str(started.directory), started.memory, started.cpus)
+        self._facts = Facts(
+            str(started.directory),
+            started.memory,
+            started.cpus,
+            sharing=self._sharing,
+            jailed=confine.usable(),
+        )
         try:
             if confine.usable():
                 confine.confine(self._cgroup, started.machine.pid, self.spec, started.memory)
             await self._channel.call(
                 Type.SETUP, await identity.setup(self.spec, started.machine.pid)
             )
-            self._files = GuestFiles(self._channel)
-            await self._files.put(identity.pod_files(self.spec))
+            self._volumes = self._provision()
+            await self._volumes.files.put(identity.pod_files(self.spec))
             self._save()
         except BaseException:
             await asyncio.shield(self.stop(0))
@@ -125,7 +130,7 @@ class MicroSandbox:
         for process in self._processes.values():
             process.connect(link)
         found = await link.call(Type.HELLO, seen)
-        self._files = GuestFiles(link)
+        self._volumes = self._provision()
         taken, current = {}, 0
         for key, value in protocol.fields(found):
             if key == Key.TASK:
@@ -141,9 +146,22 @@ class MicroSandbox:
                     Exit(255, time.time_ns(), "Unknown", "the guest knows no such container"),
                     silent=True,
                 )
-        for identifier in self._processes:
-            await self._provide(containers[identifier], present=True)
+        await self._volumes.adopt([containers[identifier] for identifier in self._processes])
         self._watch()
+
+    def _provision(self) -> Provision:
+        assert self._machine is not None and self._channel is not None
+        return Provision(
+            self.spec, self._facts, self._machine, self._channel, self._join, self._volumes_lost
+        )
+
+    def _join(self, pid: int) -> None:
+        if confine.usable():
+            confine.join(self._cgroup, pid)
+
+    def _volumes_lost(self, why: str) -> None:
+        if not self._closing:
+            self._own(self._ended(f"the microVM has ended: {why}"), "end of microVM")
 
     def _watch(self) -> None:
         self._own(self._await_end(), "microVM")
@@ -206,6 +224,8 @@ class MicroSandbox:
             await process.wait()
         self._why = self._why or f"pod {self.spec.name} was stopped"
         await self._let_go()
+        if self._volumes is not None:
+            await self._volumes.stop()
         if self._machine is not None:
             await self._machine.stop()
         if self._facts.directory:
@@ -221,8 +241,6 @@ class MicroSandbox:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._files is not None:
-            await self._files.close()
         if self._channel is not None:
             self._channel.close()
         for process in self._processes.values():
@@ -232,6 +250,8 @@ class MicroSandbox:
         """The runtime goes, the machine stays."""
         self._closing = True
         await self._let_go()
+        if self._volumes is not None:
+            await self._volumes.close()
         if self._machine is not None:
             self._machine.close()
 
@@ -260,24 +280,22 @@ class MicroSandbox:
         try:
             async with self._starting:
                 slot = await self._drive(image)
-                await self._provide(container)
+                assert self._volumes is not None
+                placed = await self._volumes.provide(container)
                 self._save()
-            return await self._launch(container, who, slot)
+            return await self._launch(container, who, slot, placed)
         except GuestError as error:
             raise CannotStart(explain(error, container.args)) from error
         except (MicroVMError, OSError) as error:
             raise CannotStart(str(error)) from error
 
-    async def _launch(self, container: ContainerSpec, who: Identity, slot: int) -> MicroProcess:
+    async def _launch(
+        self, container: ContainerSpec, who: Identity, slot: int, placed: list[Placed]
+    ) -> MicroProcess:
         link = self.channel
         assert self._machine is not None
         target = self._target(container)
         number = link.number()
-        mounts = list(
-            zip(
-                self._plans[container.id], (mount.target for mount in container.mounts), strict=True
-            )
-        )
         process = MicroProcess(container, number, self._machine.pid, time.time_ns(), self._finish)
         process.connect(link)
         # Written first: a container that a killed runtime was starting is found by the next one.
@@ -286,7 +304,7 @@ class MicroSandbox:
         self._facts.users[container.id] = [who.uid, who.gid, list(who.groups), who.home]
         self._save()
         try:
-            message = requests.start(self.spec, container, who, slot, mounts, target)
+            message = requests.start(self.spec, container, who, slot, placed, target)
             await link.call(Type.START, message, channel=number, limit=START_LIMIT)
         except BaseException:
             link.listeners.pop(number, None)
@@ -325,34 +343,9 @@ class MicroSandbox:
         self._facts.slots.append(key)
         return slot
 
-    async def _provide(self, container: ContainerSpec, *, present: bool = False) -> None:
-        """Volumes of a container, in the guest on return."""
-        assert self._files is not None
-        mounts = Path("/proc/self/mountinfo").read_text()
-        own = tuple(path for path in (self.spec.hosts, self.spec.resolv_conf) if path is not None)
-        planned = []
-        for mount in container.mounts:
-            try:
-                volume = volumes.plan(mount, mounts, own)
-            except CannotStart:
-                if present:
-                    continue
-                raise
-            known = volume.guest in self._facts.present and volume.treatment is Treatment.LOCAL
-            await self._files.provide(volume, present=present or known)
-            if volume.guest not in self._facts.present:
-                self._facts.present.append(volume.guest)
-            planned.append(volume)
-        self._plans[container.id] = planned
-
     async def _finish(self, process: MicroProcess) -> None:
-        """What an ended container wrote into the pod's files becomes visible on the host."""
-        if self._files is None or self._why:
-            return
-        for volume in self._plans.get(process.spec.id, ()):
-            if volume.returned:
-                with suppress(MicroVMError, OSError):
-                    await self._files.take_back(volume)
+        if self._volumes is not None and not self._why:
+            await self._volumes.take_back(process.spec.id)
 
     async def process(self, container_id: str) -> MicroProcess | None:
         return self._processes.get(container_id)

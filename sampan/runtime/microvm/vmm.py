@@ -50,6 +50,10 @@ class Machine(Protocol):
         """A connection to the guest's agent. Raises OSError, VMMError."""
         ...
 
+    async def dial_files(self) -> socket.socket:
+        """A connection to the guest's port for file requests, for a server. Raises OSError, VMMError."""
+        ...
+
     async def wait(self) -> None:
         """Return when the VMM has ended."""
         ...

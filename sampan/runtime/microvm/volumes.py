@@ -1,11 +1,13 @@
-"""What a container mounts, in a guest that shares no file system with the host: copied, made inside, or refused.
+"""What a container mounts, in a guest: shared with the host, copied, made inside, or refused.
 
-| source                                          | in the guest                                              |
-| ConfigMap, Secret, projected, downward API      | copied, read-only, and again at each update, in one step  |
+| source                                          | in the guest                                               |
+| ConfigMap, Secret, projected, downward API      | copied, read-only, and again at each update, in one step   |
 | a file of the pod's own (/etc/hosts, message)   | copied, again when it is written; back when it is writable |
-| emptyDir                                        | a directory of the guest's, shared by the pod's containers |
-| hostPath or claim, mounted read-only            | copied once, up to 64 MiB                                 |
-| hostPath or claim, writable                     | refused: what is written would never reach the host       |
+| emptyDir with `medium: Memory`                  | a directory in the guest's memory, shared by its containers |
+| emptyDir, hostPath, claim                       | the host's own, by the file server                         |
+
+Without a file server (a guest kernel without FUSE, a VMM without its port) an emptyDir is in the guest's memory, what is
+mounted read-only is copied once, up to 64 MiB, and what is writable is refused: what is written would never reach the host.
 
 A kind knows no Kubernetes volumes; what a source is, is read from the layout that kubelets (and our node) share.
 """
@@ -42,6 +44,7 @@ class Treatment(Enum):
     PAYLOAD = "payload"  # a directory whose content is replaced as a whole
     FILE = "file"
     LOCAL = "local"
+    SHARED = "shared"
     COPY = "copy"
 
 
@@ -49,13 +52,13 @@ class Treatment(Enum):
 class Volume:
     treatment: Treatment
     source: Path
-    guest: str  # where it is in the guest, before it is mounted into the container
+    guest: str  # where it is in the guest, before it is mounted into the container; "": not settled yet
     readonly: bool
     returned: bool = False  # a file that is copied back when the container has ended
 
 
-def plan(mount: Mount, mounts: str, own: tuple[Path, ...] = ()) -> Volume:
-    """`mounts`: the host's mountinfo(5); `own`: files that the runtime itself made for the pod.
+def plan(mount: Mount, mounts: str, own: tuple[Path, ...] = (), *, sharing: bool = False) -> Volume:
+    """`mounts`: the host's mountinfo(5); `own`: files that the runtime itself made for the pod; `sharing`: by a file server.
 
     Raises CannotStart for what a guest cannot have.
     """
@@ -68,11 +71,16 @@ def plan(mount: Mount, mounts: str, own: tuple[Path, ...] = ()) -> Volume:
     found = LAYOUT.search(path) or next(
         filter(None, map(LAYOUT.search, origins(path, mounts))), None
     )
+    shared = Volume(Treatment.SHARED, mount.source, "", mount.readonly)
     if found and found["plugin"] in LOCAL:
+        if sharing and not in_memory(found.string.removesuffix(found["rest"] or ""), mounts):
+            return shared
         top = f"{GUEST}/e-{found['name']}"
         return Volume(Treatment.LOCAL, mount.source, top + (found["rest"] or ""), mount.readonly)
     if stat.S_ISREG(status.st_mode):
         is_own = found is not None or mount.source in own or POD_FILE.search(path) is not None
+        if not is_own and sharing:
+            return shared
         if not is_own and not mount.readonly:
             raise refused(mount)
         readonly = mount.readonly or found is not None
@@ -86,6 +94,8 @@ def plan(mount: Mount, mounts: str, own: tuple[Path, ...] = ()) -> Volume:
         )
     if found:
         return Volume(Treatment.PAYLOAD, mount.source, f"{GUEST}/{name}", True)
+    if sharing:
+        return shared
     if not mount.readonly:
         raise refused(mount)
     check_size(mount, size_of(mount.source))
@@ -94,8 +104,9 @@ def plan(mount: Mount, mounts: str, own: tuple[Path, ...] = ()) -> Volume:
 
 def refused(mount: Mount) -> CannotStart:
     return CannotStart(
-        f"{mount.source} cannot be mounted writable at {mount.target}: this microVM shares no file system with the host, "
-        "so what is written would be lost. Mount it read-only (it is copied), use an emptyDir, or another runtimeClassName"
+        f"{mount.source} cannot be mounted writable at {mount.target}: the kernel of this microVM has no FUSE, so what is "
+        "written would be lost. Bring one that has it (sampan vm kernels fetch), mount it read-only (it is copied), "
+        "use an emptyDir, or another runtimeClassName"
     )
 
 
@@ -114,6 +125,15 @@ def size_of(directory: Path) -> int:
         if total > COPY_LIMIT:
             break
     return total
+
+
+def in_memory(top: str, mounts: str) -> bool:
+    """Whether an emptyDir is `medium: Memory`: the node has mounted a tmpfs there."""
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        if before.split(" ")[4] == top and after.startswith("tmpfs "):
+            return True
+    return False
 
 
 def origins(path: str, mounts: str) -> Iterator[str]:
