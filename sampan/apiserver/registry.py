@@ -137,7 +137,8 @@ class Registry:
             raise call.invalid([required], "")
         rollback = await strategy.reserve(self, call, obj, None)
         try:
-            causes = strategy.validate_create(call, obj)
+            found = strategy.validate_create(call, obj)
+            causes = found if isinstance(found, list) else await found
             if causes:
                 raise call.invalid(causes, name)
             call.warnings += strategy.warn(call, obj, None)
@@ -273,7 +274,8 @@ class Registry:
         try:
             after["resourceVersion"] = before["resourceVersion"]
             if validate:
-                causes = strategy.validate_update(call, new, old)
+                found = strategy.validate_update(call, new, old)
+                causes = found if isinstance(found, list) else await found
                 if causes:
                     raise call.invalid(causes)
                 if not status:

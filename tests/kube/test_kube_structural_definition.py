@@ -174,7 +174,7 @@ def test_what_may_not_change() -> None:
 def found_by(schema: dict[str, Any], new: dict[str, Any], old: dict[str, Any] | None = None) -> list[str]:  # fmt: skip
     resource = ResourceSchema(schema)
     causes = resource.validate_create(new) if old is None else resource.validate_update(new, old)
-    return [str(each) for each in causes]
+    return [str(each) for each in causes + resource.check_rules(new, old, causes)]
 
 
 def with_rules(*found: dict[str, Any], **properties: Any) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def test_rules_on_one_object_share_a_budget() -> None:
     cheap = ResourceSchema(
         with_rules({"rule": "self.l.size() > 1"}, l={"type": "array", "items": STRING})
     )
-    assert cheap.validate_create({"spec": {"l": ["a", "b"]}}) == []
+    assert cheap.check_rules({"spec": {"l": ["a", "b"]}}, None, []) == []
 
 
 def test_rules_see_metadata_of_the_whole() -> None:

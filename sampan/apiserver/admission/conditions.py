@@ -7,13 +7,13 @@ https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-pol
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sampan.apiserver.admission.attributes import Attributes
 from sampan.apiserver.admission.plugin import Lookup
+from sampan.apiserver.expressions import allowance, aside
 from sampan.apiserver.rbac import Attributes as Asked
 from sampan.apiserver.resources import Resource
 from sampan.client.transport import User
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 Object = dict[str, Any]
 
-INLINE = 50_000  # units of cost, about 25 ms, that are spent on the event loop
 OUT_OF_BUDGET = (
     "validation failed due to running out of cost budget, no further validation rules will be run"
 )
@@ -187,10 +186,10 @@ async def affordable(
 ) -> T:
     """`work(values, budget)` within `total` units, at once when it is cheap, as it nearly always is.
 
-    What is not is done again in a thread: an expression may take half a second, and the event loop is everybody's. Who asks
-    for authorization stays here, where the authorizer's index does not change meanwhile; those checks are few.
+    What is not is done again in a thread. Who asks for authorization stays here, where the authorizer's index does not
+    change meanwhile; those checks are few.
     """
-    budget = cel.Budget(INLINE, INLINE)
+    budget = allowance()
     found = await values(budget)
     if "authorizer" in found:
         budget = cel.Budget(total)
@@ -204,7 +203,7 @@ async def affordable(
         if budget.left:
             return result
     budget = cel.Budget(total)
-    return await asyncio.to_thread(work, await values(budget), budget)
+    return await aside(work, await values(budget), budget)
 
 
 class Conditions:

@@ -5,14 +5,17 @@ A custom object is worked on in the version of the request; the registry convert
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from sampan.apiserver.call import Call
 from sampan.apiserver.crd import conditions
 from sampan.apiserver.crd.version import Version
-from sampan.apiserver.strategies.base import Object, Strategy, keep
+from sampan.apiserver.expressions import allowance, aside
+from sampan.apiserver.strategies.base import Causes, Object, Strategy, keep
 from sampan.kube import names, objects
-from sampan.kube.errors import Cause
 from sampan.kube.structural import definition, formats
 from sampan.kube.structural.node import every_part
+from sampan.kube.structural.resource import ResourceSchema
 from sampan.kube.validation import validate_metadata, validate_metadata_update
 
 _STANDARD_FINALIZERS = ("orphan", "foregroundDeletion", "kubernetes")
@@ -41,19 +44,20 @@ class CustomStrategy(Strategy):
         if managed is not None:
             metadata["managedFields"] = managed
 
-    def validate_create(self, call: Call, obj: Object) -> list[Cause]:
-        causes: list[Cause] = []
+    def validate_create(self, call: Call, obj: Object) -> Causes | Awaitable[Causes]:
+        causes: Causes = []
         namespaced = call.resource.namespaced
         validate_metadata(obj["metadata"], causes, namespaced=namespaced, builtin=False)
-        return causes + version_of(call).schema.validate_create(obj)
+        schema = version_of(call).schema
+        return with_rules(schema, obj, None, causes, schema.validate_create(obj))
 
-    def validate_update(self, call: Call, new: Object, old: Object) -> list[Cause]:
-        causes: list[Cause] = []
+    def validate_update(self, call: Call, new: Object, old: Object) -> Causes | Awaitable[Causes]:
+        causes: Causes = []
         validate_metadata_update(new["metadata"], old["metadata"], causes, builtin=False)
         schema = version_of(call).schema
         if call.info.subresource == "status":
-            return causes + schema.validate_status(new, old)
-        return causes + schema.validate_update(new, old)
+            return with_rules(schema, new, old, causes, schema.validate_status(new, old))
+        return with_rules(schema, new, old, causes, schema.validate_update(new, old))
 
     def warn(self, call: Call, new: Object, old: Object | None) -> list[str]:
         """Finalizers that another writer could take for its own."""
@@ -87,19 +91,19 @@ class DefinitionStrategy(Strategy):
         new["status"] = dict(new.get("status") or {})
         _note_stored(new)
 
-    def validate_create(self, call: Call, obj: Object) -> list[Cause]:
-        causes: list[Cause] = []
+    async def validate_create(self, call: Call, obj: Object) -> Causes:
+        causes: Causes = []
         validate_metadata(obj["metadata"], causes, namespaced=False)
-        return causes + definition.validate(obj)
+        return causes + await aside(definition.validate, obj)  # it compiles all rules
 
-    def validate_update(self, call: Call, new: Object, old: Object) -> list[Cause]:
-        causes: list[Cause] = []
+    async def validate_update(self, call: Call, new: Object, old: Object) -> Causes:
+        causes: Causes = []
         validate_metadata_update(new["metadata"], old["metadata"], causes)
         if call.info.subresource == "status":
             return causes + definition.validate_status(new, old)
         if new["spec"] == old["spec"] and objects.annotations(new) == objects.annotations(old):
             return causes
-        return causes + definition.validate_update(new, old)
+        return causes + await aside(definition.validate_update, new, old)
 
     def warn(self, call: Call, new: Object, old: Object | None) -> list[str]:
         before = _remarks(old) if old is not None else []
@@ -111,6 +115,25 @@ class DefinitionStrategy(Strategy):
 
     def begin_delete(self, obj: Object) -> None:
         conditions.begin_delete(obj)
+
+
+def with_rules(
+    schema: ResourceSchema, new: Object, old: Object | None, before: Causes, found: Causes
+) -> Causes | Awaitable[Causes]:
+    """All causes: of metadata, of the schema and of its rules; to be awaited when the rules are expensive.
+
+    At their first use they are compiled, a millisecond for each, which is done aside too.
+    """
+    if schema.ready:
+        budget = allowance()
+        ruled = schema.check_rules(new, old, found, budget)
+        if budget.left:
+            return before + found + ruled
+
+    async def all_causes() -> Causes:
+        return before + found + await aside(schema.check_rules, new, old, found)
+
+    return all_causes()
 
 
 def version_of(call: Call) -> Version:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Object = dict[str, Any]
 Rollback = Callable[[], Awaitable[None]]
+Causes = list[Cause]
 
 # Status fields that the API always shows, because their Go types are not optional.
 _EMPTY_STATUS: dict[str, Object] = {
@@ -75,14 +76,12 @@ class Strategy:
             keep(metadata, old["metadata"], "labels")
         keep(metadata, old["metadata"], "ownerReferences")
 
-    def validate_create(self, call: Call, obj: Object) -> list[Cause]:
+    def validate_create(self, call: Call, obj: Object) -> Causes | Awaitable[Causes]:
+        """What is wrong with the object. Awaited only where finding it out takes long (rules in CEL)."""
         return validation.validate_create(call.storage_gvk, obj)
 
-    def validate_update(self, call: Call, new: Object, old: Object) -> list[Cause]:
-        subresource = call.info.subresource
-        return validation.validate_update(
-            call.storage_gvk, new, old, subresource if subresource in VALIDATED else ""
-        )
+    def validate_update(self, call: Call, new: Object, old: Object) -> Causes | Awaitable[Causes]:
+        return update_causes(call, new, old)
 
     def warn(self, call: Call, new: Object, old: Object | None) -> list[str]:
         """What the writer of a valid object should know."""
@@ -107,6 +106,14 @@ class Strategy:
 
     async def settle(self, registry: Registry, new: Object | None, old: Object) -> None:
         """The object was changed or removed (`new` is None), durably: give back what it no longer needs."""
+
+
+def update_causes(call: Call, new: Object, old: Object) -> Causes:
+    """By the rules of the kind, or of the subresource where it has its own."""
+    subresource = call.info.subresource
+    return validation.validate_update(
+        call.storage_gvk, new, old, subresource if subresource in VALIDATED else ""
+    )
 
 
 def keep(new: Object, old: Object, key: str) -> None:

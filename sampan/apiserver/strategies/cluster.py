@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sampan.apiserver.call import Call
-from sampan.apiserver.strategies.base import Object, Strategy, keep
-from sampan.kube import errors, objects, signing_requests
+from sampan.apiserver.strategies.base import Object, Strategy, keep, update_causes
+from sampan.kube import errors, objects, signing_requests, validation
 from sampan.kube.defaulting.core import METADATA_NAME_LABEL
 
 DECISIONS = ("Approved", "Denied")  # about a signing request
@@ -57,10 +57,13 @@ class SigningRequestStrategy(Strategy):
         obj["status"] = {}
 
     def validate_create(self, call: Call, obj: Object) -> list[errors.Cause]:
-        return [*super().validate_create(call, obj), *request_causes(obj.get("spec") or {})]
+        return [
+            *validation.validate_create(call.storage_gvk, obj),
+            *request_causes(obj.get("spec") or {}),
+        ]
 
     def validate_update(self, call: Call, new: Object, old: Object) -> list[errors.Cause]:
-        return [*super().validate_update(call, new, old), *certificate_causes(new, old)]
+        return [*update_causes(call, new, old), *certificate_causes(new, old)]
 
     def prepare_update(self, call: Call, new: Object, old: Object) -> None:
         keep(new, old, "spec")

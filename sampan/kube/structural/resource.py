@@ -1,9 +1,10 @@
 """One version of a custom resource: everything that its schema means for an object, compiled once and used for every write.
 
     fit               decoding: unknown fields go (and are named), nulls go, defaults are filled in
-    validate_create   metadata is checked elsewhere; here the OpenAPI keywords, embedded objects, lists of type set and map,
-    validate_update   the scale subresource's fields and the CEL rules, in the order in which Kubernetes reports them
+    validate_create   metadata is checked elsewhere; here the OpenAPI keywords, embedded objects, lists of type set and map
+    validate_update   and the scale subresource's fields, in the order in which Kubernetes reports them
     validate_status
+    check_rules       the CEL rules, which come last and may take long
 
 A schema that is absent keeps every field and checks none.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Final
 
-from sampan.kube import errors
+from sampan.kube import cel, errors
 from sampan.kube.errors import Cause
 from sampan.kube.structural import embedded, fit, lists, rules, values
 from sampan.kube.structural.node import Node, Raw
@@ -54,6 +55,11 @@ class ResourceSchema:
     def _rules(self) -> rules.Validator | None:
         return rules.compiled(self.node, root=True)
 
+    @property
+    def ready(self) -> bool:
+        """The rules are compiled, or there are none."""
+        return "_rules" in self.__dict__ or not rules.has_rules(self.node.raw)
+
     # Decoding
 
     def fit(self, obj: Object, unknown: list[str] | None = None) -> None:
@@ -72,8 +78,7 @@ class ResourceSchema:
         causes += self._scale_status(obj)
         if self._embeds:
             causes += embedded.validate(obj, self.node)
-        causes += lists.validate(obj, self.node)
-        return causes + self._check_rules(obj, None, causes)
+        return causes + lists.validate(obj, self.node)
 
     def validate_update(self, new: Object, old: Object) -> Causes:
         causes = values.validate(new, self.node, old=old)
@@ -81,31 +86,32 @@ class ResourceSchema:
         causes += self._scale_status(new)
         if self._embeds:
             causes += embedded.validate(new, self.node)
-        causes += self._lists(new, old)
-        return causes + self._check_rules(new, old, causes)
+        return causes + self._lists(new, old)
 
     def validate_status(self, new: Object, old: Object) -> Causes:
-        """A write of the status subresource: the status alone, and the rules of the whole."""
+        """A write of the status subresource: the status alone. Its rules are those of the whole."""
         causes: Causes = []
         status = self.node.declared("status")
         if "status" in new and status is not None:
             before = old.get("status", values.MISSING)
             causes += values.validate(new["status"], status, old=before, field="status")
         causes += self._scale_status(new)
-        causes += self._lists(new, old)
-        return causes + self._check_rules(new, old, causes)
+        return causes + self._lists(new, old)
 
     def _lists(self, new: Object, old: Object) -> Causes:
         """Objects that already broke the rule before it was made may go on doing so."""
         causes = lists.validate(new, self.node)
         return causes if causes and not lists.validate(old, self.node) else []
 
-    def _check_rules(self, new: Object, old: Object | None, causes: Causes) -> Causes:
+    def check_rules(
+        self, new: Object, old: Object | None, causes: Causes, budget: cel.Budget | None = None
+    ) -> Causes:
+        """What the rules find wrong with an object of which `causes` are known."""
         if self._rules is None:
             return []
         if any(each.reason in _BLOCKING for each in causes):
             return [_NOT_CHECKED]
-        return self._rules.validate(new, old, ratchet=old is not None)
+        return self._rules.validate(new, old, ratchet=old is not None, budget=budget)
 
     # The scale subresource's fields
 

@@ -99,9 +99,17 @@ class Validator:
             if has_rules(raw) and (found := compiled(node.declared(name))) is not None
         }
 
-    def validate(self, value: Any, old: Any, path: str = "", *, ratchet: bool = False) -> Causes:
+    def validate(
+        self,
+        value: Any,
+        old: Any,
+        path: str = "",
+        *,
+        ratchet: bool = False,
+        budget: cel.Budget | None = None,
+    ) -> Causes:
         """What the rules find. `old` is None when there is nothing to compare with."""
-        run = _Run()
+        run = _Run(budget or cel.Budget())
         pair = (value, old) if ratchet else None
         try:
             run.visit(self, value, old, path, pair, None)
@@ -111,9 +119,9 @@ class Validator:
 
 
 class _Run:
-    def __init__(self) -> None:
+    def __init__(self, budget: cel.Budget) -> None:
         self.causes: Causes = []
-        self.budget = cel.Budget()
+        self.budget = budget
 
     def visit(
         self, at: Validator, value: Any, old: Any, path: str, pair: Pair | None, near: Pair | None
