@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from sampan.client.transport import Request, Response
 from sampan.kube import errors
@@ -24,7 +24,9 @@ def seconds(text: str) -> float:
     return -total if text.startswith("-") else total
 
 
-async def within(request: Request, work: Awaitable[Response]) -> Response:
+async def within(
+    request: Request, work: Awaitable[Response], gave_up: Callable[[], None]
+) -> Response:
     """The answer, or ApiError 504 when the client's patience ends first. 400 for what is no duration."""
     text = request.param("timeout")
     try:
@@ -40,6 +42,7 @@ async def within(request: Request, work: Awaitable[Response]) -> Response:
         async with asyncio.timeout(limit):
             return await work
     except TimeoutError:
+        gave_up()
         raise errors.timeout(
             "request did not complete within requested timeout - context deadline exceeded"
         ) from None

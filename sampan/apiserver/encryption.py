@@ -221,6 +221,10 @@ class EncryptedStore:
         return _Watch(self, self.inner.watch(prefix, since))
 
     @property
+    def size(self) -> int | None:
+        return self.inner.size
+
+    @property
     def revision(self) -> int:
         return self.inner.revision
 

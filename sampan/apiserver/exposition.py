@@ -1,12 +1,13 @@
 """`/metrics`: the counters of this server in the form that the scraper asks for, written by prometheus-client.
 
 Imported at the first scrape: the library takes 4 MB and a tenth of a second, and most small clusters are never scraped.
-Nothing is kept here; each scrape reads `metrics.Metrics`, the watch cache and /proc. Names and labels are kube-apiserver's.
+Nothing is kept here; each scrape reads `metrics.Metrics`, admission's `Measures`, fairness, the watch cache, the work queues and /proc.
+Names, labels and buckets are kube-apiserver's, whose dashboards and alerts (kubernetes-mixin) then work unchanged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -21,19 +22,65 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from sampan.apiserver.metrics import BUCKETS, Labels
-from sampan.apiserver.watchcache import Watcher
+from sampan.apiserver.metrics import Histogram, Labels
+from sampan.client.workqueue import queues
 
 if TYPE_CHECKING:
     from sampan.apiserver.server import APIServer
 
-LABELS = ("verb", "group", "version", "resource", "subresource", "scope", "component", "dry_run")
-VERBS = {
-    "create": "POST",
-    "update": "PUT",
-    "deletecollection": "DELETE",
-}
-BOUNDS = [*(floatToGoString(bound) for bound in BUCKETS), "+Inf"]
+REQUEST = ("verb", "group", "version", "resource", "subresource", "scope")
+DRY_RUN = (*REQUEST, "dry_run", "component")
+ENDPOINT = (*REQUEST, "component")
+KIND = ("group", "version", "resource")
+VERBS = {"create": "POST", "update": "PUT", "deletecollection": "DELETE", "head": "GET"}
+KNOWN = {"APPLY", "CONNECT", "DELETE", "GET", "LIST", "PATCH", "POST", "PUT", "WATCH"}
+STREAMS = {"attach", "exec", "log", "portforward", "proxy"}
+STEP = ("type", "operation", "rejected")
+PLUGIN = ("name", *STEP)
+CONDITION = ("name", "kind", "type", "operation")
+FLOW = ("flow_schema", "priority_level")
+
+Rows = Iterable[tuple[tuple[str, ...], float]]
+Histograms = Iterable[tuple[tuple[str, ...], Histogram]]
+
+
+def counter(name: str, help_: str, labels: tuple[str, ...], rows: Rows) -> Metric:
+    family = CounterMetricFamily(name, help_, labels=labels)
+    for values, value in rows:
+        family.add_metric(values, value)
+    return family
+
+
+def gauge(name: str, help_: str, labels: tuple[str, ...], rows: Rows) -> Metric:
+    family = GaugeMetricFamily(name, help_, labels=labels)
+    for values, value in rows:
+        family.add_metric(values, value)
+    return family
+
+
+def histogram(name: str, help_: str, labels: tuple[str, ...], rows: Histograms) -> Metric:
+    family = HistogramMetricFamily(name, help_, labels=labels)
+    for values, found in rows:
+        bounds = [*map(floatToGoString, found.bounds), "+Inf"]
+        buckets = list(zip(bounds, accumulate(found.counts), strict=True))
+        family.add_metric(values, buckets, found.total)
+    return family
+
+
+def endpoint(labels: Labels) -> tuple[str, ...]:
+    """Labels as the requests' metrics show them, without dry_run."""
+    verb, group, version, resource, subresource, scope, _ = labels
+    shown = VERBS.get(verb) or verb.upper()
+    if resource and subresource in STREAMS:
+        shown = "CONNECT"
+    if shown not in KNOWN:
+        shown = "other"
+    return (shown, group, version, resource, subresource, scope, "apiserver")
+
+
+def with_dry_run(labels: Labels) -> tuple[str, ...]:
+    *rest, component = endpoint(labels)
+    return (*rest, labels[-1], component)
 
 
 class ServerCollector(Collector):
@@ -41,79 +88,259 @@ class ServerCollector(Collector):
         self.server = server
 
     def collect(self) -> Iterator[Metric]:
+        yield from self._requests()
+        yield from self._watches()
+        yield from self._admission()
+        yield from self._store()
+        yield from self._levels()
+        yield from self._process()
+
+    def _requests(self) -> Iterator[Metric]:
         metrics = self.server.metrics
-        requests = CounterMetricFamily(
+        series = list(metrics.requests.items())
+        yield counter(
             "apiserver_request",
             "Requests by verb, resource and HTTP code.",
-            labels=(*LABELS, "code"),
+            (*DRY_RUN, "code"),
+            (
+                ((*with_dry_run(labels), str(code)), count)
+                for labels, each in series
+                for code, count in each.codes.items()
+            ),
         )
-        for (labels, code), count in metrics.requests.items():
-            requests.add_metric((*shown(labels), str(code)), count)
-        yield requests
-        durations = HistogramMetricFamily(
+        ended = [each for each in series if each[0][0] != "watch"]
+        yield histogram(
             "apiserver_request_duration_seconds",
             "Response time in seconds by verb and resource.",
-            labels=LABELS,
+            DRY_RUN,
+            ((with_dry_run(labels), each.durations) for labels, each in ended),
         )
-        for labels, histogram in metrics.durations.items():
-            if labels[0] != "watch":
-                counts = zip(BOUNDS, accumulate(histogram.counts), strict=True)
-                durations.add_metric(shown(labels), list(counts), histogram.total)
-        yield durations
-        in_flight = GaugeMetricFamily(
+        yield histogram(
+            "apiserver_request_sli_duration_seconds",
+            "Response time in seconds without the time in queues and for webhooks.",
+            ENDPOINT,
+            ((endpoint(labels), each.own or each.durations) for labels, each in ended if not labels[-1]),
+        )  # fmt: skip
+        yield histogram(
+            "apiserver_response_sizes",
+            "Bytes of answers to reads.",
+            ENDPOINT,
+            ((endpoint(labels), each.sizes) for labels, each in series if each.sizes is not None),
+        )
+        yield counter(
+            "apiserver_request_terminations",
+            "Requests that the server refused or gave up to protect itself.",
+            (*ENDPOINT, "code"),
+            (((*endpoint(each), str(code)), n) for (each, code), n in metrics.terminated.items()),
+        )
+        deprecated = {
+            (*labels[1:5], "")
+            for labels, _ in series
+            if (row := self.server.table.rows.get(labels[1:4])) is not None and row.deprecated
+        }
+        yield gauge(
+            "apiserver_requested_deprecated_apis",
+            "Deprecated APIs that have been requested.",
+            (*KIND, "subresource", "removed_release"),
+            ((labels, 1) for labels in deprecated),
+        )
+        yield gauge(
             "apiserver_current_inflight_requests",
             "Requests that are being answered now, without watches and other streams.",
-            labels=("request_kind",),
+            ("request_kind",),
+            (((kind,), value) for kind, value in metrics.in_flight.items()),
         )
-        for kind, value in metrics.in_flight.items():
-            in_flight.add_metric((kind,), value)
-        yield in_flight
-        yield from self._caches()
-        yield from self._levels()
+        host = f"localhost:{self.server.port}"
+        yield counter(
+            "rest_client_requests",
+            "Requests of this process to its own API, by code, method and host.",
+            ("code", "host", "method"),
+            (((str(code), host, method), n) for (method, code), n in metrics.own.items()),
+        )
 
-    def _caches(self) -> Iterator[Metric]:
-        objects = GaugeMetricFamily(
-            "apiserver_storage_objects", "Stored objects by kind.", labels=("resource",)
+    def _watches(self) -> Iterator[Metric]:
+        watches = list(self.server.metrics.watches.items())
+        yield gauge(
+            "apiserver_longrunning_requests",
+            "Watches by kind.",
+            ENDPOINT,
+            ((endpoint(labels), each.active) for labels, each in watches),
         )
-        watches = GaugeMetricFamily(
-            "apiserver_longrunning_requests", "Watches by kind.", labels=("verb", "resource")
+        events: dict[tuple[str, ...], int] = {}
+        for labels, each in watches:
+            events[labels[1:4]] = events.get(labels[1:4], 0) + each.events
+        yield counter("apiserver_watch_events", "Events told to watches.", KIND, events.items())
+
+    def _admission(self) -> Iterator[Metric]:
+        measures = self.server.access.lookup.measures
+        labels: tuple[str, ...]
+        prefix = "apiserver_admission_"
+        for name, help_, labels, found in (
+            ("step_admission", "a phase of admission", STEP, measures.steps),
+            ("controller_admission", "an admission plug-in", PLUGIN, measures.plugins),
+            ("webhook_admission", "an admission webhook", PLUGIN, measures.webhooks),
+        ):
+            seen = ((each, rows) for each, rows in found.items() if any(rows.counts))
+            yield histogram(
+                f"{prefix}{name}_duration_seconds", f"Seconds of {help_}.", labels, seen
+            )
+        yield histogram(
+            f"{prefix}match_condition_evaluation_seconds",
+            "Seconds for the match conditions of a webhook or policy.",
+            CONDITION,
+            measures.conditions.items(),
         )
-        for storage, cache in self.server.caches.caches.items():
-            group, _, plural = storage.partition("/")
-            name = plural if group == "core" else f"{plural}.{group}"
-            objects.add_metric((name,), len(cache.entries))
-            watching = sum(isinstance(each, Watcher) for each in cache.watchers)
-            watches.add_metric(("WATCH", name), watching)
-        yield objects
-        yield watches
+        for name, help_, labels, counts in (
+            ("webhook_request", "Calls of webhooks.", (*PLUGIN[:3], "code", "rejected"),
+             measures.webhook_requests),
+            ("match_condition_evaluation_errors", "Match conditions with errors.", CONDITION,
+             measures.condition_errors),
+            ("match_condition_exclusions", "Requests that match conditions left out.", CONDITION,
+             measures.condition_exclusions),
+        ):  # fmt: skip
+            yield counter(f"{prefix}{name}", help_, labels, counts.items())
+        # Two counters whose names do not end in _total, which the library's own kind of counter would add.
+        for name, help_, labels, counts in (
+            ("webhook_rejection_count", "Requests that webhooks rejected.",
+             (*PLUGIN[:3], "error_type", "rejection_code"), measures.webhook_rejections),
+            ("webhook_fail_open_count", "Calls that failed and were let pass.", PLUGIN[:2],
+             measures.webhook_fail_open),
+        ):  # fmt: skip
+            yield gauge(f"{prefix}{name}", help_, labels, counts.items())
+        policy = ("policy", "policy_binding", "error_type")
+        for name, labels, found in (
+            ("validating", (*policy, "enforcement_action"), measures.validating),
+            ("mutating", policy, measures.mutating),
+        ):
+            start = f"apiserver_{name}_admission_policy_check"
+            totals = ((each, sum(rows.counts)) for each, rows in found.items())
+            yield counter(start, "Checks of policies.", labels, totals)
+            yield histogram(
+                f"{start}_duration_seconds", "Seconds of an expression.", labels, found.items()
+            )
+
+    def _store(self) -> Iterator[Metric]:
+        caches = [
+            ("" if group == "core" else group, plural, len(cache.entries))
+            for storage, cache in self.server.caches.caches.items()
+            for group, _, plural in (storage.partition("/"),)
+        ]
+        yield gauge(
+            "apiserver_storage_objects",
+            "Stored objects by kind.",
+            ("resource",),
+            (((f"{plural}.{group}" if group else plural,), count) for group, plural, count in caches),
+        )  # fmt: skip
+        yield gauge(
+            "apiserver_resource_objects",
+            "Stored objects by kind.",
+            ("group", "resource"),
+            (((group, plural), count) for group, plural, count in caches),
+        )
+        if (size := self.server.store.size) is not None:
+            yield gauge(
+                "apiserver_storage_size_bytes",
+                "Bytes that the database takes on disk.",
+                ("storage_cluster_id",),
+                [(("etcd-0",), size)],
+            )
+        yield gauge(
+            "aggregator_unavailable_apiservice",
+            "Which APIServices cannot be served.",
+            ("name",),
+            (
+                ((each.remote.name,), int(not each.available))
+                for each in self.server.aggregator.remotes.values()
+            ),
+        )
 
     def _levels(self) -> Iterator[Metric]:
-        """Priority and fairness, by level."""
-        prefix, labels = "apiserver_flowcontrol_", ("priority_level",)
-        seats = GaugeMetricFamily(f"{prefix}nominal_limit_seats", "Seats.", labels=labels)
-        executing = GaugeMetricFamily(
-            f"{prefix}current_executing_requests", "Requests that have a seat.", labels=labels
+        """Priority and fairness, by FlowSchema and level."""
+        fairness = self.server.fairness
+        prefix = "apiserver_flowcontrol_"
+        for name in ("nominal_limit_seats", "current_limit_seats"):
+            yield gauge(
+                f"{prefix}{name}",
+                "Seats of a level.",
+                FLOW[1:],
+                (((each.name,), each.seats) for each in fairness.levels.values() if not each.exempt),
+            )  # fmt: skip
+        flows = list(fairness.counts.items())
+        for name, attribute, help_ in (
+            ("current_executing_requests", "executing", "Requests that have a seat."),
+            ("current_executing_seats", "seats", "Seats that are taken."),
+            ("current_inqueue_requests", "waiting", "Requests that wait for a seat."),
+        ):
+            rows = ((labels, getattr(each, attribute)) for labels, each in flows)
+            yield gauge(f"{prefix}{name}", help_, FLOW, rows)
+        yield counter(
+            f"{prefix}dispatched_requests",
+            "Requests that were carried out.",
+            FLOW,
+            ((labels, each.dispatched) for labels, each in flows),
         )
-        waiting = GaugeMetricFamily(
-            f"{prefix}current_inqueue_requests", "Requests that wait for one.", labels=labels
+        yield counter(
+            f"{prefix}rejected_requests",
+            "Requests answered with 429.",
+            (*FLOW, "reason"),
+            (
+                ((*labels, reason), count)
+                for labels, each in flows
+                for reason, count in each.rejected.items()
+            ),
         )
-        rejected = CounterMetricFamily(
-            f"{prefix}rejected_requests", "Requests answered with 429.", labels=(*labels, "reason")
+        yield histogram(
+            f"{prefix}request_wait_duration_seconds",
+            "Seconds in a queue, of requests that had to wait.",
+            (*FLOW, "execute"),
+            (
+                ((*labels, "true" if let_in else "false"), waited)
+                for labels, each in flows
+                for let_in, waited in each.waited.items()
+            ),
         )
-        for level in self.server.fairness.levels.values():
-            if level.exempt:
-                continue
-            seats.add_metric((level.name,), level.seats)
-            executing.add_metric((level.name,), level.executing)
-            waiting.add_metric((level.name,), level.waiting)
-            for reason, count in level.rejected.items():
-                rejected.add_metric((level.name, reason), count)
-        yield from (seats, executing, waiting, rejected)
+
+    def _process(self) -> Iterator[Metric]:
+        from sampan.apiserver.pages import version
+
+        yield gauge(
+            "kubernetes_build_info",
+            "What this server is.",
+            tuple(BUILD),
+            [(tuple(str(version()[key]) for key in BUILD.values()), 1)],
+        )
+        yield gauge(
+            "kubernetes_healthcheck",
+            "1 where a check is passed.",
+            ("name", "type"),
+            (
+                ((name, kind), int(not problem))
+                for kind in ("healthz", "livez", "readyz")
+                for name, problem in self.server.checks(kind).items()
+            ),
+        )
+        named = [each for each in queues if each.name]
+        for name, attribute, help_ in (
+            ("adds", "adds", "Keys added to a controller's queue."),
+            ("retries", "retries", "Keys added again after a failure."),
+        ):
+            rows = (((each.name,), getattr(each, attribute)) for each in named)
+            yield counter(f"workqueue_{name}", help_, ("name",), rows)
+        depths = (((each.name,), len(each)) for each in named)
+        yield gauge("workqueue_depth", "Keys that wait to be handled.", ("name",), depths)
 
 
-def shown(labels: Labels) -> tuple[str, ...]:
-    verb, *rest = labels
-    return (VERBS.get(verb) or verb.upper(), *rest, "apiserver", "")
+BUILD = {
+    "build_date": "buildDate",
+    "compiler": "compiler",
+    "git_commit": "gitCommit",
+    "git_tree_state": "gitTreeState",
+    "git_version": "gitVersion",
+    "go_version": "goVersion",
+    "major": "major",
+    "minor": "minor",
+    "platform": "platform",
+}
 
 
 def expose(server: APIServer, accept: str) -> tuple[bytes, str]:

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sampan.apiserver import flowschemas
 from sampan.apiserver.flowschemas import CATCH_ALL, EXEMPT, Schema
+from sampan.apiserver.metrics import Histogram
 from sampan.apiserver.present import respond_error
 from sampan.apiserver.routes import RequestInfo
 from sampan.client.transport import Request, Response, User
@@ -33,6 +35,7 @@ REMEMBERED = 4096  # classifications
 OBJECTS_PER_SEAT = 100
 WIDEST = 10  # seats
 RETRY_AFTER = "1"  # seconds
+WAITED = (0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30)
 SCHEMA_HEADER = "X-Kubernetes-PF-FlowSchema-UID"
 LEVEL_HEADER = "X-Kubernetes-PF-PriorityLevel-UID"
 STREAMS = frozenset({"attach", "exec", "log", "portforward", "proxy"})
@@ -58,6 +61,21 @@ class Place:
         self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
+class Counts:
+    """What requests of one FlowSchema did in one level."""
+
+    __slots__ = ("dispatched", "executing", "rejected", "seats", "waited", "waiting")
+
+    def __init__(self) -> None:
+        self.executing = 0
+        self.seats = 0
+        self.waiting = 0
+        self.dispatched = 0
+        self.rejected: dict[str, int] = {}
+        # Of those that had to wait: (let in or not) → seconds.
+        self.waited = {True: Histogram(WAITED), False: Histogram(WAITED)}
+
+
 class Level:
     """One priority level: its seats, and the queues of its flows."""
 
@@ -70,7 +88,6 @@ class Level:
         self.capacity = 0  # of all flows together
         self.executing = 0
         self.waiting = 0
-        self.rejected: dict[str, int] = {}
         self._queues: dict[str, deque[Place]] = {}
         self._turns: deque[str] = deque()  # flows of which something waits
 
@@ -99,9 +116,9 @@ class Level:
         """Return with so many seats. Raises TooMany."""
         queue = self._queues.get(flow)
         if not self.queue_length:
-            raise self.refuse("concurrency-limit")
+            raise TooMany("concurrency-limit")
         if self.waiting >= self.capacity or len(queue or ()) >= self.queue_length:
-            raise self.refuse("queue-full")
+            raise TooMany("queue-full")
         if queue is None:
             queue = self._queues[flow] = deque()
             self._turns.append(flow)
@@ -117,12 +134,8 @@ class Level:
             else:
                 self._leave(flow, queue, place)
             if isinstance(error, TimeoutError):
-                raise self.refuse("time-out") from None
+                raise TooMany("time-out") from None
             raise
-
-    def refuse(self, reason: str) -> TooMany:
-        self.rejected[reason] = self.rejected.get(reason, 0) + 1
-        return TooMany(reason)
 
     def _leave(self, flow: str, queue: deque[Place], place: Place) -> None:
         if place not in queue:
@@ -173,8 +186,9 @@ class Fairness:
         self.schemas: list[Schema] = []
         self.waiting = 0  # requests in all queues
         self.waiting_bytes = 0
-        self._known: dict[tuple[Any, ...], tuple[Schema, Level]] = {}
-        self._headers: dict[tuple[str, str], dict[str, str]] = {}
+        self.counts: dict[tuple[str, str], Counts] = {}  # by FlowSchema and level
+        self.terminate: Callable[[RequestInfo, int], None] = lambda info, code: None
+        self._known: dict[tuple[Any, ...], tuple[Schema, Level, Counts]] = {}
         self.configure(flowschemas.default_levels(), flowschemas.default_schemas())
 
     def configure(self, levels: list[Object], schemas: list[Object]) -> None:
@@ -193,9 +207,8 @@ class Fairness:
             schema for schema in map(Schema.of, schemas) if schema.level in kept
         )
         self._known.clear()
-        self._headers.clear()
 
-    def classify(self, user: User, info: RequestInfo) -> tuple[Schema, Level]:
+    def classify(self, user: User, info: RequestInfo) -> tuple[Schema, Level, Counts]:
         path = "" if info.is_resource else info.path
         key = (user, info.verb, info.group, info.resource, info.subresource, info.namespace, path)
         found = self._known.get(key)
@@ -203,7 +216,8 @@ class Fairness:
             schema = flowschemas.match(self.schemas, user, info)
             if schema is None:
                 schema = Schema(CATCH_ALL, "", CATCH_ALL, 10000, flowschemas.USER, [])
-            found = schema, self.levels[schema.level]
+            counts = self.counts.setdefault((schema.name, schema.level), Counts())
+            found = schema, self.levels[schema.level], counts
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
             self._known[key] = found
@@ -219,20 +233,27 @@ class Fairness:
         """The answer of `work`, when its turn has come; 429 when it does not come."""
         if not request.remote:
             return await work(request, user, info)  # a part of this process
-        schema, level = self.classify(user, info)
+        schema, level, counts = self.classify(user, info)
+        counts.dispatched += 1
         if level.exempt or info.verb == "watch" or info.subresource in STREAMS:
             response = await answered(work(request, user, info))
         else:
             width = self.width(request, info) if info.verb == "list" else 1
             if not level.take(width):
                 try:
-                    flow = schema.flow(user, info)
-                    await self._wait(level, flow, len(request.body), width)
-                except TooMany:
+                    await self._wait(level, counts, schema.flow(user, info), request, width)
+                except TooMany as error:
+                    counts.dispatched -= 1
+                    counts.rejected[error.reason] = counts.rejected.get(error.reason, 0) + 1
+                    self.terminate(info, 429)
                     return self._marked(refusal(), schema, level)
+            counts.executing += 1
+            counts.seats += width
             try:
                 response = await answered(work(request, user, info))
             finally:
+                counts.executing -= 1
+                counts.seats -= width
                 level.release(width)
         return self._marked(response, schema, level)
 
@@ -244,16 +265,26 @@ class Fairness:
             count = int(limit)
         return min(max(1, math.ceil(count / OBJECTS_PER_SEAT)), WIDEST)
 
-    async def _wait(self, level: Level, flow: str, size: int, width: int) -> None:
+    async def _wait(
+        self, level: Level, counts: Counts, flow: str, request: Request, width: int
+    ) -> None:
+        size = len(request.body)
         if self.waiting_bytes + size > WAITING_BYTES:
-            raise level.refuse("queue-full")
+            raise TooMany("queue-full")
         self.waiting += 1
+        counts.waiting += 1
         self.waiting_bytes += size
+        since, let_in = time.perf_counter(), False
         try:
             await level.wait(flow, self.patience, width)
+            let_in = True
         finally:
             self.waiting -= 1
+            counts.waiting -= 1
             self.waiting_bytes -= size
+            waited = time.perf_counter() - since
+            request.waited += waited
+            counts.waited[let_in].observe(waited)
 
     @staticmethod
     def _marked(response: Response, schema: Schema, level: Level) -> Response:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
@@ -138,7 +139,7 @@ class Pipeline:
             items = [entry.data for entry in listed.entries]
             body = lists.encode_list(row.list_kind, row.api_version, listed, items)
             response = Response(200, JSON_HEADERS, body)
-        self.server.metrics.observe(info, 200, time.perf_counter() - started)
+        self.server.metrics.count(request, info, response, time.perf_counter() - started)
         return response
 
     def _may(self, request: Request, info: RequestInfo) -> bool:
@@ -186,7 +187,8 @@ class Pipeline:
             if request.query and info.verb != "watch" and request.param("timeout"):
                 from sampan.apiserver.deadlines import within
 
-                response = await within(request, work)
+                gave_up = partial(self.server.metrics.terminate, info, 504)
+                response = await within(request, work, gave_up)
             else:
                 response = await work
         except ApiError as error:
@@ -203,8 +205,8 @@ class Pipeline:
                 self.server.audit.panicked(request)
         finally:
             in_flight[kind] -= 1
-        elapsed = time.perf_counter() - started
-        self.server.metrics.observe(info or RequestInfo("", request.path), response.status, elapsed)
+        info = info or RequestInfo("", request.path)
+        self.server.metrics.count(request, info, response, time.perf_counter() - started)
         return response
 
     async def _run(self, request: Request, info: RequestInfo) -> Response:
@@ -323,6 +325,7 @@ class Pipeline:
             self.caches,
             call,
             selection,
+            self.server.metrics.watch(call.info),
             framer=framer,
             framer_key=framer.key if framer else None,
             bookmark_interval=config.bookmark_interval,

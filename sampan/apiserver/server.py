@@ -88,6 +88,7 @@ class APIServer:
         self.registry.on_event_written = self.expiry.written
         self.metrics = Metrics()
         self.fairness = Fairness(config.max_requests_in_flight, config.request_timeout, self._count)
+        self.fairness.terminate = self.metrics.terminate
         self.discovery = Discovery(self.table, config.advertise or config.address)
         self.webhooks = WebhookClient(self.access.lookup)
         self.access.lookup.access = self.access

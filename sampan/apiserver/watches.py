@@ -15,6 +15,7 @@ import orjson
 
 from sampan.apiserver.call import Call, revision_of
 from sampan.apiserver.lists import fresh
+from sampan.apiserver.metrics import Watching
 from sampan.apiserver.selection import Selection
 from sampan.apiserver.watchcache import (
     ADDED,
@@ -47,6 +48,7 @@ class Stream:
         caches: WatchCache,
         call: Call,
         selection: Selection,
+        watching: Watching,
         *,
         framer: Framer | None,
         framer_key: object,
@@ -56,6 +58,7 @@ class Stream:
         self.caches = caches
         self.call = call
         self.selection = selection
+        self.watching = watching
         self.framer = framer
         self.framer_key = framer_key
         self.bookmark_interval = bookmark_interval
@@ -95,6 +98,7 @@ class Stream:
 
     async def body(self) -> AsyncIterator[bytes]:
         """Frames until the timeout, the end of the server, or the client's leaving."""
+        self.watching.active += 1
         try:
             if self.initial or self.initial_end:
                 entries, self.initial = self.initial, []
@@ -103,6 +107,7 @@ class Stream:
                     await self._prepare(chunk)
                     if self.late and self.selection.match is not None:
                         chunk = list(filter(self.selection.match, chunk))
+                    self.watching.events += len(chunk)
                     yield b"".join([self._entry_frame(ADDED, entry) for entry in chunk])
                 if self.initial_end and self.selection.bookmarks:
                     yield self._bookmark(self.since, {INITIAL_END: "true"})
@@ -118,6 +123,7 @@ class Stream:
         finally:
             if self.watcher is not None:
                 self.watcher.close()
+            self.watching.active -= 1
 
     async def _live(self) -> AsyncIterator[bytes]:
         watcher, cache = self.watcher, self.cache
@@ -138,6 +144,7 @@ class Stream:
                 return
             if events:
                 events = await self._judged(events)
+                self.watching.events += len(events)
                 yield b"".join([self._event_frame(kind, event) for kind, event in events])
             elif wants_bookmarks and time.monotonic() >= next_bookmark:
                 next_bookmark = time.monotonic() + self.bookmark_interval
@@ -162,6 +169,7 @@ class Stream:
                 frames = [self._event_frame(kind, event) for kind, event in told]
                 self.since = position
                 if frames:
+                    self.watching.events += len(frames)
                     yield b"".join(frames)
                 self.watcher = cache.subscribe(selection.prefix, self.match, position)
                 if self.watcher is not None:

@@ -50,7 +50,8 @@ class Request:
     """One request. Header names are in lower case; `query` keeps order and repeats when given as pairs.
 
     `user` None: not authenticated yet (the server finds out from what the transport carries). `stream` asks for a body
-    that is read while it comes (watch, log follow). `remote` is the caller's address, for logs and audit.
+    that is read while it comes (watch, log follow). `remote` is the caller's address, for logs and audit; `waited` are the
+    seconds that the server spent on it in a queue or waiting for webhooks.
     """
 
     method: str
@@ -61,6 +62,7 @@ class Request:
     user: User | None = None
     stream: bool = False
     remote: str = ""
+    waited: float = 0.0
 
     def pairs(self) -> Iterable[tuple[str, str]]:
         return self.query.items() if isinstance(self.query, dict) else self.query

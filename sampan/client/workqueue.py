@@ -10,12 +10,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 Key = TypeVar("Key", bound=Hashable)
 
 FIRST_DELAY = 0.005  # seconds
 LONGEST_DELAY = 1000.0
+
+
+queues: WeakSet[WorkQueue[Any]] = WeakSet()  # of this process, for whoever tells how they are
 
 
 class ShutDown(Exception):
@@ -24,8 +28,15 @@ class ShutDown(Exception):
 
 class WorkQueue(Generic[Key]):
     def __init__(
-        self, *, first_delay: float = FIRST_DELAY, longest_delay: float = LONGEST_DELAY
+        self,
+        name: str = "",
+        *,
+        first_delay: float = FIRST_DELAY,
+        longest_delay: float = LONGEST_DELAY,
     ) -> None:
+        self.name = name
+        self.adds = 0
+        self.retries = 0
         self._first_delay = first_delay
         self._longest_delay = longest_delay
         self._ready: deque[Key] = deque()
@@ -35,6 +46,7 @@ class WorkQueue(Generic[Key]):
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._getters: deque[asyncio.Future[None]] = deque()
         self._shut = False
+        queues.add(self)
 
     def __len__(self) -> int:
         """Keys ready to be handled."""
@@ -44,6 +56,7 @@ class WorkQueue(Generic[Key]):
         if self._shut or key in self._dirty:
             return
         self._dirty.add(key)
+        self.adds += 1
         if key not in self._handled:
             self._ready.append(key)
             self._wake_one()
@@ -66,6 +79,7 @@ class WorkQueue(Generic[Key]):
 
     def add_rate_limited(self, key: Key) -> None:
         """Add the key after a delay that doubles each time, until `forget`."""
+        self.retries += 1
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         # 2**60 is far above any limit; larger exponents would overflow a float.

@@ -149,7 +149,7 @@ class Controller:
         self.client = context.client
         self.clock = context.clock
         self.monotonic = context.monotonic
-        self.queue: WorkQueue = WorkQueue()
+        self.queue: WorkQueue = WorkQueue(self.name)
         for watch in self.watches:
             context.informer(watch.gvr, watch.fields).add_handler(self.handler(watch))
 

@@ -80,7 +80,7 @@ class GarbageCollector:
     def __init__(self, context: Context) -> None:
         self.client: Client = context.client
         self.graph = Graph()
-        self.queue: WorkQueue = WorkQueue()
+        self.queue: WorkQueue = WorkQueue(self.name)
         self.resources: dict[tuple[str, str], Resource] = {}  # by group and kind
         # Owners known to be gone: those seen to go by uid, those not found by the whole reference, as a reference may lie.
         self.absent: OrderedDict[Hashable, None] = OrderedDict()

@@ -123,6 +123,11 @@ class Store(Protocol):
         """
         ...
 
+    @property
+    def size(self) -> int | None:
+        """Bytes that the database takes on disk; None where that is not known here."""
+        ...
+
     async def compact(self, before: int) -> None:
         """Forget history older than `before`; the newest version of every live key stays. Idempotent."""
         ...

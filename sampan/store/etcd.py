@@ -68,6 +68,10 @@ class EtcdStore:
     # Revisions
 
     @property
+    def size(self) -> int | None:
+        return None  # each member tells its own
+
+    @property
     def revision(self) -> int:
         """The last revision that this process knows to be durable: its own writes, and what its watches have shown."""
         return self._revision

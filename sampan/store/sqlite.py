@@ -20,6 +20,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -142,6 +143,14 @@ class SQLiteStore:
             if isinstance(error, sqlite3.Error):
                 raise explain(path, error) from error
             raise
+
+    @property
+    def size(self) -> int | None:
+        found = 0
+        for path in (self.path, f"{self.path}-wal"):
+            with suppress(OSError):
+                found += os.stat(path).st_size
+        return found
 
     @property
     def revision(self) -> int:

@@ -148,7 +148,6 @@ async def test_what_is_too_much_is_refused_and_nothing_leaks() -> None:
     assert (level.executing, level.waiting) == (1, 0)
     level.release()
     assert level.executing == 0
-    assert level.rejected == {"queue-full": 1, "time-out": 1}
     refuses = limited(seats=1, length=0)
     assert refuses.take()
     with pytest.raises(TooMany, match="concurrency-limit"):
@@ -354,8 +353,9 @@ async def test_levels_are_counted(api: Harness) -> None:
     level.seats, level.queue_length, level.executing = 1, 0, 1
     assert (await over_the_wire(api, ALICE, "GET", MAPS)).status == 429
     text = (await (await api.send("GET", "/metrics")).read()).decode()
-    name = 'apiserver_flowcontrol_rejected_requests_total{priority_level="global-default"'
-    assert f'{name},reason="concurrency-limit"}} 1.0' in text
+    name = 'apiserver_flowcontrol_rejected_requests_total{flow_schema="global-default"'
+    assert f'{name},priority_level="global-default",reason="concurrency-limit"}} 1.0' in text
+    assert 'apiserver_request_terminations_total{code="429"' in text
     assert 'apiserver_flowcontrol_nominal_limit_seats{priority_level="system"} 15.0' in text
     level.executing = 0
 

@@ -7,34 +7,13 @@ import os
 
 import pytest
 from apiserver_harness import MAPS, Harness, api, config_map
-from prometheus_client import Metric
-from prometheus_client.openmetrics.parser import (
-    text_string_to_metric_families as parse_openmetrics,
-)
-from prometheus_client.parser import text_string_to_metric_families as parse
+from metrics_harness import scrape, value
 
+from sampan.apiserver.routes import parse as parse_path
 from sampan.client.transport import Request, Response, User
 from sampan.kube import errors
 
 __all__ = ["api"]
-
-
-async def scrape(api: Harness, accept: str = "") -> tuple[dict[str, Metric], str]:
-    response = await api.send("GET", "/metrics", accept=accept)
-    text = (await response.read()).decode()
-    kind = response.headers["Content-Type"]
-    reader = parse_openmetrics if "openmetrics" in kind else parse
-    return {family.name: family for family in reader(text)}, kind
-
-
-def value(family: Metric, name: str = "", **labels: str) -> float:
-    found = [
-        sample.value
-        for sample in family.samples
-        if sample.name == (name or family.name) and labels.items() <= sample.labels.items()
-    ]
-    assert len(found) == 1, (family.name, labels, found)
-    return float(found[0])
 
 
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
@@ -44,7 +23,7 @@ async def test_requests_are_counted(api: Harness, accept: str) -> None:
     await api.call("GET", MAPS + "/none", status=404)
     found, kind = await scrape(api, accept)
     assert kind.startswith(accept.partition(";")[0] or "text/plain")
-    labels = {"verb": "POST", "resource": "configmaps", "group": "", "scope": "namespace"}
+    labels = {"verb": "POST", "resource": "configmaps", "group": "", "scope": "resource"}
     total = found["apiserver_request"]
     assert value(total, "apiserver_request_total", code="201", **labels) == 3
     durations = found["apiserver_request_duration_seconds"]
@@ -123,6 +102,99 @@ async def test_watches_are_counted_apart(api: Harness) -> None:
     await anext(events)
     found, _ = await scrape(api)
     running = found["apiserver_longrunning_requests"]
-    assert value(running, resource="configmaps", verb="WATCH") == 1
+    labels = {"group": "", "version": "v1", "resource": "configmaps"}
+    assert value(running, verb="WATCH", scope="namespace", **labels) == 1
+    told = found["apiserver_watch_events"]
+    assert value(told, "apiserver_watch_events_total", **labels) == 1
     assert value(found["apiserver_current_inflight_requests"], request_kind="readOnly") == 1
     await events.aclose()  # type: ignore[attr-defined]
+    found, _ = await scrape(api)
+    assert value(found["apiserver_longrunning_requests"], resource="configmaps") == 0
+
+
+async def test_requests_are_told_apart_as_kubernetes_does(api: Harness) -> None:
+    await api.call("POST", MAPS + "?dryRun=All", config_map("a"))
+    await api.apply(MAPS + "/a", {**config_map("a")})
+    await api.patch("merge", MAPS + "/a", {"data": {"c": "d"}})
+    await api.call("GET", MAPS)
+    await api.call("GET", "/api/v1/namespaces/default/endpoints")
+    await api.send("FROB", MAPS + "/a")
+    found, _ = await scrape(api)
+    total = found["apiserver_request"]
+    for labels in (
+        {"verb": "POST", "dry_run": "All", "code": "201"},
+        {"verb": "APPLY", "dry_run": "", "code": "201"},
+        {"verb": "PATCH", "code": "200"},
+        {"verb": "LIST", "scope": "namespace", "code": "200"},
+        {"verb": "other", "code": "405"},
+    ):
+        assert value(total, "apiserver_request_total", resource="configmaps", **labels) == 1
+    sizes = found["apiserver_response_sizes"]
+    count = "apiserver_response_sizes_count"
+    assert value(sizes, count, verb="LIST", resource="configmaps") == 1
+    assert not [each for each in sizes.samples if each.labels["verb"] == "POST"]
+    own = found["apiserver_request_sli_duration_seconds"].samples
+    assert not [each for each in own if "dry_run" in each.labels]
+    [old] = found["apiserver_requested_deprecated_apis"].samples
+    assert (old.labels["resource"], old.value) == ("endpoints", 1)
+
+
+async def test_time_spent_waiting_is_not_the_servers_own(api: Harness) -> None:
+    info = parse_path("GET", MAPS + "/a", [])
+    metrics = api.server.metrics
+    metrics.observe(info, 200, 0.01)
+    metrics.observe(info, 200, 3.0, waiting=2.99)
+    metrics.observe(info, 200, 0.01)
+    found, _ = await scrape(api)
+    labels = {"resource": "configmaps", "verb": "GET", "le": "0.05"}
+    whole = found["apiserver_request_duration_seconds"]
+    assert value(whole, "apiserver_request_duration_seconds_bucket", **labels) == 2
+    own = found["apiserver_request_sli_duration_seconds"]
+    assert value(own, "apiserver_request_sli_duration_seconds_bucket", **labels) == 3
+
+
+async def test_admission_is_measured(api: Harness) -> None:
+    prefix = "apiserver_admission_"
+    plugin = f"{prefix}controller_admission_duration_seconds"
+    step = f"{prefix}step_admission_duration_seconds"
+    lifecycle = {"name": "NamespaceLifecycle", "type": "admit", "operation": "CREATE"}
+
+    async def counted() -> list[float]:
+        found, _ = await scrape(api)
+        return [
+            value(found[plugin], f"{plugin}_count", rejected="false", **lifecycle),
+            value(found[step], f"{step}_count", type="admit", operation="CREATE", rejected="false"),
+            value(
+                found[step], f"{step}_count", type="validate", operation="CREATE", rejected="false"
+            ),
+        ]
+
+    before = await counted()
+    await api.call("POST", MAPS, config_map("a"))
+    assert [each - 1 for each in await counted()] == before
+    await api.call("POST", MAPS.replace("default", "nowhere"), config_map("a"), 404)
+    assert [each - 1 for each in await counted()] == before
+    found, _ = await scrape(api)
+    assert value(found[plugin], f"{plugin}_count", rejected="true", **lifecycle) == 1
+    assert value(found[step], f"{step}_count", type="admit", rejected="true") == 1
+
+
+async def test_what_dashboards_ask_for(api: Harness) -> None:
+    found, _ = await scrape(api)
+    build = found["kubernetes_build_info"].samples[0].labels
+    assert (build["major"], build["minor"]) == ("1", "36")
+    assert value(found["kubernetes_healthcheck"], name="ping", type="livez") == 1
+    assert value(found["apiserver_resource_objects"], group="", resource="configmaps") == 1
+    assert value(found["apiserver_storage_size_bytes"]) > 0
+    assert found["apiserver_flowcontrol_nominal_limit_seats"].samples
+    for name in (
+        "apiserver_request_terminations",
+        "apiserver_flowcontrol_rejected_requests",
+        "apiserver_admission_webhook_request",
+        "apiserver_admission_webhook_rejection_count",
+        "apiserver_validating_admission_policy_check",
+        "aggregator_unavailable_apiservice",
+        "rest_client_requests",
+        "workqueue_depth",
+    ):
+        assert name in found, name

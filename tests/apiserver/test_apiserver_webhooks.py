@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -20,71 +18,22 @@ from apiserver_harness import (
     pod,
     service_account,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from webhook_server import WebhookServer, answering, hanging, patch_of, webhook_server
+from webhook_harness import (
+    ALLOW,
+    VALIDATING,
+    Object,
+    hook,
+    mutating,
+    refused,
+    rule,
+    validating,
+    webhook,
+)
+from webhook_server import WebhookServer, answering, patch_of
 
-from sampan.apiserver.admission import review
 from sampan.client.transport import User
 
-__all__ = ["api"]
-
-Object = dict[str, Any]
-GROUP = "/apis/admissionregistration.k8s.io/v1"
-VALIDATING = f"{GROUP}/validatingwebhookconfigurations"
-MUTATING = f"{GROUP}/mutatingwebhookconfigurations"
-ALLOW = {"allowed": True}
-
-
-@pytest.fixture
-async def hook() -> AsyncIterator[WebhookServer]:
-    async with webhook_server() as server:
-        yield server
-
-
-def rule(resources: str, operations: str = "*", group: str = "", version: str = "*") -> Object:
-    return {
-        "apiGroups": [group],
-        "apiVersions": [version],
-        "resources": resources.split(),
-        "operations": operations.split(),
-    }
-
-
-def configuration(kind: str, name: str, *webhooks: Object) -> Object:
-    return {
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": f"{kind}WebhookConfiguration",
-        "metadata": {"name": name},
-        "webhooks": list(webhooks),
-    }
-
-
-def webhook(hook: WebhookServer, path: str, *rules: Object, **more: Any) -> Object:
-    return {
-        "name": f"{path.strip('/')}.example.com",
-        "clientConfig": hook.config(path),
-        "admissionReviewVersions": ["v1"],
-        "sideEffects": "None",
-        "rules": list(rules) or [rule("configmaps")],
-        **more,
-    }
-
-
-async def validating(api: Harness, *webhooks: Object, name: str = "v") -> None:
-    await api.call("POST", VALIDATING, configuration("Validating", name, *webhooks))
-
-
-async def mutating(api: Harness, *webhooks: Object, name: str = "m") -> None:
-    await api.call("POST", MUTATING, configuration("Mutating", name, *webhooks))
-
-
-async def refused(api: Harness, method: str, path: str, body: Any = None, **more: Any) -> Object:
-    response = await api.send(method, path, body, **more)
-    found: Object = orjson.loads(await response.read())
-    assert response.status >= 400, found
-    assert found["code"] == response.status
-    return found
+__all__ = ["api", "hook"]
 
 
 async def test_nothing_is_asked_where_nothing_is_configured(api: Harness) -> None:
@@ -365,83 +314,6 @@ async def test_match_conditions(api: Harness, hook: WebhookServer) -> None:
     await api.call("POST", MAPS, config_map("c"))
 
 
-async def test_a_webhook_that_hangs_is_given_up_and_holds_up_nobody_else(
-    api: Harness, hook: WebhookServer
-) -> None:
-    hook.handlers["/hang"] = hanging
-    await validating(
-        api,
-        webhook(hook, "/hang", timeoutSeconds=1, objectSelector={"matchLabels": {"slow": "1"}}),
-    )
-    slow = config_map("slow")
-    slow["metadata"]["labels"] = {"slow": "1"}
-    started = time.monotonic()
-    waiting = asyncio.create_task(refused(api, "POST", MAPS, slow))
-    while not hook.asked:
-        await asyncio.sleep(0)
-    for number in range(20):
-        await api.call("POST", MAPS, config_map(f"quick-{number}"))
-    assert not waiting.done()
-    found = await waiting
-    assert 1 <= time.monotonic() - started < 5
-    assert found["code"] == 500
-    assert found["reason"] == "InternalError"
-    port = hook.port
-    assert found["message"] == (
-        'Internal error occurred: failed calling webhook "hang.example.com": failed to call webhook: '
-        f'Post "https://127.0.0.1:{port}/hang?timeout=1s": context deadline exceeded'
-    )
-
-
-@pytest.mark.parametrize(
-    ("response", "message"),
-    [
-        ({"raw": b"oops", "status": 500}, 'an error on the server ("oops")'),
-        ({"raw": b"{}"}, "webhook response was absent"),
-        ({"raw": b"no json"}, "json parse error"),
-        ({"uid": "other", "allowed": True}, "expected response.uid="),
-        (patch_of({"op": "add", "path": "/data/x", "value": "y"}), "may not return response.patch"),
-    ],
-)
-async def test_failures_are_judged_by_the_policy(
-    api: Harness, hook: WebhookServer, response: Object, message: str
-) -> None:
-    hook.handlers["/bad"] = answering(response)
-    await validating(api, webhook(hook, "/bad"))
-    found = await refused(api, "POST", MAPS, config_map("a"))
-    assert found["code"] == 500
-    assert 'failed calling webhook "bad.example.com"' in found["message"]
-    assert message in found["message"]
-    await api.call("DELETE", f"{VALIDATING}/v")
-    await validating(api, webhook(hook, "/bad", failurePolicy="Ignore"))
-    await api.call("POST", MAPS, config_map("a"))
-
-
-async def test_nobody_listens_or_is_trusted(api: Harness, hook: WebhookServer) -> None:
-    hook.handlers["/x"] = answering(ALLOW)
-    gone = webhook(hook, "/x") | {"clientConfig": {"url": "https://127.0.0.1:1/x"}}
-    await validating(api, gone)
-    found = await refused(api, "POST", MAPS, config_map("a"))
-    assert "connect: connection refused" in found["message"]
-    await api.call("DELETE", f"{VALIDATING}/v")
-    untrusted = {"url": f"https://127.0.0.1:{hook.port}/x"}
-    await validating(api, webhook(hook, "/x") | {"clientConfig": untrusted})
-    found = await refused(api, "POST", MAPS, config_map("a"))
-    assert "x509: certificate signed by unknown authority" in found["message"]
-    assert hook.asked == []
-
-
-async def test_dry_run_is_only_for_webhooks_without_side_effects(
-    api: Harness, hook: WebhookServer
-) -> None:
-    hook.handlers["/x"] = answering(ALLOW)
-    dry = MAPS + "?dryRun=All"
-    await validating(api, webhook(hook, "/x", sideEffects="NoneOnDryRun"))
-    await api.call("POST", dry, config_map("a"))
-    assert hook.asked[0]["dryRun"] is True
-    assert hook.asked[0]["options"]["dryRun"] == ["All"]
-
-
 async def test_the_older_review_version(api: Harness, hook: WebhookServer) -> None:
     hook.handlers["/x"] = answering(ALLOW)
     await validating(api, webhook(hook, "/x", admissionReviewVersions=["v7", "v1beta1", "v1"]))
@@ -609,60 +481,3 @@ async def test_custom_resources_are_refused(api: Harness, hook: WebhookServer) -
     await validating(api, webhook(hook, "/deny", rule("*", "CREATE DELETE", "example.com")))
     found = await refused(api, "POST", BOATS.format("v1"), boat("a"))
     assert found["message"].endswith("denied the request: no boats")
-
-
-# Answers from strangers
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
-    ),
-    max_leaves=12,
-)
-ANSWER = st.fixed_dictionaries(
-    {},
-    optional={
-        "apiVersion": st.just("admission.k8s.io/v1") | JSON,
-        "kind": st.just("AdmissionReview") | JSON,
-        "response": JSON
-        | st.fixed_dictionaries(
-            {"uid": st.just("u"), "allowed": st.booleans() | JSON},
-            optional={
-                "patch": JSON,
-                "patchType": st.just("JSONPatch") | JSON,
-                "status": JSON
-                | st.dictionaries(st.sampled_from(["code", "message", "reason", "details"]), JSON),
-                "warnings": JSON,
-                "auditAnnotations": JSON,
-            },
-        ),
-    },
-)
-
-
-@given(ANSWER, st.booleans(), st.sampled_from(["v1", "v1beta1"]))
-def test_any_answer_is_understood_or_refused(answer: Any, mutating: bool, version: str) -> None:
-    asked = {"apiVersion": f"admission.k8s.io/{version}", "request": {"uid": "u"}}
-    try:
-        found = review.answered(asked, answer, mutating=mutating)
-    except review.InvalidReview:
-        return
-    error = review.refusal("x", found.status)
-    assert 400 <= error.code < 600
-    assert orjson.dumps(error.status())
-
-
-async def test_warnings_and_words_of_strangers_stay_in_their_place(
-    api: Harness, hook: WebhookServer
-) -> None:
-    text = "one\r\nSet-Cookie: x=y\n\x00\x7f" + "long" * 5000
-    hook.handlers["/x"] = answering({"allowed": True, "warnings": [text, 5, "two"]})
-    await validating(api, webhook(hook, "/x"))
-    response = await api.send("POST", MAPS, config_map("a"))
-    assert response.status == 201
-    for line in response.headers["Warning"].split("\n"):
-        assert line.startswith('299 - "')
-        assert line.endswith('"')
-        assert line.isprintable()
-    assert len(response.headers["Warning"]) < 5000

@@ -10,16 +10,19 @@ which plug-ins care about a kind is found out once, so that the others cost noth
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
 from typing import Any
 
+from sampan.apiserver.admission.attributes import CONNECT, CREATE, DELETE, UPDATE
 from sampan.apiserver.admission.certificates import (
     CertificateApproval,
     CertificateSigning,
     CertificateSubjectRestriction,
 )
+from sampan.apiserver.admission.dynamic import Validating
 from sampan.apiserver.admission.ingressclass import DefaultIngressClass
 from sampan.apiserver.admission.limitranger import LimitRanger
+from sampan.apiserver.admission.measures import ADMIT, VALIDATE, Measures
 from sampan.apiserver.admission.namespaces import NamespaceLifecycle
 from sampan.apiserver.admission.noderestriction import NodeRestriction
 from sampan.apiserver.admission.plugin import Lookup, Object, Plugin
@@ -43,6 +46,7 @@ from sampan.apiserver.admission.webhooks import (
     ValidatingAdmissionWebhook,
 )
 from sampan.apiserver.call import Call
+from sampan.kube.errors import ApiError
 
 PLUGINS: tuple[type[Plugin], ...] = (
     Privilege,
@@ -68,78 +72,111 @@ PLUGINS: tuple[type[Plugin], ...] = (
     ResourceQuota,
 )
 
-Hooks = list[Callable[..., Any]]
+
+class Step:
+    """What the plug-ins have to say in one phase of one kind of request, and how long they take for it."""
+
+    __slots__ = ("hooks", "labels", "measures")
+
+    def __init__(self, measures: Measures, hook: str, plugins: list[Plugin]) -> None:
+        phase, operation = HOOKS[hook]
+        self.measures = measures
+        self.labels = (phase, operation)
+        self.hooks = []
+        for plugin in plugins:
+            own = VALIDATE if isinstance(plugin, Validating) else phase
+            labels = (type(plugin).__name__, own, operation)
+            admitted, rejected = (measures.plugins[(*labels, each)] for each in ("false", "true"))
+            self.hooks.append((getattr(plugin, hook), admitted, rejected))
+
+    async def run(self, *request: Any) -> None:
+        """Raises ApiError when one refuses."""
+        started = since = time.perf_counter()
+        for hook, admitted, rejected in self.hooks:
+            try:
+                await hook(*request)
+            except ApiError:
+                now = time.perf_counter()
+                rejected.observe(now - since)
+                self.measures.steps[(*self.labels, "true")].observe(now - started)
+                raise
+            now = time.perf_counter()
+            admitted.observe(now - since)
+            since = now
+        self.measures.steps[(*self.labels, "false")].observe(since - started)
+
+
+# hook of a plug-in: (phase, operation)
+HOOKS = {
+    "create": (ADMIT, CREATE),
+    "update": (ADMIT, UPDATE),
+    "delete": (ADMIT, DELETE),
+    "connect": (ADMIT, CONNECT),
+    "act": (ADMIT, CREATE),
+    "validate_create": (VALIDATE, CREATE),
+    "validate_update": (VALIDATE, UPDATE),
+    "validate_act": (VALIDATE, CREATE),
+}
 
 
 class Admission:
     def __init__(self, lookup: Lookup) -> None:
         self.lookup = lookup
         self.plugins = [plugin(lookup) for plugin in PLUGINS]
-        self._hooks: dict[tuple[str, str, str], Hooks] = {}
+        self._steps: dict[tuple[str, str, str], Step] = {}
         lookup.changed = self.forget
 
-    def _of(self, hook: str, call: Call) -> Hooks:
+    def _of(self, hook: str, call: Call) -> Step:
         """What the plug-ins have to say at this hook about this kind and subresource; most often little."""
         row = call.resource
         key = (hook, row.storage, call.info.subresource)
-        found = self._hooks.get(key)
+        found = self._steps.get(key)
         if found is None:
-            found = [
-                getattr(plugin, hook)
+            plugins = [
+                plugin
                 for plugin in self.plugins
                 if getattr(type(plugin), hook) is not getattr(Plugin, hook)
                 and plugin.concerns(row, call.info.subresource)
             ]
-            self._hooks[key] = found
+            found = self._steps[key] = Step(self.lookup.measures, hook, plugins)
         return found
 
     def forget(self) -> None:
         """Which plug-ins care may have changed (a kind came or went)."""
-        self._hooks.clear()
+        self._steps.clear()
 
     # Before the object is validated
 
     async def create(self, call: Call, obj: Object) -> None:
-        call.reinvocation = None
-        for hook in self._of("create", call):
-            await hook(call, obj)
-        if call.reinvocation is not None and call.reinvocation.wanted:
-            call.reinvocation.repeating = True
-            for hook in self._of("create", call):
-                await hook(call, obj)
+        await self._mutate(call, "create", obj)
 
     async def update(self, call: Call, new: Object, old: Object) -> None:
+        await self._mutate(call, "update", new, old)
+
+    async def _mutate(self, call: Call, hook: str, *objects: Object) -> None:
         call.reinvocation = None
-        for hook in self._of("update", call):
-            await hook(call, new, old)
+        await self._of(hook, call).run(call, *objects)
         if call.reinvocation is not None and call.reinvocation.wanted:
             call.reinvocation.repeating = True
-            for hook in self._of("update", call):
-                await hook(call, new, old)
+            await self._of(hook, call).run(call, *objects)
 
     async def delete(self, call: Call, obj: Object) -> None:
         """`obj` is what is deleted; nothing may change it."""
-        for hook in self._of("delete", call):
-            await hook(call, obj)
+        await self._of("delete", call).run(call, obj)
 
     async def connect(self, call: Call, options: Object) -> None:
         """A streaming subresource is opened (exec, attach, portforward, proxy) with these options."""
-        for hook in self._of("connect", call):
-            await hook(call, options)
+        await self._of("connect", call).run(call, options)
 
     async def act(self, call: Call, body: Object) -> None:
         """A subresource that is no object but an action: binding, eviction, token. Both phases at once."""
-        for hook in self._of("act", call):
-            await hook(call, body)
-        for hook in self._of("validate_act", call):
-            await hook(call, body)
+        await self._of("act", call).run(call, body)
+        await self._of("validate_act", call).run(call, body)
 
     # After it is validated, just before it is committed
 
     async def validate_create(self, call: Call, obj: Object) -> None:
-        for hook in self._of("validate_create", call):
-            await hook(call, obj)
+        await self._of("validate_create", call).run(call, obj)
 
     async def validate_update(self, call: Call, new: Object, old: Object) -> None:
-        for hook in self._of("validate_update", call):
-            await hook(call, new, old)
+        await self._of("validate_update", call).run(call, new, old)

@@ -7,6 +7,7 @@ https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-pol
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,9 +20,11 @@ from sampan.apiserver.resources import Resource
 from sampan.client.transport import User
 from sampan.kube import cel
 from sampan.kube.cel.admission import declared
+from sampan.kube.cel.cost import PER_MATCH
 from sampan.kube.cel.types import Type
 
 if TYPE_CHECKING:
+    from sampan.apiserver.admission.measures import Measures
     from sampan.kube.cel.library.authorizer import Decision, Question
 
 Object = dict[str, Any]
@@ -232,6 +235,31 @@ class Conditions:
             except cel.EvaluationError as error:
                 failed.append(str(error))
         if failed:
-            unique = list(dict.fromkeys(failed))
-            raise cel.EvaluationError(unique[0] if len(unique) == 1 else f"[{', '.join(unique)}]")
+            raise ConditionsFailed(failed)
         return True
+
+
+class ConditionsFailed(cel.EvaluationError):
+    def __init__(self, reasons: list[str]) -> None:
+        unique = list(dict.fromkeys(reasons))
+        super().__init__(unique[0] if len(unique) == 1 else f"[{', '.join(unique)}]")
+        self.count = len(reasons)
+
+
+async def hold(
+    conditions: Conditions,
+    values: Callable[[cel.Budget], Awaitable[Object]],
+    measures: Measures,
+    labels: tuple[str, str, str, str],
+) -> bool:
+    """Are the conditions met? Counted under `labels`: name, kind, type, operation. Raises EvaluationError."""
+    started, holds, failed = time.perf_counter(), True, 0
+    try:
+        holds = await affordable(conditions.hold, values, PER_MATCH)
+        return holds
+    except ConditionsFailed as error:
+        failed = error.count
+        raise
+    finally:
+        elapsed = time.perf_counter() - started
+        measures.condition(labels, elapsed, errors=failed, excluded=not holds)

@@ -6,13 +6,15 @@ https://kubernetes.io/docs/reference/access-authn-authz/mutating-admission-polic
 
 from __future__ import annotations
 
+import time
 from functools import cached_property
 from typing import Any
 
 from sampan.apiserver.admission import reinvocation
 from sampan.apiserver.admission.attributes import Attributes, why
-from sampan.apiserver.admission.conditions import Expression, affordable
+from sampan.apiserver.admission.conditions import Expression, affordable, hold
 from sampan.apiserver.admission.invocations import Invocation, Policy, invocations
+from sampan.apiserver.admission.measures import ADMIT
 from sampan.apiserver.admission.policies import Binding, Policies
 from sampan.apiserver.admission.validating import forbidden
 from sampan.apiserver.call import Call
@@ -23,7 +25,7 @@ from sampan.kube.apply.merge import merge
 from sampan.kube.apply.types import FieldType
 from sampan.kube.apply.values import TypeErrors, check
 from sampan.kube.cel.admission import OBJECT, PATCHES, patch_types
-from sampan.kube.cel.cost import PER_MATCH, PER_REQUEST
+from sampan.kube.cel.cost import PER_REQUEST
 from sampan.kube.cel.values import ObjectValue
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import clone
@@ -158,12 +160,16 @@ async def mutate(
         if reinvoked.skips(rounds, key):
             continue
         before = clone(obj)
+        error_type, started = "no_error", time.perf_counter()
         try:
             if not await _mutated(plugin, found, attributes):
                 continue
         except (cel.EvaluationError, MutationError) as error:
+            error_type = "invalid_error"
             if not policy.ignores_failure:
                 refused.append(_told(policy, found.binding, str(error)))
+        measured = plugin.lookup.measures.mutating[policy.name, found.binding.name, error_type]
+        measured.observe(time.perf_counter() - started)
         changed = before != obj
         reinvoked.asked(rounds, key, changed=changed, if_needed=policy.if_needed)
     reinvoked.end(plugin.kind, obj)
@@ -183,8 +189,10 @@ async def _mutated(
     async def values(budget: cel.Budget) -> Object:
         return await found.values(attributes, plugin.lookup, budget)
 
-    if policy.conditions and not await affordable(policy.conditions.hold, values, PER_MATCH):
-        return False
+    labels = (policy.name, "policy", ADMIT, attributes.operation)
+    if policy.conditions:
+        if not await hold(policy.conditions, values, plugin.lookup.measures, labels):
+            return False
     of = _type(attributes, row)
     for mutation in policy.mutations:
         seen = await attributes.show(row)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from sampan.apiserver.admission.measures import Measures
 from sampan.apiserver.call import Call
 from sampan.apiserver.resources import Resource, Table
 from sampan.apiserver.watchcache import Entry, WatchCache, encode
@@ -69,6 +70,7 @@ class Lookup:
         self.call_webhook: CallWebhook = _no_webhooks
         self.annotate: Annotate = _no_audit
         self.changed: Callable[[], None] = _nobody
+        self.measures = Measures()
 
     async def entry(
         self, group: str, version: str, plural: str, namespace: str, name: str

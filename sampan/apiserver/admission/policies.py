@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sampan.apiserver.admission.attributes import CONNECT, CREATE, CREATE_ONLY, DELETE, UPDATE
+from sampan.apiserver.admission.dynamic import Dynamic, Mutating, Validating
 from sampan.apiserver.admission.matching import GROUP, Match
-from sampan.apiserver.admission.plugin import Lookup, Plugin
+from sampan.apiserver.admission.plugin import Lookup
 from sampan.apiserver.admission.source import Source
 from sampan.apiserver.call import Call
 from sampan.apiserver.resources import Resource
@@ -51,9 +51,8 @@ class Binding:
         self.params: Object | None = self.spec.get("paramRef")
 
 
-class Policies(Plugin):
+class Policies(Dynamic):
     kind = ""  # validating | mutating
-    subresources = ("*",)
 
     def __init__(self, lookup: Lookup) -> None:
         super().__init__(lookup)
@@ -76,11 +75,8 @@ class Policies(Plugin):
         """Is there anything to ask?"""
         return bool(await self.policies.load() and await self.bindings.load())
 
-    async def run(self, call: Call, operation: str, obj: Object | None, old: Object | None) -> None:
-        raise NotImplementedError
 
-
-class MutatingAdmissionPolicy(Policies):
+class MutatingAdmissionPolicy(Policies, Mutating):
     kind = "mutating"
 
     async def run(self, call: Call, operation: str, obj: Object | None, old: Object | None) -> None:
@@ -89,21 +85,8 @@ class MutatingAdmissionPolicy(Policies):
 
             await mutate(self, call, operation, obj, old)
 
-    async def create(self, call: Call, obj: Object) -> None:
-        await self.run(call, CREATE, obj, None)
 
-    async def update(self, call: Call, new: Object, old: Object) -> None:
-        if call.info.subresource not in CREATE_ONLY:
-            await self.run(call, UPDATE, new, old)
-
-    async def connect(self, call: Call, options: Object) -> None:
-        await self.run(call, CONNECT, options, None)
-
-    async def act(self, call: Call, body: Object) -> None:
-        await self.run(call, CREATE, body, None)
-
-
-class ValidatingAdmissionPolicy(Policies):
+class ValidatingAdmissionPolicy(Policies, Validating):
     kind = "validating"
 
     async def run(self, call: Call, operation: str, obj: Object | None, old: Object | None) -> None:
@@ -111,20 +94,3 @@ class ValidatingAdmissionPolicy(Policies):
             from sampan.apiserver.admission.validating import judge
 
             await judge(self, call, operation, obj, old)
-
-    async def validate_create(self, call: Call, obj: Object) -> None:
-        await self.run(call, CREATE, obj, None)
-
-    async def validate_update(self, call: Call, new: Object, old: Object) -> None:
-        if call.info.subresource not in CREATE_ONLY:
-            await self.run(call, UPDATE, new, old)
-
-    async def delete(self, call: Call, obj: Object) -> None:
-        if call.info.subresource not in CREATE_ONLY:
-            await self.run(call, DELETE, None, obj)
-
-    async def connect(self, call: Call, options: Object) -> None:
-        await self.run(call, CONNECT, options, None)
-
-    async def validate_act(self, call: Call, body: Object) -> None:
-        await self.run(call, CREATE, body, None)

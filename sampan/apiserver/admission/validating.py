@@ -6,19 +6,21 @@ first denial is the answer. What cannot be evaluated counts as a failure unless 
 
 from __future__ import annotations
 
+import time
 from functools import cached_property
 from typing import Any
 
 import orjson
 
 from sampan.apiserver.admission.attributes import Attributes
-from sampan.apiserver.admission.conditions import OUT_OF_BUDGET, Expression, affordable
+from sampan.apiserver.admission.conditions import OUT_OF_BUDGET, Expression, affordable, hold
 from sampan.apiserver.admission.invocations import Invocation, Policy, invocations
+from sampan.apiserver.admission.measures import VALIDATE
 from sampan.apiserver.admission.plugin import Lookup
 from sampan.apiserver.admission.policies import Binding, Policies
 from sampan.apiserver.call import Call
 from sampan.kube import cel, errors
-from sampan.kube.cel.cost import PER_MATCH, PER_REQUEST
+from sampan.kube.cel.cost import PER_REQUEST
 from sampan.kube.cel.types import NULL, STRING
 from sampan.kube.errors import ApiError
 
@@ -28,18 +30,30 @@ MAX_MESSAGE = 5 * 1024
 MAX_ANNOTATION = 10 * 1024
 MAX_FAILURES = 50  # told in one audit annotation
 FAILURES = "validation.policy.admission.k8s.io/validation_failure"
+_ERRORS = (("compilation", "compile_error"), (OUT_OF_BUDGET, "out_of_budget"))
 CODES = {"Forbidden": 403, "Unauthorized": 401, "RequestEntityTooLarge": 413, "Invalid": 422}
 
 
 class Failure:
-    """One validation that did not hold, or could not be evaluated."""
+    """One validation that did not hold, or could not be evaluated; `ignored` when that makes no difference."""
 
-    __slots__ = ("index", "message", "reason")
+    __slots__ = ("error", "ignored", "index", "message", "reason", "seconds")
 
-    def __init__(self, message: str, reason: str = "", index: int = 0) -> None:
+    def __init__(
+        self,
+        message: str,
+        reason: str = "",
+        index: int = 0,
+        *,
+        error: str = "no_error",
+        ignored: bool = False,
+    ) -> None:
         self.message = message
         self.reason = reason
         self.index = index
+        self.error = error
+        self.ignored = ignored
+        self.seconds = 0.0
 
 
 class Validation:
@@ -87,25 +101,30 @@ class ValidatingPolicy(Policy):
         """(what failed, audit annotations) of a request that meets the conditions."""
         failures: list[Failure] = []
         for index, validation in enumerate(self.validations):
+            started = time.perf_counter()
             try:
-                if validation.expression.evaluate(values, budget) is not True:
-                    message = validation.told(values, budget)
-                    failures.append(Failure(message, validation.reason, index))
+                if validation.expression.evaluate(values, budget) is True:
+                    continue
+                failure = Failure(validation.told(values, budget), validation.reason, index)
             except cel.EvaluationError as error:
-                failures += self.unless_ignored(str(error), index)
+                failure = self.faulty(error, index)
+            failure.seconds = time.perf_counter() - started
+            failures.append(failure)
         annotations: dict[str, str] = {}
         for key, expression in self.annotations:
             try:
                 value = expression.evaluate(values, budget)
             except cel.EvaluationError as error:
-                failures += self.unless_ignored(str(error), len(self.validations))
+                failures.append(self.faulty(error, len(self.validations)))
                 continue
             if isinstance(value, str) and value.strip():
                 annotations[key] = value.strip()[:MAX_ANNOTATION]
         return failures, annotations
 
-    def unless_ignored(self, message: str, index: int) -> list[Failure]:
-        return [] if self.ignores_failure else [Failure(message, "", index)]
+    def faulty(self, error: cel.EvaluationError, index: int) -> Failure:
+        text = str(error)
+        kind = next((kind for start, kind in _ERRORS if text.startswith(start)), "invalid_error")
+        return Failure(text, "", index, error=kind, ignored=self.ignores_failure)
 
 
 async def judge(
@@ -116,6 +135,7 @@ async def judge(
     denied: list[tuple[ValidatingPolicy, Binding | None, Failure]] = []
     noted: list[Object] = []
     annotations: dict[str, list[str]] = {}
+    measures = plugin.lookup.measures
     async for found in invocations(plugin, attributes, ValidatingPolicy):
         if not isinstance(found, Invocation):
             policy, binding, why = found
@@ -129,11 +149,15 @@ async def judge(
             if value not in kept:
                 kept.append(value)
         for failure in failures:
-            if "Deny" in binding.actions:
+            actions = ["Allow"] if failure.ignored else binding.actions
+            for action in actions:
+                labels = (policy.name, binding.name, failure.error, action.lower())
+                measures.validating[labels].observe(failure.seconds)
+            if "Deny" in actions:
                 denied.append((policy, binding, failure))
-            if "Audit" in binding.actions:
+            if "Audit" in actions:
                 noted.append(_note(policy, binding, failure))
-            if "Warn" in binding.actions:
+            if "Warn" in actions:
                 call.warnings.append(
                     f"Validation failed for ValidatingAdmissionPolicy '{policy.name}' "
                     f"with binding '{binding.name}': {failure.message}"
@@ -155,11 +179,13 @@ async def _judged(
     async def values(budget: cel.Budget) -> Object:
         return await found.values(attributes, lookup, budget)
 
+    labels = (policy.name, "policy", VALIDATE, attributes.operation)
     try:
-        if policy.conditions and not await affordable(policy.conditions.hold, values, PER_MATCH):
-            return [], {}
+        if policy.conditions:
+            if not await hold(policy.conditions, values, lookup.measures, labels):
+                return [], {}
     except cel.EvaluationError as error:
-        return policy.unless_ignored(str(error), 0), {}
+        return [policy.faulty(error, 0)], {}
     return await affordable(policy.judge, values, PER_REQUEST)
 
 

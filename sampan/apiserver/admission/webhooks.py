@@ -10,23 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from functools import cached_property
 from typing import Any
 
 import orjson
 
 from sampan.apiserver.admission import reinvocation, review
-from sampan.apiserver.admission.attributes import (
-    CONNECT,
-    CREATE,
-    CREATE_ONLY,
-    DELETE,
-    UPDATE,
-    Attributes,
-    why,
-)
+from sampan.apiserver.admission.attributes import Attributes, why
+from sampan.apiserver.admission.dynamic import Dynamic, Mutating, Validating
 from sampan.apiserver.admission.matching import Match, exempt
-from sampan.apiserver.admission.plugin import Lookup, Plugin
+from sampan.apiserver.admission.measures import ADMIT, VALIDATE, VALIDATING
+from sampan.apiserver.admission.plugin import Lookup
 from sampan.apiserver.admission.source import Source
 from sampan.apiserver.call import Call
 from sampan.apiserver.resources import Resource
@@ -44,7 +39,11 @@ FAILED_OPEN = "failed-open.{}.webhook.admission.k8s.io/"
 
 
 class CallFailed(Exception):
-    """The webhook was not asked or gave no answer; `str()` is the reason."""
+    """The webhook was not asked or gave no answer; `str()` is the reason, `code` how Kubernetes counts it."""
+
+    def __init__(self, why: str, code: int = 503) -> None:
+        super().__init__(why)
+        self.code = code
 
 
 class Webhook:
@@ -81,9 +80,11 @@ def _webhooks(configuration: Object) -> list[Webhook]:
     ]
 
 
-class _Webhooks(Plugin):
+class _Webhooks(Dynamic):
     plural = ""
-    subresources = ("*",)
+    kind = ""  # in audit annotations
+    counted = ""  # in metrics
+    phase = ""
 
     def __init__(self, lookup: Lookup) -> None:
         super().__init__(lookup)
@@ -103,61 +104,120 @@ class _Webhooks(Plugin):
             for webhook in webhooks
         )
 
-    async def _all(self) -> list[Webhook]:
+    async def run(self, call: Call, operation: str, obj: Object | None, old: Object | None) -> None:
         await self.source.load()
-        return [webhook for webhooks in self.source.in_order() for webhook in webhooks]
+        webhooks = [webhook for found in self.source.in_order() for webhook in found]
+        if not webhooks:
+            return
+        mutating = self.phase == ADMIT
+        attributes = Attributes(call, operation, obj, old, self.lookup.table, mutating=mutating)
+        if exempt(attributes):
+            return
+        started = time.perf_counter()
+        try:
+            await self.ask_all(webhooks, attributes)
+        finally:
+            call.request.waited += time.perf_counter() - started
 
-    async def _row(self, webhook: Webhook, attributes: Attributes) -> Resource | None:
+    async def ask_all(self, webhooks: list[Webhook], attributes: Attributes) -> None:
+        raise NotImplementedError
+
+    async def row(self, webhook: Webhook, attributes: Attributes) -> Resource | None:
         """The version that the webhook wants to see; None when it is not to be asked. Raises ApiError 403, 404."""
         row = await webhook.match.row(attributes, self.lookup)
         if row is None or webhook.conditions is None:
             return row
-        from sampan.apiserver.admission.conditions import affordable, bindings
+        from sampan.apiserver.admission.conditions import bindings, hold
         from sampan.kube import cel
-        from sampan.kube.cel.cost import PER_MATCH
 
         conditions = webhook.conditions
 
         async def values(budget: cel.Budget) -> Object:
             return await bindings(attributes, row, self.lookup, conditions.uses)
 
+        labels = (webhook.name, "webhook", self.phase, attributes.operation)
         try:
-            return row if await affordable(conditions.hold, values, PER_MATCH) else None
+            holds = await hold(conditions, values, self.lookup.measures, labels)
+            return row if holds else None
         except cel.EvaluationError as error:
             if webhook.ignores_failure:
                 return None
             raise attributes.call.forbidden(str(error), attributes.name) from error
 
-    async def _ask(
-        self, webhook: Webhook, attributes: Attributes, row: Resource, *, mutating: bool
+    async def ask(
+        self, webhook: Webhook, attributes: Attributes, row: Resource, place: str
+    ) -> bool:
+        """Ask one, and do and count what follows; whether the object was changed. Raises ApiError to refuse."""
+        call, refused, code = attributes.call, "", 200
+        started = time.perf_counter()
+        try:
+            answer = await self._answer(webhook, attributes, row)
+            if answer.allowed:
+                return await self.use(webhook, attributes, row, answer, place)
+            refusal = review.refusal(webhook.name, answer.status)
+            refused, code = "no_error", refusal.code
+            raise refusal
+        except CallFailed as error:
+            code = error.code
+            if not webhook.ignores_failure:
+                refused = "calling_webhook_error"
+                raise errors.internal(
+                    f'failed calling webhook "{webhook.name}": {error}'
+                ) from error
+            log.warning("webhook %s failed, which it may: %s", webhook.name, error)
+            self.lookup.measures.webhook_fail_open[webhook.name, self.counted] += 1
+            self.lookup.annotate(call.request, FAILED_OPEN.format(self.kind) + place, webhook.name)
+            return False
+        except ApiError:
+            if not refused:
+                refused, code = "apiserver_internal_error", 0
+            raise
+        finally:
+            self.lookup.measures.webhook(
+                webhook.name,
+                self.counted,
+                attributes.operation,
+                time.perf_counter() - started,
+                code=code,
+                refused=refused,
+            )
+
+    async def _answer(
+        self, webhook: Webhook, attributes: Attributes, row: Resource
     ) -> review.Answer:
-        """Raises CallFailed, or ApiError for what the webhook refuses."""
+        """Raises CallFailed."""
         if attributes.call.dry_run and not webhook.dry:
             raise errors.bad_request(f'admission webhook "{webhook.name}" does not support dry run')
         try:
             version = review.version_for(webhook.spec)
             asked = await review.asked(attributes, row, version)
         except review.InvalidReview as error:
-            raise CallFailed(f"could not create admission objects: {error}") from error
+            raise CallFailed(f"could not create admission objects: {error}", 400) from error
         try:
             config = webhook.spec.get("clientConfig") or {}
             answer = await self.lookup.call_webhook(config, asked, webhook.timeout)
         except (OSError, ValueError) as error:
             raise CallFailed(f"failed to call webhook: {error}") from error
         try:
-            found = review.answered(asked, answer, mutating=mutating)
+            found = review.answered(asked, answer, mutating=self.phase == ADMIT)
         except review.InvalidReview as error:
             raise CallFailed(f"received invalid webhook response: {error}") from error
         call = attributes.call
         for key, value in found.annotations.items():
             self.lookup.annotate(call.request, f"{webhook.name}/{key}", value)
         call.warnings += bounded(found.warnings)
-        if not found.allowed:
-            raise review.refusal(webhook.name, found.status)
         return found
 
-    def _failed(self, webhook: Webhook, error: CallFailed) -> ApiError:
-        return errors.internal(f'failed calling webhook "{webhook.name}": {error}')
+    async def use(
+        self,
+        webhook: Webhook,
+        attributes: Attributes,
+        row: Resource,
+        answer: review.Answer,
+        place: str,
+    ) -> bool:
+        """What follows from an answer that allows the request; whether that changed the object."""
+        return False
 
 
 def bounded(warnings: list[str]) -> list[str]:
@@ -175,52 +235,22 @@ def bounded(warnings: list[str]) -> list[str]:
     return found
 
 
-class MutatingAdmissionWebhook(_Webhooks):
+class MutatingAdmissionWebhook(_Webhooks, Mutating):
     plural = "mutatingwebhookconfigurations"
+    kind, counted, phase = "mutation", ADMIT, ADMIT
 
-    async def create(self, call: Call, obj: Object) -> None:
-        await self._run(call, CREATE, obj, None)
-
-    async def update(self, call: Call, new: Object, old: Object) -> None:
-        if call.info.subresource not in CREATE_ONLY:
-            await self._run(call, UPDATE, new, old)
-
-    async def delete(self, call: Call, obj: Object) -> None:
-        if call.info.subresource not in CREATE_ONLY:
-            await self._run(call, DELETE, None, obj)
-
-    async def connect(self, call: Call, options: Object) -> None:
-        await self._run(call, CONNECT, options, None)
-
-    async def act(self, call: Call, body: Object) -> None:
-        await self._run(call, CREATE, body, None)
-
-    async def _run(
-        self, call: Call, operation: str, obj: Object | None, old: Object | None
-    ) -> None:
-        webhooks = await self._all()
-        if not webhooks:
-            return
-        attributes = Attributes(call, operation, obj, old, self.lookup.table, mutating=True)
-        if exempt(attributes):
-            return
+    async def ask_all(self, webhooks: list[Webhook], attributes: Attributes) -> None:
+        call, obj = attributes.call, attributes.obj
         reinvoked = reinvocation.of(call)
         rounds = reinvoked.begin(self.plural, obj)
         for index, webhook in enumerate(webhooks):
-            row = await self._row(webhook, attributes)
+            row = await self.row(webhook, attributes)
             if row is None or reinvoked.skips(rounds, webhook.key):
                 continue
             place = f"round_{int(reinvoked.repeating)}_index_{index}"
             changed = False
             try:
-                answer = await self._ask(webhook, attributes, row, mutating=True)
-                changed = await self._patch(webhook, attributes, row, answer.patch, place)
-            except CallFailed as error:
-                if not webhook.ignores_failure:
-                    raise self._failed(webhook, error) from error
-                log.warning("webhook %s failed, which it may: %s", webhook.name, error)
-                key = FAILED_OPEN.format("mutation") + place
-                self.lookup.annotate(call.request, key, webhook.name)
+                changed = await self.ask(webhook, attributes, row, place)
             finally:
                 told = {
                     "configuration": webhook.configuration,
@@ -231,19 +261,19 @@ class MutatingAdmissionWebhook(_Webhooks):
             reinvoked.asked(rounds, webhook.key, changed=changed, if_needed=webhook.if_needed)
         reinvoked.end(self.plural, obj)
 
-    async def _patch(
+    async def use(
         self,
         webhook: Webhook,
         attributes: Attributes,
         row: Resource,
-        patch: list[Any] | None,
+        answer: review.Answer,
         place: str,
     ) -> bool:
-        """Apply what the webhook wants changed; whether that changed anything. Raises ApiError 500."""
+        """Apply the patch. Raises ApiError 500 when it cannot be applied."""
         from sampan.kube.objects import clone
         from sampan.kube.patch import json_patch
 
-        if not patch:
+        if not answer.patch:
             return False
         seen = await attributes.show(row)
         if seen is None:
@@ -252,13 +282,13 @@ class MutatingAdmissionWebhook(_Webhooks):
                 "which is not supported for this operation"
             )
         try:
-            new = json_patch(clone(seen), patch)
+            new = json_patch(clone(seen), answer.patch)
         except ApiError as error:
             raise errors.internal(why(error)) from error
         told = {
             "configuration": webhook.configuration,
             "webhook": webhook.name,
-            "patch": patch,
+            "patch": answer.patch,
             "patchType": "JSONPatch",
         }
         text = orjson.dumps(told).decode()
@@ -266,38 +296,14 @@ class MutatingAdmissionWebhook(_Webhooks):
         return await attributes.replace(row, new)
 
 
-class ValidatingAdmissionWebhook(_Webhooks):
+class ValidatingAdmissionWebhook(_Webhooks, Validating):
     plural = "validatingwebhookconfigurations"
+    kind, counted, phase = "validating", VALIDATING, VALIDATE
 
-    async def validate_create(self, call: Call, obj: Object) -> None:
-        await self._run(call, CREATE, obj, None)
-
-    async def validate_update(self, call: Call, new: Object, old: Object) -> None:
-        if call.info.subresource not in CREATE_ONLY:
-            await self._run(call, UPDATE, new, old)
-
-    async def delete(self, call: Call, obj: Object) -> None:
-        if call.info.subresource not in CREATE_ONLY:
-            await self._run(call, DELETE, None, obj)
-
-    async def connect(self, call: Call, options: Object) -> None:
-        await self._run(call, CONNECT, options, None)
-
-    async def validate_act(self, call: Call, body: Object) -> None:
-        await self._run(call, CREATE, body, None)
-
-    async def _run(
-        self, call: Call, operation: str, obj: Object | None, old: Object | None
-    ) -> None:
-        webhooks = await self._all()
-        if not webhooks:
-            return
-        attributes = Attributes(call, operation, obj, old, self.lookup.table)
-        if exempt(attributes):
-            return
+    async def ask_all(self, webhooks: list[Webhook], attributes: Attributes) -> None:
         relevant = []
         for webhook in webhooks:
-            row = await self._row(webhook, attributes)
+            row = await self.row(webhook, attributes)
             if row is not None:
                 await attributes.show(row)
                 await attributes.show(row, old=True)
@@ -305,25 +311,11 @@ class ValidatingAdmissionWebhook(_Webhooks):
         # All are heard to the end, as their warnings count; the first refusal in order is the answer.
         results = await asyncio.gather(
             *(
-                self._verdict(webhook, attributes, row, index)
+                self.ask(webhook, attributes, row, f"round_0_index_{index}")
                 for index, (webhook, row) in enumerate(relevant)
-            )
+            ),
+            return_exceptions=True,
         )
         for refused in results:
-            if refused is not None:
+            if isinstance(refused, BaseException):
                 raise refused
-
-    async def _verdict(
-        self, webhook: Webhook, attributes: Attributes, row: Resource, index: int
-    ) -> ApiError | None:
-        try:
-            await self._ask(webhook, attributes, row, mutating=False)
-        except ApiError as error:
-            return error
-        except CallFailed as error:
-            if not webhook.ignores_failure:
-                return self._failed(webhook, error)
-            log.warning("webhook %s failed, which it may: %s", webhook.name, error)
-            key = f"{FAILED_OPEN.format('validating')}round_0_index_{index}"
-            self.lookup.annotate(attributes.call.request, key, webhook.name)
-        return None
