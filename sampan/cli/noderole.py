@@ -120,6 +120,12 @@ class NodeNetwork:
         await self.proxy.close()
 
 
+def policy_table(config: Config) -> Any:
+    from sampan.network.policytable import PolicyTable
+
+    return PolicyTable(config.instance)
+
+
 async def run_node(config: Config, notify: Callable[..., None]) -> None:
     from sampan.apiserver.pki import PKIPaths, write_node_kubeconfig
     from sampan.client.client import Client
@@ -155,6 +161,7 @@ async def run_node(config: Config, notify: Callable[..., None]) -> None:
             root=not config.rootless,
             cgroup_root="" if config.rootless else config.instance,
             network=lambda: NodeNetwork(config),
+            policies=None if config.rootless else lambda: policy_table(config),
             image_dir=config.images,
             **flags.read(config.kubelet_args),
         ),
@@ -193,5 +200,6 @@ async def clear_network(config: Config) -> None:
         return
     network = pod_network(config)
     await NodeNetwork(config).proxy.remove()
+    await policy_table(config).remove()
     await network.remove()
     await network.close()

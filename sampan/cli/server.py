@@ -150,7 +150,32 @@ def addons(config: Config) -> list[tuple[Any, dict[str, Any]]]:
         (SERVICES, dns),
         (CONFIGMAPS, cluster_info(config)),
         (CLUSTERROLES, metrics_reader()),
+        *policy_readers(),
     ]
+
+
+def policy_readers() -> list[tuple[Any, dict[str, Any]]]:
+    """Nodes enforce NetworkPolicies, which speak of the pods of all nodes: what a policy agent's account may read elsewhere."""
+    from sampan.client.resources import CLUSTERROLEBINDINGS, CLUSTERROLES
+
+    group = "rbac.authorization.k8s.io"
+    head = {"apiVersion": f"{group}/v1", "metadata": {"name": "sampan:network-policy"}}
+    reads = (("networking.k8s.io", "networkpolicies"), ("", "pods"), ("", "namespaces"))
+    role = {
+        **head,
+        "kind": "ClusterRole",
+        "rules": [
+            {"apiGroups": [api], "resources": [name], "verbs": ["list", "watch"]}
+            for api, name in reads
+        ],
+    }
+    binding = {
+        **head,
+        "kind": "ClusterRoleBinding",
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "sampan:network-policy"},
+        "subjects": [{"apiGroup": group, "kind": "Group", "name": "system:nodes"}],
+    }
+    return [(CLUSTERROLES, role), (CLUSTERROLEBINDINGS, binding)]
 
 
 def metrics_reader() -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
     pod: eth0 10.42.0.7/24, default via 10.42.0.1 ── veth ── bridge <instance>0 10.42.0.1 ── routed, masqueraded ── outside
 
+What goes from pod to pod is handed to nftables as if it were routed (br_netfilter): else answers of a service's endpoint on the
+same bridge would not be translated back, and no NetworkPolicy could hold.
+
 Addresses are kept on disk (addresses.py), all else is in the kernel under names made from the instance and the sandbox id, so
 any process can find, repeat or undo what another one did. Masquerading is one nft table `inet <instance>-pods`.
 
@@ -15,8 +18,10 @@ import errno
 import functools
 import hashlib
 import ipaddress
+import logging
 import os
 import socket
+import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +32,8 @@ from sampan.network.addresses import AddressPool
 from sampan.network.errors import NetlinkError
 from sampan.network.pods import Attachment, PodRef
 from sampan.network.rtnetlink import Netlink, sysctl
+
+log = logging.getLogger(__name__)
 
 INTERFACE = "eth0"
 DEFAULT_MTU = 1500
@@ -39,6 +46,20 @@ def has_link(name: str) -> bool:
         return socket.if_nametoindex(name) > 0
     except OSError:
         return False
+
+
+def filter_bridged() -> str:
+    """Let frames between ports of a bridge pass the ip and ip6 hooks of nftables. "" or what is missing."""
+    names = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables")
+    if not Path("/proc/sys", names[0]).exists():
+        try:
+            subprocess.run(
+                ["modprobe", "br_netfilter"], capture_output=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            log.info("modprobe br_netfilter: %s", error)
+    refused = [name for name in names if not sysctl(name, "1")]
+    return f"cannot write /proc/sys/{refused[0]}" if refused else ""
 
 
 class BridgeNetwork:
@@ -184,6 +205,10 @@ class BridgeNetwork:
         sysctl(f"net/ipv4/conf/{self.bridge}/proxy_arp", "1")
         sysctl(f"net/ipv4/conf/{self.bridge}/route_localnet", "1")
         sysctl(f"net/ipv6/conf/{self.bridge}/accept_dad", "0")
+        if missing := filter_bridged():
+            log.warning(
+                "services between pods of this node, and NetworkPolicies, fail: %s", missing
+            )
         nftables.run(self._table())
         self._bridge_index = index
 

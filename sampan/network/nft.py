@@ -7,19 +7,17 @@ A packet costs two map look-ups whatever the number of services. Service ports w
 chains, before translation. Affinity keeps a dynamic set for each endpoint. Masquerading: what came in through a node port, what
 came from 127/8, and a pod that reaches itself (hairpin).
 
-Changes are small transactions (nftables.py); `apply` calls that arrive while nft runs are joined into one.
+Changes are small transactions (kerneltable.py).
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
-from sampan.network import nftables
-from sampan.network.errors import NetlinkError, NftError
+from sampan.network.errors import NetlinkError
+from sampan.network.kerneltable import KernelTable
 from sampan.network.nftables import Chain, Map, Table
 from sampan.network.rtnetlink import Netlink, sysctl
 from sampan.network.services import Endpoint, Object, Rule, plan
@@ -178,67 +176,33 @@ class NFTProxy:
         self.table = f"inet {instance}"
         self.pod_cidr, self.service_cidr, self.node = pod_cidr, service_cidr, node
         self.bridge = bridge or f"{instance}0"
-        self._applied: Table | None = None  # None: not known, replace all
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="nft")
-        self._lock = asyncio.Lock()
-        self._wanted: Table | None = None
+        self._kernel = KernelTable(self.table, before=self._route)
         self._routed = False
 
     async def apply(self, services: list[Object], slices: list[Object]) -> None:
-        self._wanted = build_table(self.table, plan(services, slices, self.node), self.pod_cidr)
-        async with self._lock:
-            wanted = self._wanted
-            if wanted is None:  # a later call's table, which holds ours, is in the kernel already
-                return
-            self._wanted = None
-            try:
-                # one worker, so that a cancelled call's transaction never runs beside the next one
-                await asyncio.get_running_loop().run_in_executor(self._worker, self._write, wanted)
-            except NftError:
-                self._wanted = (
-                    self._wanted or wanted
-                )  # those who waited must not believe it is applied
-                raise
+        rules = plan(services, slices, self.node)
+        await self._kernel.put(build_table(self.table, rules, self.pod_cidr))
 
-    def _write(self, wanted: Table) -> None:
-        if not self._routed:
-            self._routed = self._route()
-        script = nftables.transition(self._applied, wanted)
-        if not script:
-            return
-        first = self._applied is None
-        try:
-            nftables.run(script)
-        except NftError as error:
-            self._applied = None
-            if first:
-                raise
-            log.warning("nft table %s: changing it failed, replacing it: %s", self.table, error)
-            nftables.run(nftables.transition(None, wanted))
-        self._applied = wanted
-
-    def _route(self) -> bool:
+    def _route(self) -> None:
         """Node → service address: a route picks the bridge's own address as source, before translation."""
+        if self._routed:
+            return
         sysctl("net/ipv4/ip_forward", "1")
         with Netlink() as netlink:
             link = netlink.link(self.bridge)
             if link is None:
-                return False
+                return
             try:
                 netlink.add_route(self.service_cidr, link.index)
             except NetlinkError as error:
                 log.warning("%s", error)
         sysctl(f"net/ipv4/conf/{self.bridge}/route_localnet", "1")  # node ports on 127.0.0.1
-        return True
+        self._routed = True
 
     async def close(self) -> None:
         """The table stays: services go on while the node agent is away. `remove` takes it down."""
-        self._worker.shutdown(wait=False)
+        await self._kernel.close()
 
     async def remove(self) -> None:
         """Delete the table. Idempotent."""
-        async with self._lock:
-            self._applied = None
-            await asyncio.to_thread(
-                nftables.run, f"add table {self.table}\ndelete table {self.table}\n"
-            )
+        await self._kernel.remove()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sampan.network import netns, nftables
+from sampan.network.bridge import filter_bridged
 from sampan.network.errors import NetworkError
 from sampan.network.rtnetlink import Netlink
 
@@ -30,10 +31,16 @@ def probe() -> dict[str, Answer]:
     if answers["network namespaces"].usable:
         answers["network bridge"] = _inside(_bridge, "a bridge with a veth pair", "")
         answers["network nftables"] = _nftables()
+        answers["network policies"] = _policies(answers["network nftables"])
     else:
         missing = "needs network namespaces"
         answers["network bridge"] = Answer(False, why=missing, install="run as root")
         answers["network nftables"] = Answer(False, why=missing, install="run as root")
+        answers["network policies"] = Answer(
+            False,
+            why="pods without namespaces share the host's network: NetworkPolicies are kept, not enforced",
+            install="run as root",
+        )
     return answers
 
 
@@ -81,6 +88,18 @@ def _bridge() -> None:
         netlink.add_address(master, "10.255.255.1", 24)
 
 
+def _policies(nft: Answer) -> Answer:
+    if not nft.usable:
+        return Answer(False, why="needs nftables", install=nft.install)
+
+    def bridged() -> None:
+        if missing := filter_bridged():
+            raise NetworkError(missing)
+        nftables.run(_POLICIES)
+
+    return _inside(bridged, "enforced in nftables", "modprobe br_netfilter")
+
+
 _SCRIPT = """\
 add table inet probe
 add map inet probe m { type ipv4_addr . inet_proto . inet_service : verdict; }
@@ -92,6 +111,16 @@ add rule inet probe c meta l4proto tcp dnat ip to numgen random mod 2 map { 0 : 
 add rule inet probe nat ip daddr . meta l4proto . th dport vmap @m
 add rule inet probe nat fib daddr type local update @s { ip saddr }
 add rule inet probe out masquerade fully-random
+"""
+
+_POLICIES = """\
+add table inet probe
+add set inet probe n { type ipv4_addr; flags interval; }
+add chain inet probe c { type filter hook forward priority -10; }
+add rule inet probe c ct state established,related accept
+add rule inet probe c ip saddr @n tcp dport { 80, 8000-8100 } accept
+add rule inet probe c meta l4proto tcp reject with tcp reset
+add rule inet probe c reject with icmpx admin-prohibited
 """
 
 

@@ -51,6 +51,7 @@ from sampan.node.observed import (
     SandboxState,
 )
 from sampan.node.podspec import Object
+from sampan.node.policies import Policies
 from sampan.node.pressure import PressureWatch
 from sampan.node.quietevents import QuietRecorder
 from sampan.node.references import References
@@ -110,6 +111,7 @@ class NodeAgent:
                     await self._listen(group)
                 if self.client is not None:
                     self._connect(self.client, group)
+                group.create_task(self.context.policies.run(), name="network policies")
                 group.create_task(self._open(), name="pods")
                 self._keep_house(cri, group)
                 group.create_task(
@@ -178,6 +180,14 @@ class NodeAgent:
             sandbox_slots=asyncio.Semaphore(config.parallel_pods),
             devices=devices,
             gate=gate,
+            policies=Policies(
+                self.client,
+                config.name,
+                self.cache,
+                config.policies() if config.policies is not None else None,
+                recorder,
+                config.cluster_dns,
+            ),
             pods=lambda: (worker.pod for worker in self.workers.values()),
         )
         if config.pod_manifest_path is not None:
@@ -434,6 +444,7 @@ class NodeAgent:
         if self.workers.get(worker.uid) is worker:
             del self.workers[worker.uid]
         self.cache.put("pod", worker.pod["metadata"]["namespace"], worker.uid, None)
+        self.context.policies.forget(worker.uid)
         if self._static is not None:
             self._static.gone(worker)
 

@@ -6,9 +6,12 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sampan.node.pressure import DEFAULTS
+
+if TYPE_CHECKING:
+    from sampan.node.policies import Enforcer
 
 
 @dataclass(slots=True)
@@ -37,6 +40,7 @@ class NodeConfig:
     taints: tuple[dict[str, str], ...] = ()
     # Makes the service proxy and the DNS server: things with `apply(services, slices)` and `close()`.
     network: Callable[[], Any] | None = None
+    policies: Callable[[], Enforcer] | None = None  # None: NetworkPolicies cannot be enforced here
     parallel_pods: int = 8  # sandboxes that are being made at once
     parallel_pulls: int = 4
     container_log_max_size: int = 10 * 1024 * 1024  # bytes of one file

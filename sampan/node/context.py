@@ -17,6 +17,7 @@ from sampan.node.gate import Gate
 from sampan.node.images import Images
 from sampan.node.machine import Machine
 from sampan.node.podspec import Object
+from sampan.node.policies import Policies
 from sampan.node.quietevents import QuietRecorder
 from sampan.node.references import References
 from sampan.node.runtimewatch import RuntimeWatch
@@ -55,6 +56,7 @@ class Context:
     sandbox_slots: asyncio.Semaphore
     devices: Broker
     gate: Gate
+    policies: Policies
     pods: Callable[[], Iterable[Object]] = tuple  # all that are bound to this node
     handlers: frozenset[str] = field(default_factory=frozenset)
     active: int = 0  # workers that are carrying out actions

@@ -240,6 +240,7 @@ class Starting:
         addresses = sandbox.addresses
         if self.worker.pod["spec"].get("hostNetwork"):
             addresses = context.facts.host_ips
+        await context.policies.admit(self.worker.pod, addresses)
         services = environment.service_variables(self.worker.pod, context.services())
         env = environment.make(
             self.worker.pod, container, lookup, services, context.node_facts, addresses

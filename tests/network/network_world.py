@@ -110,9 +110,9 @@ def settings_inside(place: Attachment) -> dict[str, Any]:
     return netns.in_thread(run)
 
 
-def outside() -> str:
+def outside(instance: str = INSTANCE) -> str:
     """The world beyond the node: a namespace on a veth pair with the default route through it; its path."""
-    path = netns.create(f"{INSTANCE}out", lambda: None)
+    path = netns.create(f"{instance}out", lambda: None)
     fd = path.open()
     with Netlink() as netlink:
         netlink.add_veth("uplink", "far", 1400, 0, fd.fileno())
