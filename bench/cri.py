@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "runtime"
 import busybox
 from runtime_fixture import Runtime
 
-from bench import containerd
+from bench import containerd, podman
 from bench.peers import version
 from bench.processes import marked, pss
-from bench.table import Figure, progress, show
+from bench.table import Figure, number, progress, show
 from sampan.cri.errors import CRIError
 from sampan.image.store import ImageStore
 from sampan.runtime.wasm.kind import SMALLEST
@@ -38,27 +38,47 @@ PAUSE = "docker.io/library/pause:latest"
 NO_PEER: Peer = (None, None, None)
 WAGI = {"sampan.dev/http": "wagi"}  # served over HTTP, so it lives until it is stopped
 # kind: (start ms, 30 at once s, memory of a pod MB)
-BUDGETS = {"wasm": (12.0, 0.5, 4.0), "container": (60.0, 2.5, 1.5)}
+BUDGETS = {"wasm": (12.0, 0.3, 4.0), "container": (60.0, 2.0, 1.5)}
 
 
-async def stock(base: Path, pods: int) -> tuple[Peer, str]:
-    """What containerd needs for the same containers, and a sentence about it."""
-    if not containerd.installed():
-        return NO_PEER, "No containerd is installed: nothing to compare with."
-    progress(f"containerd: {pods + PARALLEL + 1} pods")
+async def stock(base: Path, pods: int) -> tuple[Peer, Peer, list[str]]:
+    """What containerd and podman need for the same containers, and sentences about them."""
     layouts = {
         busybox.NAME: busybox.write_layout(base / "busybox"),
         PAUSE: busybox.write_layout(base / "pause", {"Cmd": ["/bin/sleep", "1000000"]}, PAUSE),
     }
-    peer = containerd.Containerd(base / "containerd", layouts, busybox.NAME, PAUSE)
-    try:
+
+    async def by_containerd() -> Peer:
+        peer = containerd.Containerd(base / "containerd", layouts, busybox.NAME, PAUSE)
         async with peer:
-            figures = await peer.measure(pods, PARALLEL)
-    except (CRIError, OSError, subprocess.SubprocessError) as error:
-        return NO_PEER, f"containerd did not run here, so nothing is compared: {error}"
-    return figures, (
-        f"Stock is containerd {version('containerd')} with runc: pods in the host's network, over the same CRI."
-    )
+            return await peer.measure(pods, PARALLEL)
+
+    async def by_podman() -> Peer:
+        with podman.Podman(base / "podman", layouts[busybox.NAME], "localhost/bench:1") as peer:
+            return await peer.measure(pods, PARALLEL)
+
+    over_cri = "with runc: pods in the host's network, over the same CRI"
+    by_command = f"with {podman.runtime()}: pods without infra container, by its commands: it has neither daemon nor CRI"
+    found, remarks = list[Peer](), list[str]()
+    for name, present, measured, how in (
+        ("containerd", containerd.installed(), by_containerd, f"Stock is containerd {{}} {over_cri}."),
+        ("podman", podman.installed(), by_podman, f"podman is {{}} {by_command}."),
+    ):  # fmt: skip
+        figures, remark = NO_PEER, f"No {name} is installed: nothing to compare with."
+        if present:
+            progress(f"{name}: {pods + PARALLEL + 1} pods")
+            try:
+                figures, remark = await measured(), how.format(version(name))
+            except (CRIError, OSError, subprocess.SubprocessError) as error:
+                remark = f"{name} did not run here, so nothing is compared: {error}"
+        found.append(figures)
+        remarks.append(remark)
+    return found[0], found[1], remarks
+
+
+def beside(figure: float | None, unit: str, *more: str) -> str:
+    """The note of a row: what podman needs, and what there is to add."""
+    return ", ".join((*([f"podman {number(figure)} {unit}"] if figure else []), *more))
 
 
 class Bench:
@@ -77,7 +97,7 @@ class Bench:
             await self.runtime.container(pod, "sleep", "100000")
         return (time.perf_counter() - began) * 1e3
 
-    async def run(self, pods: int, peer: Peer) -> list[Figure]:
+    async def run(self, pods: int, peer: Peer, other: Peer) -> list[Figure]:
         start, parallel, memory = BUDGETS[self.kind]
         await self.start()
         before = sum(pss(pid) for pid in marked(str(self.runtime.base)))
@@ -92,10 +112,10 @@ class Bench:
         best = f"best {min(times):.0f}, worst {max(times):.0f}"
         name = self.kind
         return [
-            Figure(f"{name}: pod and container start", statistics.median(times), "ms", start, False, peer[0], best),
-            Figure(f"{name}: {PARALLEL} at once", together, "s", parallel, False, peer[1]),
+            Figure(f"{name}: pod and container start", statistics.median(times), "ms", start, False, peer[0], beside(other[0], "ms", best)),
+            Figure(f"{name}: {PARALLEL} at once", together, "s", parallel, False, peer[1], beside(other[1], "s")),
             Figure(f"{name}: memory of a pod (PSS)", (after - before) / pods / 1024, "MB", memory, False, peer[2],
-                   "with the program in it"),
+                   beside(other[2], "MB", "with the program in it")),
             Figure(f"{name}: remove a pod", removed, "ms", least=False),
         ]  # fmt: skip
 
@@ -127,15 +147,15 @@ async def main(kinds: list[str], pods: int) -> None:
         ),
         Figure("runtime: idle (PSS)", pss(process.pid) / 1024, "MB", 20, False),
     ]
-    stock_containers, remarks = NO_PEER, list[str]()
+    peers, remarks = (NO_PEER, NO_PEER), list[str]()
     try:
         if "container" in kinds:
-            stock_containers, remark = await stock(base / "stock", pods)
-            remarks.append(remark)
+            first, second, remarks = await stock(base / "stock", pods)
+            peers = (first, second)
         for kind in kinds:
             progress(f"{kind}: {pods + PARALLEL + 1} pods")
-            peer = stock_containers if kind == "container" else NO_PEER
-            figures += await Bench(runtime, kind).run(pods, peer)
+            beside_it = peers if kind == "container" else (NO_PEER, NO_PEER)
+            figures += await Bench(runtime, kind).run(pods, *beside_it)
     finally:
         await runtime.clean()
         await runtime.client.close()

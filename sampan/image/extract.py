@@ -27,13 +27,16 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKS = 40
 _COPY = 1 << 20
 _DEPTH = 256
+_SHORT = 255 // 4  # characters, which are four bytes at most
+_OPEN = 64  # directories kept open: an archive returns to its directories, seldom to very old ones
 
 
 def _components(name: str) -> list[str]:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise BadImage(f"entry {name!r} points outside the image")
-    if "\0" in name or len(parts) > _DEPTH or any(len(os.fsencode(part)) > 255 for part in parts):
+    long = len(name) > _SHORT and any(len(os.fsencode(part)) > 255 for part in parts)
+    if "\0" in name or len(parts) > _DEPTH or long:
         raise BadImage(f"entry has an impossible name: {name[:80]!r}")
     return parts
 
@@ -41,12 +44,13 @@ def _components(name: str) -> list[str]:
 class Extractor:
     """`read(most)` gives the next bytes of the entry that was added last."""
 
-    def __init__(self, directory: Path, read: Callable[[int], bytes]) -> None:
+    def __init__(self, directory: Path, read: Callable[[int], memoryview]) -> None:
         self._read = read
         self._root = os.open(directory, _DIRECTORY)
         os.fchmod(self._root, 0o755)
         self._is_root = os.geteuid() == 0
-        self._cached: tuple[tuple[str, ...], int] | None = None  # parent of the last entry
+        self._open: dict[tuple[str, ...], int] = {}  # parents of the last entries
+        self._stale = False  # a directory or symlink has gone: paths may lead elsewhere now
         self._times: dict[tuple[str, ...], tuple[int, int]] = {}  # directories', set at the end
         self.bytes = 0
         self.inodes = 1
@@ -64,9 +68,10 @@ class Extractor:
         os.close(self._root)
 
     def _forget(self) -> None:
-        if self._cached is not None:
-            os.close(self._cached[1])
-            self._cached = None
+        for fd in self._open.values():
+            os.close(fd)
+        self._open.clear()
+        self._stale = False
 
     # Walking
 
@@ -124,12 +129,14 @@ class Extractor:
 
     def _parent(self, parts: list[str]) -> int:
         """Descriptor of the directory that holds `parts`; owned by the cache, valid until the next call."""
+        if self._stale:
+            self._forget()
         key = tuple(parts[:-1])
-        if self._cached is not None and self._cached[0] == key:
-            return self._cached[1]
-        self._forget()
-        fd = self._walk(parts[:-1], create=True)
-        self._cached = (key, fd)
+        fd = self._open.get(key)
+        if fd is None:
+            if len(self._open) >= _OPEN:
+                os.close(self._open.pop(next(iter(self._open))))
+            fd = self._open[key] = self._walk(parts[:-1], create=True)
         return fd
 
     def _clear(self, name: str, parent: int) -> bool:
@@ -140,9 +147,12 @@ class Extractor:
             return False
         if stat.S_ISDIR(status.st_mode):
             self._remove_directory(name, parent)
+            self._stale = True
         else:
             os.unlink(name, dir_fd=parent)
             self.inodes -= 1
+            if stat.S_ISLNK(status.st_mode):
+                self._stale = True
         return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
     def _remove_directory(self, name: str, parent: int) -> None:
@@ -281,9 +291,8 @@ class Extractor:
             if not data:
                 raise BadImage(f"damaged tar archive: it ends within {name!r}")
             size -= len(data)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
+            while data:
+                data = data[os.write(fd, data) :]
 
     def _hardlink(self, entry: tarfile.TarInfo, parts: list[str], parent: int) -> None:
         target = _components(entry.linkname)

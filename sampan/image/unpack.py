@@ -1,7 +1,7 @@
 """Unpacking: one compressed layer blob becomes one directory, whatever image or position it is used in.
 
-The stream is decompressed, bounded (size, ratio, entries), hashed against its diff id and parsed; `Extractor` writes each
-entry below one directory descriptor. OCI whiteouts become what overlayfs reads: a character device 0/0, and an `opaque`
+The stream is decompressed, bounded (size, ratio, entries) and hashed against its diff id, for a large layer in a thread of
+its own, beside the one that parses it; `Extractor` writes each entry below one directory descriptor. OCI whiteouts become what overlayfs reads: a character device 0/0, and an `opaque`
 attribute on directories. The directory appears by rename, so it is there whole or not at all.
 """
 
@@ -13,17 +13,19 @@ import os
 import secrets
 import shutil
 import tarfile
-import zlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from sampan.image.decompress import decompress
 from sampan.image.errors import BadImage
 from sampan.image.extract import Extractor
+from sampan.image.readahead import ahead
 
-CHUNK = 1 << 18
-GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+AHEAD_FROM = 1 << 20  # compressed bytes from which a thread of its own pays
+PLAIN = (tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE)
 HEADER_LIMIT = 1 << 20  # a PAX or GNU long-name record; real ones are a few hundred bytes
 
 
@@ -43,82 +45,53 @@ class LayerSize:
     inodes: int
 
 
-def decompress(source: BinaryIO) -> Iterator[bytes]:
-    """The uncompressed stream of a gzip, zstd or plain file. Raises BadImage."""
-    first = source.read(CHUNK)
-    if first.startswith(GZIP):
-        yield from _gunzip(source, first)
-    elif first.startswith(ZSTD):
-        yield from _unzstd(source)
-    else:
-        while first:
-            yield first
-            first = source.read(CHUNK)
-
-
-def _gunzip(source: BinaryIO, data: bytes) -> Iterator[bytes]:
-    engine = zlib.decompressobj(wbits=31)
-    try:
-        while data or engine.unconsumed_tail:
-            out = engine.decompress(engine.unconsumed_tail + data, CHUNK * 4)
-            if out:
-                yield out
-            data = b""
-            if engine.eof:  # the next member, or padding after the last
-                data = engine.unused_data or source.read(CHUNK)
-                data = data.lstrip(b"\0") if not data.startswith(GZIP) else data
-                if data:
-                    engine = zlib.decompressobj(wbits=31)
-            elif not engine.unconsumed_tail:
-                data = source.read(CHUNK)
-    except zlib.error as error:
-        raise BadImage(f"damaged gzip layer: {error}") from None
-    if not engine.eof:
-        raise BadImage("damaged gzip layer: it ends too early")
-
-
-def _unzstd(source: BinaryIO) -> Iterator[bytes]:
-    zstd: Any
-    try:
-        from compression import zstd  # type: ignore[import-not-found,no-redef] # Python 3.14
-    except ImportError:
-        from backports import zstd  # type: ignore[no-redef]
-    source.seek(0)
-    try:
-        with zstd.ZstdFile(source) as engine:
-            while data := engine.read(CHUNK * 4):
-                yield data
-    except (zstd.ZstdError, EOFError) as error:
-        raise BadImage(f"damaged zstd layer: {error}") from None
-
-
-class _Stream:
-    """The uncompressed layer as the forward-only file that `tarfile` reads; counts, bounds and hashes every byte."""
+class _Checked:
+    """The uncompressed chunks of a layer, bounded and hashed. `digest` is that of all once they have been read."""
 
     def __init__(self, chunks: Iterator[bytes], algorithm: str, compressed: int, limits: Limits):
         self._chunks, self._limits, self._compressed = chunks, limits, max(compressed, 1)
         self._hash = hashlib.new(algorithm)
+        self.total = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        limits = self._limits
+        for chunk in self._chunks:
+            self.total += len(chunk)
+            if self.total > limits.size:
+                raise BadImage(f"layer is larger than the limit of {limits.size} bytes")
+            if self.total > limits.ratio_from and self.total // self._compressed > limits.ratio:
+                raise BadImage(f"layer expands more than {limits.ratio} times: refused as a bomb")
+            self._hash.update(chunk)
+            yield chunk
+
+    @property
+    def digest(self) -> str:
+        return f"{self._hash.name}:{self._hash.hexdigest()}"
+
+
+class _Stream:
+    """The uncompressed layer as the forward-only file that `tarfile` reads."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
         self._data = b""
         self._start = 0  # offset of _data[0] in the stream
         self._at = 0  # read position within _data
-        self.total = 0
 
     def _more(self) -> bool:
         chunk = next(self._chunks, b"")
         if not chunk:
             return False
-        self.total += len(chunk)
-        limits = self._limits
-        if self.total > limits.size:
-            raise BadImage(f"layer is larger than the limit of {limits.size} bytes")
-        if self.total > limits.ratio_from and self.total // self._compressed > limits.ratio:
-            raise BadImage(f"layer expands more than {limits.ratio} times: refused as a bomb")
-        self._hash.update(chunk)
         keep = max(self._at - 512, 0)  # tarfile steps one byte back to see that data is there
         self._start += keep
         self._data = self._data[keep:] + chunk
         self._at -= keep
         return True
+
+    @property
+    def total(self) -> int:
+        """Bytes seen so far."""
+        return self._start + len(self._data)
 
     def read(self, size: int = -1) -> bytes:
         while size < 0 or len(self._data) - self._at < size:
@@ -129,11 +102,11 @@ class _Stream:
         self._at += len(out)
         return out
 
-    def chunk(self, most: int) -> bytes:
+    def chunk(self, most: int) -> memoryview:
         """Up to `most` bytes without joining buffers; empty at the end of the stream."""
         if self._at >= len(self._data) and not self._more():
-            return b""
-        out = self._data[self._at : self._at + most]
+            return memoryview(b"")
+        out = memoryview(self._data)[self._at : self._at + most]
         self._at += len(out)
         return out
 
@@ -150,16 +123,50 @@ class _Stream:
         self._at = min(position - self._start, len(self._data))
         return self.tell()
 
-    def finish(self) -> str:
-        """Read to the end; the digest of everything."""
+    def finish(self) -> None:
+        """Read to the end."""
         self._at = len(self._data)
         while self._more():
             self._at = len(self._data)
-        return f"{self._hash.name}:{self._hash.hexdigest()}"
 
 
 class _Entry(tarfile.TarInfo):
-    """tarfile ends silently at a bad header and reads extension records of any size: both are errors here."""
+    """tarfile ends silently at a bad header and reads extension records of any size: both are errors here.
+
+    It also reads a header field by field, which is a third of the work on small files; a plain one is read at once.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Any:
+        plain = len(buf) == tarfile.BLOCKSIZE and buf[156:157] in PLAIN and buf[257:262] == b"ustar"
+        try:
+            return (plain and cls._plain(buf, encoding, errors)) or super().frombuf(
+                buf, encoding, errors
+            )
+        except ValueError:  # a number beyond octal, or nonsense: tarfile tells which
+            return super().frombuf(buf, encoding, errors)
+
+    @classmethod
+    def _plain(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Entry | None:
+        """pax(1), ustar interchange format. None when the checksum is wrong; raises ValueError for other than octal."""
+        chksum = int(buf[148:156].strip(b" \0"), 8)
+        if sum(buf) - sum(buf[148:156]) + 8 * 32 != chksum:
+            return None
+        entry = cls(buf[:100].partition(b"\0")[0].decode(encoding, errors))
+        entry.mode = int(buf[100:108].strip(b" \0") or b"0", 8)
+        entry.uid = int(buf[108:116].strip(b" \0") or b"0", 8)
+        entry.gid = int(buf[116:124].strip(b" \0") or b"0", 8)
+        entry.size = int(buf[124:136].strip(b" \0") or b"0", 8)
+        entry.mtime = int(buf[136:148].strip(b" \0") or b"0", 8)
+        entry.chksum = chksum
+        entry.type = bytes(buf[156:157])
+        entry.linkname = buf[157:257].partition(b"\0")[0].decode(encoding, errors)
+        if entry.type == tarfile.DIRTYPE:
+            entry.name = entry.name.rstrip("/")
+        if buf[345]:
+            prefix = buf[345:500].partition(b"\0")[0].decode(encoding, errors)
+            entry.name = f"{prefix}/{entry.name}"
+        return entry
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Any:
@@ -224,11 +231,15 @@ def unpack_layer(blob: Path, diff_id: str, target: Path, limits: Limits | None =
     try:
         with blob.open("rb", buffering=0) as source:
             size = os.fstat(source.fileno()).st_size
-            stream = _Stream(decompress(source), diff_id.partition(":")[0], size, limits)  # type: ignore[arg-type]
-            used = extract_stream(stream, beside, limits)
-            found = stream.finish()
-        if found != diff_id:
-            raise BadImage(f"layer does not match its diff id: expected {diff_id}, got {found}")
+            checked = _Checked(decompress(source), diff_id.partition(":")[0], size, limits)  # type: ignore[arg-type]
+            with ahead(checked) if size >= AHEAD_FROM else nullcontext(iter(checked)) as chunks:
+                stream = _Stream(chunks)
+                used = extract_stream(stream, beside, limits)
+                stream.finish()
+        if checked.digest != diff_id:
+            raise BadImage(
+                f"layer does not match its diff id: expected {diff_id}, got {checked.digest}"
+            )
         _sync_filesystem(beside)  # a layer must never appear with empty files after a power loss
         try:
             os.rename(beside, target)

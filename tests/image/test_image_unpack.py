@@ -9,6 +9,7 @@ import os
 import stat
 import tarfile
 import tempfile
+import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from image_make import digest, directory, entry, hardlink, layer, symlink, zstd
 
 from sampan.image.errors import BadImage
 from sampan.image.lookup import find, resolve
-from sampan.image.unpack import Limits, remove_tree, unpack_layer
+from sampan.image.unpack import Limits, _Entry, remove_tree, unpack_layer
 
 ROOT = os.geteuid() == 0
 
@@ -360,6 +361,56 @@ def _as_nobody(work: Path, archives: list[bytes], answer: Connection) -> None:
         answer.send([unpack(work, data) for data in archives])
     except BaseException as error:
         answer.send(repr(error))
+
+
+NUMBERS = st.integers(0, 0o7777777)
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=120)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    TEXTS, TEXTS, NUMBERS, NUMBERS, st.sampled_from(b"0125g\0S"),
+    st.lists(st.tuples(st.integers(0, 511), st.integers(0, 255)), max_size=2), st.booleans(),
+)  # fmt: skip
+def test_a_header_read_at_once_is_what_tarfile_reads(
+    name: str, link: str, mode: int, size: int, kind: int, damage: list, mend: bool
+) -> None:
+    info = tarfile.TarInfo(name)
+    info.linkname, info.mode, info.size, info.type = link, mode, size, bytes([kind])
+    try:
+        header = bytearray(info.tobuf(tarfile.GNU_FORMAT)[-512:])
+    except ValueError:
+        return
+    for place, value in damage:
+        header[place] = value
+    if mend:
+        header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:]) + 8 * 32)
+
+    def read(kind: type[tarfile.TarInfo]) -> dict | type[Exception]:
+        try:
+            found = kind.frombuf(bytes(header), "utf-8", "surrogateescape")
+        except (tarfile.HeaderError, ValueError) as error:  # type: ignore[attr-defined]
+            return type(error)
+        return {
+            key: getattr(found, key)
+            for key in ("name", "mode", "uid", "gid", "size", "mtime", "type", "linkname")
+        }
+
+    assert read(_Entry) == read(tarfile.TarInfo)
+
+
+def test_damage_behind_the_reader_reaches_it_and_ends_the_thread(tmp_path: Path) -> None:
+    """Large enough to be decompressed in a thread, which is in front of the place that matters."""
+    noise = [entry(f"f{number}", os.urandom(1 << 20)) for number in range(12)]
+    data = layer(*noise, entry("../out", b""), *noise)
+    for blob, text in (
+        (gzip.compress(layer(*noise), 1)[: 9 << 20], "ends too early"),
+        (gzip.compress(data, 1), "outside the image"),
+    ):
+        with pytest.raises(BadImage, match=text):
+            unpack(tmp_path, data, blob=blob)
+    assert not [found for found in threading.enumerate() if found.name == "read-ahead"]
+    assert not list((tmp_path / "layers").iterdir())
 
 
 @pytest.mark.root
