@@ -5,6 +5,7 @@
  */
 #include "guest.h"
 #include "port.h"
+#include "stage.h"
 
 #include <linux/eventpoll.h>
 #include <linux/signal.h>
@@ -84,7 +85,7 @@ static struct failure start(enum kind kind, u32 channel, const u8 *message, size
 
 static void send_signal(const struct task *task, const u8 *message, size count) {
     if (!task || !task->pid) return;
-    if (get_number(message, count, K_ALL, 0)) container_kill(task->channel);
+    if (get_number(message, count, K_ALL, 0)) container_kill(task);
     else SYS(kill, task->pid, get_number(message, count, K_NUMBER, SIGTERM));
 }
 
@@ -96,7 +97,7 @@ static void resize(const struct task *task, const u8 *message, size count) {
 static void stats(struct message *reply) {
     guest_traffic(reply);
     for (size at = 0; at < TASKS; at++)
-        if (tasks[at].kind == CONTAINER && tasks[at].pid) container_stats(tasks[at].channel, reply);
+        if (tasks[at].kind == CONTAINER && tasks[at].pid) container_stats(&tasks[at], reply);
 }
 
 static void handle(const struct frame *frame, const u8 *message, size count) {
@@ -132,11 +133,11 @@ static void handle(const struct frame *frame, const u8 *message, size count) {
     case START: failure = start(CONTAINER, frame->channel, message, count, &reply); break;
     case EXEC: failure = start(PROCESS, frame->channel, message, count, &reply); break;
     case CONNECT: failure = start(CONNECTION, frame->channel, message, count, &reply); break;
+    case STAGE: failure = stage_keep(message, count); break;
     case REMOVE: {
         struct task *container = task_find((u32)get_number(message, count, K_TARGET, 0));
         if (!container || container->kind != CONTAINER) break;
-        container_kill(container->channel);
-        container_remove(container->channel);
+        container_remove(container);
         task_drop(container);
         break;
     }
@@ -155,14 +156,17 @@ static void reap(void) {
     int status, pid;
     while ((pid = (int)SYS(wait4, -1, &status, NO_HANG, 0)) > 0) {
         struct task *task = task_of_process(pid);
-        if (!task) continue;
+        if (!task) {
+            stage_reaped(pid);
+            continue;
+        }
         task->pid = 0;
         task->exited = 1;
         task->code = status & 0x7f ? 128 + (status & 0x7f) : status >> 8 & 0xff;
         task->finished_at = now();
         if (task->kind == CONTAINER) {
-            task->oom = (u8)container_out_of_memory(task->channel);
-            container_kill(task->channel);
+            task->oom = (u8)container_out_of_memory(task);
+            container_kill(task);
         }
         if (task->closed) task->kind = FREE;
     }

@@ -1,54 +1,47 @@
 /* A container's first process, or a further one, from clone to execve.
  *
- *     join the cgroup → mounts → pivot_root → /proc /dev /sys and volumes → hide and lock paths →
- *     terminal → limits, capabilities, user, seccomp → directory → execve
+ *     first:   cgroup, /proc, /sys and /dev (root.c) → wait for START → the root (root.c) →
+ *     further: enter the container's cgroup and mounts →
+ *     both:    terminal → limits, capabilities, user, seccomp → directory → execve
  *
- * Sources of volumes are opened as detached mounts while the agent's tree is still in sight, and moved to their places
- * after the container's root has become /: so the kernel resolves an image's symlinks inside the image.
  * The steps and their order follow what runc does for the same configuration (OCI runtime spec, config-linux).
  */
 #include "child.h"
 
 #include <linux/capability.h>
 #include <linux/filter.h>
+#include <linux/close_range.h>
 #include <linux/mount.h>
 #include <linux/prctl.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <linux/signal.h>
-#include <linux/stat.h>
 #include <asm/ioctls.h>
 
-enum { MOUNTS = 128, ARENA = 1 << 20, WORDS = 8192, DETACH = 2, LAST_CAPABILITY = 63 };
-enum { SIG_BLOCK_NONE = 2 };
-
-enum step {
-    CGROUP, ENTER, MOUNT_SOURCE, PIVOT, SPECIAL, VOLUME, MASK, LOCK, TERMINAL, LIMITS, USER, CAPABILITIES, SECCOMP,
-    DIRECTORY, EXECUTE,
-};
+enum { ARENA = 1 << 20, WORDS = 8192, LAST_CAPABILITY = 63, SIG_BLOCK_NONE = 2, FIRST_OWN = 1000 };
 
 static const char *const steps[] = {
-    "join the cgroup", "enter the container", "open a volume", "enter the root", "mount /proc, /dev and /sys",
+    "join the cgroup", "enter the container", "mount the container's root", "open a volume", "enter the root", "mount /proc, /dev and /sys",
     "mount a volume", "mask a path", "make a path read-only", "make the terminal", "set resource limits",
     "become the user", "set capabilities", "install the seccomp filter", "chdir to the working directory",
-    "execute the program",
+    "execute the program", "wait for the container",
 };
 
 const char *child_step(int step) { return step >= 0 && step < (int)COUNT(steps) ? steps[step] : "start the process"; }
 
-static const struct child *self;
+static struct child *self;
 
 __attribute__((noreturn)) static void leave(void) {
     for (;;) SYS(exit_group, 127);
 }
 
 __attribute__((noreturn)) static void give_up(int step, long error) {
-    struct report report = {(int)-error, step};
+    struct report report = {(int)-error, step, -1};
     SYS(write, self->status, &report, sizeof report);
     leave();
 }
 
-static void must(int step, long result) {
+void must(int step, long result) {
     if (result < 0) give_up(step, result);
 }
 
@@ -56,7 +49,7 @@ static void must(int step, long result) {
 static char arena[ARENA];
 static size arena_used;
 
-static char *keep(const u8 *at, size count) {
+char *keep(const u8 *at, size count) {
     if (count >= ARENA - arena_used) give_up(EXECUTE, -E2BIG);
     char *text = arena + arena_used;
     memcpy(text, at, count);
@@ -65,201 +58,58 @@ static char *keep(const u8 *at, size count) {
     return text;
 }
 
-static u64 number(u16 key, u64 otherwise) { return get_number(self->message, self->count, key, otherwise); }
+u64 number(u16 key, u64 otherwise) { return get_number(self->message, self->count, key, otherwise); }
 
-static int each(size *offset, u16 key, struct field *field) {
+int each(size *offset, u16 key, struct field *field) {
     while (next_field(self->message, self->count, offset, field) > 0)
         if (field->key == key) return 1;
     return 0;
 }
 
-static void join_cgroup(void) {
-    TEXT(path, 96);
-    add(&path, self->cgroup);
-    add(&path, "/cgroup.procs");
-    must(CGROUP, write_file(path.at, "0", 1));
-}
+/* START */
 
-/* volumes */
+static u8 taken[MESSAGE_MAX];
 
-struct volume {
-    int fd, readonly, is_file;
-    const char *target;
-};
-
-static struct volume volumes[MOUNTS];
-static int volume_count;
-
-static int clone_tree(const char *path) {
-    return (int)SYS(open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
-}
-
-static int is_file(int fd) {
-    struct statx status;
-    long result = SYS(statx, fd, "", AT_EMPTY_PATH, STATX_TYPE, &status);
-    return result == 0 && (status.stx_mode & S_IFMT) != S_IFDIR;
-}
-
-static int lock_mount(int fd, const char *path, int flags, u64 attributes) {
-    struct mount_attr change = {.attr_set = attributes};
-    return (int)SYS(mount_setattr, fd, path, flags, &change, sizeof change);
-}
-
-/* K_MOUNT: flags (bit 0: read-only), source, NUL, target. */
-static void open_volumes(void) {
-    size offset = 0;
-    struct field field;
-    while (each(&offset, K_MOUNT, &field)) {
-        if (field.size < 2 || volume_count == MOUNTS) give_up(MOUNT_SOURCE, -EINVAL);
-        const char *source = keep(field.at + 1, field.size - 1);
-        size count = length(source);
-        if (count + 2 > field.size) give_up(MOUNT_SOURCE, -EINVAL);
-        struct volume *volume = &volumes[volume_count++];
-        volume->fd = clone_tree(source);
-        must(MOUNT_SOURCE, volume->fd);
-        volume->readonly = field.at[0] & 1;
-        volume->is_file = is_file(volume->fd);
-        volume->target = source + count + 1;
-        must(MOUNT_SOURCE, lock_mount(volume->fd, "", AT_EMPTY_PATH | AT_RECURSIVE,
-                                      MOUNT_ATTR_NODEV | (volume->readonly ? MOUNT_ATTR_RDONLY : 0u)));
+static void read_all(u8 *into, size count) {
+    while (count) {
+        long got = SYS(read, self->go, into, count);
+        if (got <= 0) leave(); /* nobody wants it any more */
+        into += got, count -= (size)got;
     }
 }
 
-static void make_parent(const char *path) {
-    char parent[4096];
-    size end = length(path);
-    if (end >= sizeof parent) return;
-    while (end > 1 && path[end - 1] != '/') end--;
-    if (end <= 1) return;
-    memcpy(parent, path, end - 1);
-    parent[end - 1] = 0;
-    make_directories(parent, 0755);
+static void wait_for_start(struct child *child) {
+    struct report report = {0, WAITING, -1};
+    SYS(write, child->status, &report, sizeof report);
+    read_all((u8 *)&child->count, sizeof child->count);
+    if (child->count > sizeof taken) leave();
+    read_all(taken, child->count);
+    child->message = taken;
 }
 
-static void make_place(const char *path, int file) {
-    make_parent(path);
-    if (file) {
-        int fd = open_at(path, O_WRONLY | O_CREAT | O_NONBLOCK, 0644);
-        if (fd >= 0) close_fd(fd);
-    } else {
-        make_directories(path, 0755);
+void child_plumb(struct child *child, const struct plumbing *pipes) {
+    int *mine[] = {&child->fds[0], &child->fds[1], &child->fds[2], &child->go, &child->status};
+    const int theirs[] = {pipes->in[0], pipes->out[1], pipes->error[1], pipes->go[0], pipes->status[1]};
+    for (int at = 0; at < (int)COUNT(mine); at++) {
+        *mine[at] = theirs[at];
+        if (!child->container) continue;
+        /* It may wait for long, and would keep open what the agent closes meanwhile. */
+        *mine[at] = FIRST_OWN + at;
+        SYS(dup3, theirs[at], FIRST_OWN + at, O_CLOEXEC);
     }
-}
-
-static long attach_tree(int fd, const char *path) {
-    return SYS(move_mount, fd, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS);
-}
-
-static void mount_volumes(void) {
-    for (int at = 0; at < volume_count; at++) {
-        struct volume *volume = &volumes[at];
-        make_place(volume->target, volume->is_file);
-        must(VOLUME, attach_tree(volume->fd, volume->target));
-        close_fd(volume->fd);
-    }
-}
-
-/* the root */
-
-static const char *const nodes[] = {"null", "zero", "full", "random", "urandom", "tty"};
-static int node_trees[COUNT(nodes)], shared_memory;
-
-static void open_nodes(void) {
-    for (size at = 0; at < COUNT(nodes); at++) {
-        TEXT(path, 32);
-        add(&path, "/dev/");
-        add(&path, nodes[at]);
-        node_trees[at] = clone_tree(path.at);
-    }
-    shared_memory = clone_tree("/run/shm");
-}
-
-static void make_dev(int privileged) {
-    must(SPECIAL, make_directories("/dev", 0755));
-    if (privileged) {
-        must(SPECIAL, SYS(mount, "dev", "/dev", "devtmpfs", MS_NOSUID, 0));
-    } else {
-        /* Nodes are mounts of the agent's own; what a container makes itself is not a device here (nodev). */
-        must(SPECIAL, SYS(mount, "dev", "/dev", "tmpfs", MS_NOSUID | MS_NODEV | MS_STRICTATIME, "mode=755,size=65536k"));
-        for (size at = 0; at < COUNT(nodes); at++) {
-            TEXT(path, 32);
-            add(&path, "/dev/");
-            add(&path, nodes[at]);
-            make_place(path.at, 1);
-            must(SPECIAL, attach_tree(node_trees[at], path.at));
-        }
-    }
-    make_directories("/dev/pts", 0755);
-    must(SPECIAL, SYS(mount, "devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
-                      "newinstance,ptmxmode=0666,mode=0620,gid=5"));
-    make_directories("/dev/shm", 0755);
-    must(SPECIAL, attach_tree(shared_memory, "/dev/shm"));
-    make_directories("/dev/mqueue", 0755);
-    SYS(mount, "mqueue", "/dev/mqueue", "mqueue", MS_NOSUID | MS_NOEXEC | MS_NODEV, 0);
-    static const char *const links[][2] = {
-        {"pts/ptmx", "/dev/ptmx"}, {"/proc/self/fd", "/dev/fd"}, {"/proc/self/fd/0", "/dev/stdin"},
-        {"/proc/self/fd/1", "/dev/stdout"}, {"/proc/self/fd/2", "/dev/stderr"},
-    };
-    if (privileged) SYS(unlinkat, AT_FDCWD, "/dev/ptmx", 0);
-    for (size at = 0; at < COUNT(links); at++) SYS(symlinkat, links[at][0], AT_FDCWD, links[at][1]);
-}
-
-static void mask(const char *path) {
-    int tree = clone_tree(path);
-    if (tree < 0) return; /* what is not there needs no mask */
-    int file = is_file(tree);
-    close_fd(tree);
-    if (!file) {
-        must(MASK, SYS(mount, "masked", path, "tmpfs", MS_RDONLY | MS_NODEV, "size=0"));
-        return;
-    }
-    tree = clone_tree("/dev/null");
-    must(MASK, tree);
-    must(MASK, attach_tree(tree, path));
-    close_fd(tree);
-}
-
-static void lock_path(const char *path) {
-    int tree = clone_tree(path);
-    if (tree < 0) return;
-    must(LOCK, lock_mount(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, MOUNT_ATTR_RDONLY));
-    must(LOCK, attach_tree(tree, path));
-    close_fd(tree);
-}
-
-static void enter_root(void) {
-    int privileged = (int)number(K_PRIVILEGED, 0);
-    must(ENTER, SYS(mount, 0, "/", 0, MS_REC | MS_PRIVATE, 0));
-    open_volumes();
-    open_nodes();
-    must(PIVOT, SYS(chdir, self->root));
-    must(PIVOT, SYS(pivot_root, ".", "."));
-    must(PIVOT, SYS(umount2, ".", DETACH));
-    must(PIVOT, SYS(chdir, "/"));
-    SYS(unshare, CLONE_NEWCGROUP);
-    u64 locked = MS_NOSUID | MS_NOEXEC | MS_NODEV;
-    make_directories("/proc", 0755);
-    must(SPECIAL, SYS(mount, "proc", "/proc", "proc", locked, 0));
-    make_directories("/sys", 0755);
-    must(SPECIAL, SYS(mount, "sysfs", "/sys", "sysfs", locked | (privileged ? 0 : MS_RDONLY), 0));
-    must(SPECIAL, SYS(mount, "cgroup", "/sys/fs/cgroup", "cgroup2", locked | (privileged ? 0 : MS_RDONLY), 0));
-    make_dev(privileged);
-    mount_volumes();
-    size offset = 0;
-    struct field field;
-    while (each(&offset, K_READONLY_PATH, &field)) lock_path(keep(field.at, field.size));
-    offset = 0;
-    while (each(&offset, K_MASKED, &field)) mask(keep(field.at, field.size));
+    if (!child->container) return;
+    SYS(close_range, 3, FIRST_OWN - 1, 0);
+    SYS(close_range, FIRST_OWN + COUNT(mine), ~0u, 0);
 }
 
 /* the process */
 
-static void send_terminal(int master) {
-    struct descriptor control = {DESCRIPTOR_SIZE, SOCKET_LEVEL, RIGHTS, master};
-    struct report report = {0, TERMINAL};
-    struct part part = {&report, sizeof report};
-    struct parcel message = {.parts = &part, .count = 1, .control = &control, .control_size = sizeof control};
-    must(TERMINAL, SYS(sendmsg, self->status, &message, 0));
+/* The agent fetches the terminal's master out of this process, and says so by a byte. */
+static void give_terminal(int master) {
+    struct report report = {0, TERMINAL, master};
+    u8 fetched;
+    SYS(write, self->status, &report, sizeof report);
+    read_all(&fetched, 1);
 }
 
 static void make_terminal(int fds[3], u32 uid) {
@@ -273,8 +123,8 @@ static void make_terminal(int fds[3], u32 uid) {
     } sizes = {(u16)number(K_ROWS, 0), (u16)number(K_COLUMNS, 0), 0, 0};
     if (sizes.rows) SYS(ioctl, slave, TIOCSWINSZ, &sizes);
     SYS(fchown, slave, uid, -1);
-    if (self->root) {
-        make_place("/dev/console", 1);
+    if (self->container) {
+        make_place_for("/dev/console", 1);
         int index = 0;
         SYS(ioctl, master, TIOCGPTN, &index);
         TEXT(path, 32);
@@ -282,7 +132,7 @@ static void make_terminal(int fds[3], u32 uid) {
         add_number(&path, (u64)index);
         SYS(mount, path.at, "/dev/console", 0, MS_BIND, 0);
     }
-    send_terminal(master);
+    give_terminal(master);
     SYS(ioctl, slave, TIOCSCTTY, 1);
     for (int at = 0; at < 3; at++) fds[at] = (int)slave;
 }
@@ -382,31 +232,38 @@ __attribute__((noreturn)) static void execute(char **arguments, char **environme
     give_up(EXECUTE, error);
 }
 
-void child_run(const struct child *child) {
+static void enter_container(const struct child *child) {
+    TEXT(path, 96);
+    place_name(&path, "/sys/fs/cgroup/c", child->place, "/cgroup.procs");
+    must(CGROUP, write_file(path.at, "0", 1));
+    must(ENTER, SYS(setns, child->mounts, CLONE_NEWNS));
+    if (child->groups >= 0) SYS(setns, child->groups, CLONE_NEWCGROUP);
+    must(ENTER, SYS(chdir, "/"));
+}
+
+void child_run(struct child *child) {
     self = child;
     u64 no_signals = 0;
     SYS(rt_sigprocmask, SIG_BLOCK_NONE, &no_signals, 0, sizeof no_signals);
     SYS0(setsid);
-    join_cgroup();
-    if (child->root) {
-        enter_root();
-    } else {
-        must(ENTER, SYS(setns, child->mounts, CLONE_NEWNS));
-        if (child->groups >= 0) SYS(setns, child->groups, CLONE_NEWCGROUP);
-        must(ENTER, SYS(chdir, "/"));
+    if (child->container) {
+        root_prepare(child);
+        wait_for_start(child);
     }
+    int terminal = (int)number(K_TTY, 0);
+    if (!number(K_STDIN, 0)) child->fds[0] = open_at("/dev/null", O_RDONLY, 0);
+    if (child->container) root_enter(child);
+    else enter_container(child);
     u32 uid = (u32)number(K_UID, 0), gid = (u32)number(K_GID, 0);
-    int fds[3] = {child->fds[0], child->fds[1], child->fds[2]};
-    if (child->terminal) make_terminal(fds, uid);
+    if (terminal) make_terminal(child->fds, uid);
     for (int at = 0; at < 3; at++) {
-        if (fds[at] < 0) continue;
-        if (!child->terminal && uid) SYS(fchown, fds[at], uid, gid);
-        must(TERMINAL, SYS(dup3, fds[at], at, 0));
+        if (!terminal && uid) SYS(fchown, child->fds[at], uid, gid);
+        must(TERMINAL, SYS(dup3, child->fds[at], at, 0));
     }
     char **arguments = collect(0, K_ARG), **environment = collect(1, K_ENV);
     struct field field;
     char *directory = get_field(child->message, child->count, K_CWD, &field) ? keep(field.at, field.size) : "/";
-    if (child->root) {
+    if (child->container) {
         make_directories(directory, 0755);
         if (number(K_READONLY, 0)) must(LOCK, lock_mount(AT_FDCWD, "/", 0, MOUNT_ATTR_RDONLY));
     }

@@ -52,6 +52,9 @@ void guest_boot(void) {
         write_file("/sys/fs/cgroup/cgroup.subtree_control", controllers[at], length(controllers[at]));
     /* A guest whose agent is ended for want of memory would be lost; a container's process is not. */
     write_file("/proc/self/oom_score_adj", "-1000", 5);
+    /* Containers that are prepared see what is mounted after them. */
+    SYS(mount, 0, "/", 0, MS_REC | MS_SHARED, 0);
+    network_begin();
 }
 
 static struct failure fail(long error, const char *where) {

@@ -21,6 +21,8 @@ struct failure file_put(const u8 *message, size count);
 /* The beginning of a file, at most what fits, as K_CONTENT. */
 struct failure file_get(const u8 *message, size count, struct message *reply);
 
+/* lo and eth0 up, without addresses yet. */
+void network_begin(void);
 /* eth0's address, by K_MAC, K_ADDRESS, K_NETMASK, K_GATEWAY, K_MTU. */
 struct failure network_setup(const u8 *message, size count);
 /* A connection to a TCP port of this guest, on loopback, else on its address; -errno. */

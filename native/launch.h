@@ -1,4 +1,4 @@
-/* Starting processes in containers; see launch.c for the steps. */
+/* Starting processes in containers; see launch.c. */
 #ifndef LAUNCH_H
 #define LAUNCH_H
 
@@ -17,13 +17,13 @@ struct failure process_start(struct task *task, const u8 *message, size count);
 /* Write K_CGROUP settings of a container that runs. */
 struct failure container_update(u32 channel, const u8 *message, size count);
 /* Every process of the container ends. */
-void container_kill(u32 channel);
+void container_kill(const struct task *task);
 /* Whether the kernel ended one of its processes for want of memory. */
-int container_out_of_memory(u32 channel);
-/* Unmount its root and remove its cgroup. Idempotent. */
-void container_remove(u32 channel);
+int container_out_of_memory(const struct task *task);
+/* Whatever still runs in it ends, and its files and its cgroup go. Idempotent. */
+void container_remove(const struct task *task);
 /* Figures of one container, appended to a reply. */
-void container_stats(u32 channel, struct message *reply);
+void container_stats(const struct task *task, struct message *reply);
 /* Process 1 of a PID namespace that the pod's containers share; its pid. */
 int pause_start(void);
 

@@ -60,13 +60,22 @@ static long with_address(int fd, unsigned what, u32 address) {
     return SYS(ioctl, fd, what, &request);
 }
 
+void network_begin(void) {
+    int fd = (int)SYS(socket, INET, DATAGRAM | O_CLOEXEC, 0);
+    if (fd < 0) return;
+    /* Pods have no IPv6 address, so eth0 shall neither give itself one nor ask around for routers. */
+    write_file("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1", 1);
+    flags_of(fd, "lo", UP);
+    flags_of(fd, "eth0", UP);
+    close_fd(fd);
+}
+
 struct failure network_setup(const u8 *message, size count) {
     struct field field;
-    long result;
     int fd = (int)SYS(socket, INET, DATAGRAM | O_CLOEXEC, 0);
     if (fd < 0) return fail(fd, "make a socket");
-    const char *where = "set up lo";
-    if ((result = flags_of(fd, "lo", UP)) < 0) goto done;
+    const char *where = "";
+    long result = 0;
     own_address = get_address(message, count, K_ADDRESS);
     if (!own_address) goto done;
     if (get_field(message, count, K_MAC, &field) && field.size == 6) {
@@ -81,8 +90,6 @@ struct failure network_setup(const u8 *message, size count) {
     where = "set eth0's address";
     if ((result = with_address(fd, SIOCSIFADDR, own_address)) < 0) goto done;
     if ((result = with_address(fd, SIOCSIFNETMASK, get_address(message, count, K_NETMASK))) < 0) goto done;
-    where = "set eth0 up";
-    if ((result = flags_of(fd, "eth0", UP)) < 0) goto done;
     u32 gateway = get_address(message, count, K_GATEWAY);
     if (gateway) {
         struct route route = {.flags = ROUTE_UP | ROUTE_GATEWAY, .device = "eth0", .gateway = {.family = INET, .address = gateway},

@@ -28,6 +28,7 @@ struct in {
 struct task {
     enum kind kind;
     u32 channel;
+    u32 place; /* a container's; see stage.h */
     int pid; /* 0: has ended */
     struct in in;
     struct out out[2];

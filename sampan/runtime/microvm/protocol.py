@@ -37,6 +37,7 @@ class Type(IntEnum):
     POWEROFF = 14
     CLOSE = 15
     SHARE = 16
+    STAGE = 17
     DATA = 32
     END = 33
     ACK = 34

@@ -54,6 +54,7 @@ class Rehearsal:
             await channel.call(
                 Type.PUT, [(Key.OP, Change.WHOLE), (Key.PATH, source), (Key.CONTENT, b"")]
             )
+        await channel.call(Type.STAGE, stage())
         number = channel.number()
         end = Ending()
         channel.listeners[number] = end
@@ -62,6 +63,7 @@ class Rehearsal:
             await end.came.wait()
         await channel.call(Type.REMOVE, [(Key.TARGET, number)])
         await channel.call(Type.STATS)
+        await channel.call(Type.STAGE, stage())
 
 
 class Ending:
@@ -86,6 +88,11 @@ class Ending:
         self.came.set()
 
 
+def stage() -> list[Field]:
+    """What the pod's first container will find made, if it is as most are."""
+    return requests.hidden(MASKED, READONLY)
+
+
 def message() -> list[Field]:
     granted = tuple(f"CAP_{name}" for name in NAMES if name in DEFAULT)
     return [
@@ -96,8 +103,7 @@ def message() -> list[Field]:
         (Key.CAPS_BOUNDING, requests.mask(granted)),
         (Key.CAPS_PERMITTED, requests.mask(granted)),
         (Key.SECCOMP, seccomp.default(granted, platform.machine())),
-        *((Key.MASKED, path) for path in MASKED),
-        *((Key.READONLY_PATH, path) for path in READONLY),
+        *stage(),
         *(
             (Key.MOUNT, requests.mount(source, place, False))
             for place, source in requests.POD_FILES.items()

@@ -7,7 +7,7 @@ import platform
 import resource
 import shutil
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sampan.image import UnpackedImage, lookup
@@ -67,8 +67,7 @@ def start(
         *pid_mode(pod, container, target),
         *process(container, who, container.args, container.tty),
         *((Key.CGROUP, f"{name}={value}") for name, value in limits(container.resources)),
-        *((Key.MASKED, path) for path in masked),
-        *((Key.READONLY_PATH, path) for path in readonly),
+        *hidden(masked, readonly),
     ]
     own = {os.path.normpath(place) for _, place in mounts}
     for place, source in POD_FILES.items():
@@ -77,6 +76,14 @@ def start(
     for volume, place in sorted(mounts, key=lambda each: os.path.normpath(each[1]).count("/")):
         message.append((Key.MOUNT, mount(volume.guest, place, volume.readonly)))
     return message
+
+
+def hidden(masked: Iterable[str], readonly: Iterable[str]) -> list[Field]:
+    """Paths that a container does not see, or not to write to; in this order they shape a stage (native/stage.h)."""
+    return [
+        *((Key.MASKED, path) for path in masked),
+        *((Key.READONLY_PATH, path) for path in readonly),
+    ]
 
 
 def mount(source: str, place: str, readonly: bool) -> bytes:
