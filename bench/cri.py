@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import shutil
 import statistics
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "runtime"))
 
@@ -36,7 +38,13 @@ PARALLEL = 30
 Peer = tuple[float | None, float | None, float | None]  # start ms, 30 at once s, memory MB
 PAUSE = "docker.io/library/pause:latest"
 NO_PEER: Peer = (None, None, None)
-WAGI = {"sampan.dev/http": "wagi"}  # served over HTTP, so it lives until it is stopped
+CONTAINERS: dict[str, dict[str, Any]] = {
+    "wasm": {  # served over HTTP, so it lives until it is stopped
+        "image": {"image": "example.org/idle:1"},
+        "annotations": {"sampan.dev/http": "wagi"},
+    },
+    "container": {"image": {"image": busybox.NAME}, "command": ["sleep", "100000"]},
+}
 # kind: (start ms, 30 at once s, memory of a pod MB)
 BUDGETS = {"wasm": (12.0, 0.3, 4.0), "container": (60.0, 2.0, 1.5)}
 
@@ -85,16 +93,23 @@ class Bench:
     def __init__(self, runtime: Runtime, kind: str) -> None:
         self.runtime = runtime
         self.kind = kind
+        self.serial = itertools.count()
 
     async def start(self) -> float:
-        """One pod with one container, ms."""
+        """One pod with one container, ms: RunPodSandbox, CreateContainer and StartContainer, one after the other."""
+        client, name = self.runtime.client, f"bench{next(self.serial)}"
+        logs = str(self.runtime.base / "logs" / name)
+        pod = {
+            "metadata": {"name": name, "uid": name, "namespace": "default"},
+            "log_directory": logs,
+        }
+        container = {"metadata": {"name": "main"}, "log_path": "main.log", **CONTAINERS[self.kind]}
         began = time.perf_counter()
-        pod = await self.runtime.pod(self.kind)
-        if self.kind == "wasm":
-            image = {"image": {"image": "example.org/idle:1"}}
-            await self.runtime.container(pod, annotations=WAGI, **image)
-        else:
-            await self.runtime.container(pod, "sleep", "100000")
+        made = await client.run_pod_sandbox(config=pod, runtime_handler=self.kind)
+        created = await client.create_container(
+            pod_sandbox_id=made.pod_sandbox_id, config=container, sandbox_config=pod
+        )
+        await client.start_container(container_id=created.container_id)
         return (time.perf_counter() - began) * 1e3
 
     async def run(self, pods: int, peer: Peer, other: Peer) -> list[Figure]:

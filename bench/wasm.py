@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "wasm"))
 
 import pytest
-from wasm_lab import CACHE, Lab, Resources, artifact, compiled, componentized
+from wasm_lab import CACHE, Lab, Resources, artifact, compiled, componentized, workers_of
 
 from bench.table import Figure, progress, show
 
@@ -48,13 +48,6 @@ def processor_seconds(pids: set[int]) -> float:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         spent += int(fields[11]) + int(fields[12])
     return spent / TICK
-
-
-def crew(pid: int) -> set[int]:
-    """The workers of the service whose first one this is: no other service runs meanwhile."""
-    zygote = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
-    children = Path(f"/proc/{zygote}/task/{zygote}/children").read_text()
-    return {int(child) for child in children.split()}
 
 
 async def rate(address: str, seconds: int, connections: int) -> float:
@@ -89,7 +82,7 @@ async def throughput(lab: Lab, seconds: int) -> list[Figure]:
             started = (time.perf_counter() - began) * 1e3
             address = sandbox.spec.network.addresses[0]
             await rate(address, 1, connections)
-            workers = crew(process.pid)
+            workers = workers_of(process.pid)
             before = processor_seconds(workers)
             reached = await rate(address, seconds, connections)
             own = reached * seconds / (processor_seconds(workers) - before)

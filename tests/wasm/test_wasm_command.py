@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from wasm_lab import Lab, artifact, log_lines, logged
+from wasm_lab import Lab, artifact, log_lines, logged, workers_of
 
 from sampan.cri.streams import Streams
 from sampan.image import UnpackedImage
@@ -333,13 +333,12 @@ async def test_exec_ends_with_its_client(lab: Lab, cli: Path) -> None:
     request = ExecRequest(("cli.wasm", "spin"))
     task = asyncio.create_task(sandbox.exec(process.spec.id, request, Streams(stdout=output)))
     await output.until(b"spinning")
-    before = children_of(process.pid)
-    assert before, "the exec runs beside the container"
+    assert workers_of(process.pid) > {process.pid}, "the exec runs beside the container"
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     async with asyncio.timeout(10):
-        while children_of(process.pid):
+        while workers_of(process.pid) > {process.pid}:
             await asyncio.sleep(0.01)
     limited = ExecRequest(("cli.wasm", "spin"), timeout=0.2)
     assert await sandbox.exec(process.spec.id, limited, Streams()) == 124
@@ -354,15 +353,6 @@ async def test_exec_ends_with_its_container(lab: Lab, cli: Path) -> None:
     await sandbox.stop(5)
     async with asyncio.timeout(10):
         assert await task == 137
-
-
-def children_of(pid: int) -> set[int]:
-    """Workers of the same zygote, but for `pid`."""
-    parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
-    found = set()
-    for task in Path(f"/proc/{parent}/task").iterdir():
-        found.update(int(child) for child in (task / "children").read_text().split())
-    return found - {pid}
 
 
 async def test_thirty_pods_at_once(lab: Lab, cli: Path) -> None:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from wasm_lab import Lab, artifact, logged
+from wasm_lab import Lab, artifact, logged, workers_of
 from wasm_service import Service
 
 from sampan.runtime.sandbox import Resources
@@ -32,14 +32,6 @@ async def serve(lab: Lab, web: Path, annotations: dict[str, str], **changes: obj
     image = artifact(web, labels={"sampan.dev/http": "wagi"})
     process = await sandbox.start(lab.container("web.wasm", **changes), image)
     return Service(sandbox.spec.network.addresses[0], process)
-
-
-def crew_of(service: Service) -> set[int]:
-    """The processes of the service: it has a zygote of its own."""
-    stat = Path(f"/proc/{service.process.pid}/stat").read_text()
-    zygote = stat.rpartition(")")[2].split()[1]
-    children = Path(f"/proc/{zygote}/task/{zygote}/children").read_text()
-    return {int(pid) for pid in children.split()}
 
 
 class Load:
@@ -98,8 +90,8 @@ async def test_a_busy_service_takes_another_core_and_gives_it_back(lab: Lab, web
     service = await serve(lab, web, {})
     load = Load(service, 6)
     async with load.running():
-        await load.until(lambda: len(crew_of(service)) == 2)
-        [other] = crew_of(service) - {service.process.pid}
+        await load.until(lambda: len(workers_of(service.process.pid)) == 2)
+        [other] = workers_of(service.process.pid) - {service.process.pid}
         # Descriptors of a process that is not dumpable are root's to see; its connections are counted by answers else.
         if os.geteuid() == 0:
             await load.until(lambda: connections(other) >= 2)
@@ -110,7 +102,7 @@ async def test_a_busy_service_takes_another_core_and_gives_it_back(lab: Lab, web
     assert (await service.get("/stderr"))[0] == 200
     await logged(service.process, "a complaint")
     await ended(other)
-    assert crew_of(service) == {service.process.pid}, "idle: one is enough"
+    assert workers_of(service.process.pid) == {service.process.pid}, "idle: one is enough"
     assert service.process.running
     assert (await service.get("/"))[0] == 200
 
@@ -129,8 +121,8 @@ async def test_the_others_end_with_the_first(lab: Lab, web: Path, number: signal
     service = await serve(lab, web, {})
     load = Load(service, 4)
     async with load.running():
-        await load.until(lambda: len(crew_of(service)) == 2)
-    [other] = crew_of(service) - {service.process.pid}
+        await load.until(lambda: len(workers_of(service.process.pid)) == 2)
+    [other] = workers_of(service.process.pid) - {service.process.pid}
     await service.process.signal(number)
     async with asyncio.timeout(10):
         exit_ = await service.process.wait()
@@ -146,8 +138,8 @@ async def test_another_that_dies_costs_its_requests_only(lab: Lab, web: Path) ->
     load = Load(service, 4)
     with pytest.raises((AssertionError, OSError, asyncio.IncompleteReadError)):
         async with load.running():
-            await load.until(lambda: len(crew_of(service)) == 2)
-            [other] = crew_of(service) - {service.process.pid}
+            await load.until(lambda: len(workers_of(service.process.pid)) == 2)
+            [other] = workers_of(service.process.pid) - {service.process.pid}
             if os.geteuid() == 0:
                 await load.until(lambda: connections(other) >= 1)
             os.kill(other, signal.SIGKILL)
@@ -155,8 +147,10 @@ async def test_another_that_dies_costs_its_requests_only(lab: Lab, web: Path) ->
             await load.until(lambda: any(task.done() for task in load.tasks))
     load = Load(service, 4)
     async with load.running():
-        await load.until(lambda: len(crew_of(service)) == 2)
-        assert crew_of(service) != {service.process.pid, other}, "another one in its place"
+        await load.until(lambda: len(workers_of(service.process.pid)) == 2)
+        assert workers_of(service.process.pid) != {service.process.pid, other}, (
+            "another one in its place"
+        )
 
 
 def test_how_many_there_may_be() -> None:

@@ -156,7 +156,9 @@ def test_exit_records(tmp_path: Path) -> None:
 
 def test_a_launch_is_complete() -> None:
     what = dict.fromkeys(launch.FIELDS, "")
-    assert launch.unseal(launch.read(launch.seal(what))) == what
+    sealed = launch.seal(what)
+    assert launch.unseal(launch.read(sealed)) == what
+    os.close(sealed)
     del what["uid"]
     with pytest.raises(ValueError, match="uid"):
         launch.seal(what)

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from wasm_lab import Lab, artifact, log_lines, logged
+from wasm_lab import Lab, artifact, log_lines, logged, workers_of
 
 from sampan.cri.streams import Streams
 from sampan.runtime.sandbox import ExecRequest, SandboxRecord
@@ -140,15 +140,9 @@ async def test_a_cancelled_start_leaves_no_worker(lab: Lab, cli: Path) -> None:
         except asyncio.CancelledError:
             continue
         await process.kill()
-    zygote = zygote_of(first.pid)
     async with asyncio.timeout(10):
-        while children(zygote) != {first.pid}:
+        while workers_of(first.pid) != {first.pid}:
             await asyncio.sleep(0.01)
-
-
-def children(pid: int) -> set[int]:
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return {int(child) for task in tasks for child in (task / "children").read_text().split()}
 
 
 async def test_a_pid_that_was_used_again_is_not_adopted(lab: Lab, cli: Path) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import select
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -75,3 +80,44 @@ async def test_one_thread_and_no_import_after_the_fork(
     after = [(int(pid), event) for pid, event, _ in seen if int(pid) != zygote]
     assert len({pid for pid, _ in after}) == 6, "the hook saw each worker but that of the exec"
     assert {event for _, event in after} == {"socket.bind"}
+
+
+async def test_a_start_takes_the_spare_and_leaves_another(lab: Lab, cli: Path) -> None:
+    workers: list[int] = []
+
+    async def start() -> int:
+        _, process = await lab.run(artifact(cli), "cli.wasm", "sleep", "1000")
+        workers.append(process.pid)
+        return process.pid
+
+    async def spare() -> int:
+        """It is forked after the answer to the start that took the last one."""
+        async with asyncio.timeout(10):
+            while True:
+                text = Path(f"/proc/{zygote}/task/{zygote}/children").read_text()
+                found = {int(pid) for pid in text.split()} - {*workers}
+                if found:
+                    return found.pop()
+                await asyncio.sleep(0)
+
+    zygote = int(Path(f"/proc/{await start()}/stat").read_text().rpartition(")")[2].split()[1])
+    expected = await spare()
+    assert await start() == expected
+    dead = await spare()
+    with ending(dead):
+        os.kill(dead, signal.SIGKILL)
+    workers.append(dead)
+    assert await start() != dead, "a spare that died is not missed"
+    with ending(await spare()):
+        os.kill(zygote, signal.SIGKILL)
+
+
+@contextmanager
+def ending(pid: int) -> Iterator[None]:
+    """By the end of this the process has ended."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        yield
+        assert select.select([descriptor], [], [], 10)[0]
+    finally:
+        os.close(descriptor)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,23 @@ def warm_zygote(directory: Path) -> Iterator[Path]:
         yield directory / "run"
 
 
+def workers_of(pid: int) -> set[int]:
+    """The workers of the zygote that `pid` is a worker of; not its spare, which leads no session yet, and not the dead."""
+    zygote = _stat(pid)[1]
+    found = set()
+    for child in Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            state, _, _, session = _stat(int(child))[:4]
+            if state != "Z" and session == child:
+                found.add(int(child))
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    """proc(5), stat: state, parent, process group, session …"""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
 def log_lines(process: WasmProcess) -> list[tuple[str, str, str]]:
     """(stream, tag, text) of each line of the container's log, whose form is checked."""
     path = process.spec.log_path
@@ -231,4 +248,5 @@ __all__ = [
     "log_lines",
     "logged",
     "warm_zygote",
+    "workers_of",
 ]

@@ -13,6 +13,7 @@ PROTOCOL = 3
 RUN, HTTP, EXEC = "run", "http", "exec"
 WAGI, WASI = "wagi", "wasi"  # protocols of an HTTP service
 NO_LIMIT = -1
+MAX_DESCRIPTORS = 5  # the launch itself, a status socket, three of stdio
 
 FIELDS = {
     "mode": "run | http | exec",
@@ -54,11 +55,8 @@ def seal(launch: dict[str, object]) -> int:
 
 
 def read(fd: int) -> bytes:
-    """What `seal` made, as bytes; closes the descriptor."""
-    try:
-        return os.pread(fd, os.fstat(fd).st_size, 0)
-    finally:
-        os.close(fd)
+    """What `seal` made, as bytes."""
+    return os.pread(fd, os.fstat(fd).st_size, 0)
 
 
 def unseal(data: bytes) -> dict:

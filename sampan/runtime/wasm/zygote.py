@@ -27,10 +27,14 @@ import traceback
 
 from sampan.runtime.wasm import exits, isolation, linux, seccomp
 from sampan.runtime.wasm.engine import Engine
-from sampan.runtime.wasm.launch import EXEC, HTTP, read, unseal
+from sampan.runtime.wasm.launch import EXEC, HTTP, MAX_DESCRIPTORS, read, unseal
+from sampan.runtime.wasm.spare import Spare, wait
 from sampan.runtime.wasm.worker import Warm, Worker, hear_signals
 
-MAX_DESCRIPTORS = 5  # launch, status, three of stdio
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 GROWTH = 0.05  # s between two growths of a crew: it measures longer before it asks
 
 
@@ -58,6 +62,8 @@ class Zygote:
         self.connections: dict[int, socket.socket] = {}
         self.workers: dict[int, Child] = {}  # by pid
         self.lines: dict[int, int] = {}  # descriptor of its line: pid
+        self.spare: Spare | None = None
+        self.wants_spare = False
         self.poll = select.epoll()
         self.wake, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.ending = False
@@ -119,27 +125,45 @@ class Zygote:
         except OSError as error:
             say(f"cannot fork: {error}")
         finally:
-            for descriptor in descriptors[1:]:
+            for descriptor in descriptors:
                 os.close(descriptor)
+        if self.wants_spare:  # it must not hold what was closed just now
+            self.keep_spare()
 
     def start(self, descriptors: list[int]) -> None:
         data = read(descriptors[0])
         launch = unseal(data)
         if launch["mode"] != HTTP or launch["http"]["processes"] == 1:
-            pid = self.fork(launch, descriptors[1:])
+            pid = self.worker(launch, descriptors)
             self.workers[pid] = Child(launch, None, b"", 0)
-            return
-        line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            try:
-                pid = self.fork(launch, descriptors[1:], line, theirs)
-            except BaseException:
-                line.close()
-                raise
-        line.setblocking(False)
-        self.workers[pid] = Child(launch, line, data, 0)
-        self.lines[line.fileno()] = pid
-        self.poll.register(line.fileno(), select.EPOLLIN)
+        else:
+            line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                try:
+                    pid = self.worker(launch, descriptors, line, theirs)
+                except BaseException:
+                    line.close()
+                    raise
+            line.setblocking(False)
+            self.workers[pid] = Child(launch, line, data, 0)
+            self.lines[line.fileno()] = pid
+            self.poll.register(line.fileno(), select.EPOLLIN)
+        self.wants_spare = self.spare is None and not born_in_cgroup(launch)
+
+    def worker(
+        self,
+        launch: dict,
+        descriptors: list[int],
+        ours: socket.socket | None = None,
+        line: socket.socket | None = None,
+    ) -> int:
+        """The pid of a worker with this launch, descriptors and line: the spare, else a new one. Raises OSError."""
+        spare, self.spare = self.spare, None
+        if spare is not None:
+            if not born_in_cgroup(launch) and spare.give(descriptors, line):
+                return spare.pid
+            spare.channel.close()
+        return self.fork(launch, descriptors[1:], ours, line)
 
     def fork(
         self,
@@ -149,16 +173,29 @@ class Zygote:
         line: socket.socket | None = None,
     ) -> int:
         """A worker with these descriptors and this line; `ours` is the zygote's. Raises OSError."""
-        threads = (
-            os.stat("/proc/self/task").st_nlink - 2
-        )  # proc counts `.`, `..` and a directory each
-        assert threads == 1, f"{threads} threads in the zygote: a forked worker would hang"
+        alone()
         pid = fork(launch)
         if pid == 0:
             if ours is not None:
                 ours.close()
-            self.become_worker(launch, descriptors, line)
+            self.become_worker(lambda: (launch, descriptors, line))
         return pid
+
+    def keep_spare(self) -> None:
+        """Have a spare. Where none can be forked, each start tries by itself, and says so."""
+        self.wants_spare = False
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            alone()
+            try:
+                pid = os.fork()
+            except OSError:
+                ours.close()
+                return
+            if pid == 0:
+                ours.close()
+                self.become_worker(lambda: wait(theirs))
+        self.spare = Spare(pid, ours)
 
     def hear(self, fd: int) -> None:
         """The first of a crew has something to say, or has gone."""
@@ -208,7 +245,7 @@ class Zygote:
             child.line = None
 
     def become_worker(
-        self, launch: dict, descriptors: list[int], line: socket.socket | None
+        self, launched: Callable[[], tuple[dict, list[int], socket.socket | None]]
     ) -> None:
         """In the child: shed what is the zygote's, then be the worker. Never returns."""
         try:
@@ -219,6 +256,7 @@ class Zygote:
             self.listener.close()
             for connection in self.connections.values():
                 connection.close()
+            launch, descriptors, line = launched()
             status = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptors[0])
             Worker(self.warm, launch, status, descriptors[1:], line).main()
         except BaseException:  # the root of this process: nothing may run the zygote's code on
@@ -227,13 +265,17 @@ class Zygote:
             os._exit(70)
 
     def reap(self) -> None:
-        while self.workers:
+        while self.workers or self.spare is not None:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
+            if self.spare is not None and pid == self.spare.pid:
+                self.spare.channel.close()
+                self.spare = None
+                continue
             child = self.workers.pop(pid, None)
             if child is None:
                 continue
@@ -268,10 +310,22 @@ class Zygote:
             say(f"cannot record the end of {directory}: {error}")
 
 
+def alone() -> None:
+    """Before each fork: one thread, and no other."""
+    threads = os.stat("/proc/self/task").st_nlink - 2  # `.` and `..`, and a directory each
+    assert threads == 1, f"{threads} threads in the zygote: a forked worker would hang"
+
+
+def born_in_cgroup(launch: dict) -> bool:
+    """Whether its cgroup is one of version 2, where a worker is forked into it."""
+    joins = launch["cgroups"]
+    return len(joins) == 1 and os.path.exists(f"{joins[0]}/cgroup.controllers")
+
+
 def fork(launch: dict) -> int:
     """A worker, in its cgroup already if that is one of v2; otherwise it joins by itself."""
     joins = launch["cgroups"]
-    if len(joins) == 1 and os.path.exists(f"{joins[0]}/cgroup.controllers"):
+    if born_in_cgroup(launch):
         try:
             cgroup = os.open(joins[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
