@@ -9,7 +9,7 @@ import orjson
 
 from sampan.apiserver.call import Call, boolean, integer
 from sampan.apiserver.crd import decode as custom
-from sampan.apiserver.negotiate import JSON, PROTOBUF, media_type, readable
+from sampan.apiserver.negotiate import JSON, PROTOBUF, YAML, media_type, readable, unreadable
 from sampan.apiserver.registry import DeleteOptions, Object
 from sampan.kube import decode, defaulting, errors, schema
 from sampan.kube.errors import ApiError
@@ -26,15 +26,11 @@ POLICIES = ("Foreground", "Background", "Orphan")
 def decode_object(call: Call, gvk: GVK) -> Object:
     """The body as a defaulted object of `gvk`; warnings go to the call."""
     request = call.request
-    content_type = readable(request.headers.get("content-type", ""))
+    is_custom = call.resource.custom is not None and gvk == call.gvk
+    content_type = readable(request.headers.get("content-type", ""), protobuf=not is_custom)
     mode: Any = call.field_validation
     body = request.body
-    if call.resource.custom is not None and gvk == call.gvk:
-        if content_type == PROTOBUF:
-            raise errors.unsupported_media_type(
-                "the body of the request was in an unknown format - accepted media types include: "
-                "application/json, application/yaml"
-            )
+    if is_custom:
         return custom.decode_object(call, body, content_type, gvk)
     if content_type == PROTOBUF:
         body, content_type = from_protobuf(body, gvk), JSON
@@ -48,13 +44,18 @@ def decode_object(call: Call, gvk: GVK) -> Object:
 
 
 def from_protobuf(body: bytes, gvk: GVK) -> bytes:
-    """The same object as JSON, so that it takes the same way through schema and checks."""
+    """The same object as JSON, so that it takes the same way through schema and checks.
+
+    Raises ApiError 415 for what is no message of a kind that we know: JSON would be understood.
+    """
     from sampan.apiserver import protobuf
 
     try:
         return orjson.dumps(protobuf.decode(body, gvk))
     except (ValueError, orjson.JSONEncodeError) as error:
-        raise errors.bad_request(str(error)) from None
+        refusal = unreadable(JSON, YAML)
+        refusal.details["causes"] = [{"message": str(error)}]
+        raise refusal from None
 
 
 def patched(call: Call, gvk: GVK) -> Callable[[Object], Object]:
@@ -67,10 +68,7 @@ def patched(call: Call, gvk: GVK) -> Callable[[Object], Object]:
         kind == STRATEGIC_PATCH and not name
     ):
         accepted = (JSON_PATCH, MERGE_PATCH, *((STRATEGIC_PATCH,) if name else ()), APPLY_PATCH)
-        raise errors.unsupported_media_type(
-            "the body of the request was in an unknown format - accepted media types include: "
-            + ", ".join(accepted)
-        )
+        raise unreadable(*accepted)
     try:
         body = orjson.loads(call.request.body)
         plain = orjson.dumps(body) == call.request.body.strip()

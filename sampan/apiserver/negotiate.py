@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from sampan.kube import errors
+from sampan.kube.errors import ApiError
 
 JSON = "application/json"
 YAML = "application/yaml"
@@ -81,11 +82,17 @@ def media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def readable(content_type: str) -> str:
+def readable(content_type: str, *, protobuf: bool = True) -> str:
     """The body's media type when we can decode it. Raises ApiError 415."""
     found = media_type(content_type) or JSON
-    if found in (JSON, YAML, "text/yaml", "application/x-yaml", PROTOBUF):
+    if found in (JSON, YAML, "text/yaml", "application/x-yaml") or (protobuf and found == PROTOBUF):
         return found
-    raise errors.unsupported_media_type(
-        f"the body of the request was in an unknown format - accepted media types include: {JSON}, {YAML}, {PROTOBUF}"
+    raise unreadable(JSON, YAML, *((PROTOBUF,) if protobuf else ()))
+
+
+def unreadable(*types: str) -> ApiError:
+    """415: what could be read instead, as Kubernetes words it."""
+    return errors.unsupported_media_type(
+        "the body of the request was in an unknown format - accepted media types include: "
+        + ", ".join(types)
     )

@@ -328,7 +328,7 @@ GARBAGE: list[tuple[str, str, bytes | None, str, int]] = [
     ("POST", MAPS, b"{}", "application/json", 422),
     ("POST", MAPS, b'{"kind":"Pod"}', "application/json", 400),
     ("POST", MAPS, b"a: [", "application/yaml", 400),
-    ("POST", MAPS, b"k8s\x00\xff\xff\xff", "application/vnd.kubernetes.protobuf", 400),
+    ("POST", MAPS, b"k8s\x00\xff\xff\xff", "application/vnd.kubernetes.protobuf", 415),
     ("POST", MAPS, b"k8s\x00", "application/vnd.kubernetes.protobuf", 422),
     ("POST", MAPS, b"x", "text/plain", 415),
     ("POST", "/api/v1/configmaps", b"{}", "application/json", 405),
