@@ -24,7 +24,7 @@ from typing import Any
 from sampan.apiserver import flowschemas
 from sampan.apiserver.flowschemas import CATCH_ALL, EXEMPT, Schema
 from sampan.apiserver.metrics import Histogram
-from sampan.apiserver.present import respond_error
+from sampan.apiserver.present import JSON_HEADERS, respond_error
 from sampan.apiserver.routes import RequestInfo
 from sampan.client.transport import Request, Response, User
 from sampan.kube.errors import ApiError
@@ -189,6 +189,7 @@ class Fairness:
         self.counts: dict[tuple[str, str], Counts] = {}  # by FlowSchema and level
         self.terminate: Callable[[RequestInfo, int], None] = lambda info, code: None
         self._known: dict[tuple[Any, ...], tuple[Schema, Level, Counts]] = {}
+        self._plain: dict[tuple[str, str], dict[str, str]] = {}
         self.configure(flowschemas.default_levels(), flowschemas.default_schemas())
 
     def configure(self, levels: list[Object], schemas: list[Object]) -> None:
@@ -207,6 +208,7 @@ class Fairness:
             schema for schema in map(Schema.of, schemas) if schema.level in kept
         )
         self._known.clear()
+        self._plain.clear()
 
     def classify(self, user: User, info: RequestInfo) -> tuple[Schema, Level, Counts]:
         path = "" if info.is_resource else info.path
@@ -286,14 +288,29 @@ class Fairness:
             request.waited += waited
             counts.waited[let_in].observe(waited)
 
-    @staticmethod
-    def _marked(response: Response, schema: Schema, level: Level) -> Response:
-        response.headers = {
-            **response.headers,
-            SCHEMA_HEADER: schema.uid,
-            LEVEL_HEADER: level.uid,
-        }
+    def _marked(self, response: Response, schema: Schema, level: Level) -> Response:
+        if response.headers is JSON_HEADERS:
+            response.headers = self._plain_headers(schema, level)
+        else:
+            response.headers = {**response.headers, **marks(schema, level)}
         return response
+
+    def at_once(self, user: User, info: RequestInfo) -> dict[str, str]:
+        """Headers of an answer in JSON that is given without a turn; it is counted, and never waits or holds a seat."""
+        schema, level, counts = self.classify(user, info)
+        counts.dispatched += 1
+        return self._plain_headers(schema, level)
+
+    def _plain_headers(self, schema: Schema, level: Level) -> dict[str, str]:
+        key = (schema.uid, level.uid)
+        found = self._plain.get(key)
+        if found is None:
+            found = self._plain[key] = {**JSON_HEADERS, **marks(schema, level)}
+        return found
+
+
+def marks(schema: Schema, level: Level) -> dict[str, str]:
+    return {SCHEMA_HEADER: schema.uid, LEVEL_HEADER: level.uid}
 
 
 async def answered(work: Awaitable[Response]) -> Response:

@@ -72,7 +72,7 @@ class Pipeline:
         self.server = server
         self.caches = server.caches
         self.registry = server.registry
-        self._may_read: dict[tuple[User | None, str | None, str], tuple[int, int]] = {}
+        self._readers: dict[tuple[User | None, str | None, str], tuple[tuple[int, int], User]] = {}
         self.verbs: dict[str, Callable[[Call], Awaitable[Response]]] = {
             "get": self._get,
             "list": self._list,
@@ -103,7 +103,8 @@ class Pipeline:
             if accepted(headers.get("accept", "")) is not PLAIN or wants_pretty(request):
                 return None
             info = routes.parse("GET", request.path, [])
-            if not self._may(request, info):
+            user = self._reader(request, info)
+            if user is None:
                 return None
         except (ApiError, ValueError):
             return None
@@ -121,7 +122,7 @@ class Pipeline:
             entry = cache.entries.get(row.key(info.namespace, info.name))
             if entry is None:
                 return None
-            response = Response(200, JSON_HEADERS, entry.data)
+            response = Response(200, self.server.fairness.at_once(user, info), entry.data)
         else:
             if query:
                 try:
@@ -138,30 +139,31 @@ class Pipeline:
                 listed = lists.Listed(found, self.caches.current(cache))
             items = [entry.data for entry in listed.entries]
             body = lists.encode_list(row.list_kind, row.api_version, listed, items)
-            response = Response(200, JSON_HEADERS, body)
+            response = Response(200, self.server.fairness.at_once(user, info), body)
         self.server.metrics.count(request, info, response, time.perf_counter() - started)
         return response
 
-    def _may(self, request: Request, info: RequestInfo) -> bool:
-        """Is the user known and the request allowed, without waiting for anything?"""
+    def _reader(self, request: Request, info: RequestInfo) -> User | None:
+        """The user, when it is known and the request allowed without waiting for anything."""
         user = request.user
         if user is not None and MASTERS in user.groups and "authorization" not in request.headers:
-            return True
+            return user
         # The answer depends on nothing but the store and the clock: while both stand still, it stands.
         key = (user, request.headers.get("authorization"), request.path)
         moment = (self.caches.revision, int(time.time()))
-        if self._may_read.get(key) == moment:
-            return True
+        known = self._readers.get(key)
+        if known is not None and known[0] == moment:
+            return known[1]
         if user is None:
             user = without_waiting(self.server.access.user(request))
         if user is None or not (
             MASTERS in user.groups or without_waiting(self._allowed(user, info))
         ):
-            return False
-        if len(self._may_read) >= REMEMBERED:
-            self._may_read.clear()
-        self._may_read[key] = moment
-        return True
+            return None
+        if len(self._readers) >= REMEMBERED:
+            self._readers.clear()
+        self._readers[key] = moment, user
+        return user
 
     async def _allowed(self, user: User, info: RequestInfo) -> bool:
         await self.server.access.check(user, info)

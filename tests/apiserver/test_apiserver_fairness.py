@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apiserver_harness import MAPS, Harness, config_map, open_server
+from apiserver_harness import MAPS, Harness, config_map, open_server, service_account
 
 from sampan.apiserver import flowschemas
 from sampan.apiserver.fairness import LEVEL_HEADER, SCHEMA_HEADER, Fairness, Level, TooMany
@@ -288,6 +288,23 @@ async def test_objects_steer_and_headers_tell(api: Harness) -> None:
     assert answer.headers[SCHEMA_HEADER] == uids["global-default"]
 
 
+async def token_of_a_reader(api: Harness) -> str:
+    """Of a service account that may read everything; there is a ConfigMap `a`."""
+    await api.call("POST", MAPS, config_map("a"))
+    accounts = "/api/v1/namespaces/default/serviceaccounts"
+    await service_account(api)
+    binding = {
+        "metadata": {"name": "readers"},
+        "roleRef": {
+            "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin",
+        },
+        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}],
+    }  # fmt: skip
+    await api.call("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
+    made = await api.call("POST", f"{accounts}/default/token", {"spec": {"audiences": []}})
+    return str(made["status"]["token"])
+
+
 async def test_over_tls_a_certificate_does_not_exempt(tmp_path: Path) -> None:
     import ssl
 
@@ -308,6 +325,19 @@ async def test_over_tls_a_certificate_does_not_exempt(tmp_path: Path) -> None:
         uids = {schema.name: schema.uid for schema in fairness.schemas}
         async with session.get("/version") as answer:
             assert answer.headers[SCHEMA_HEADER] == uids["exempt"]
+        # What is answered at once carries them too, and is counted.
+        bearer = {"Authorization": f"Bearer {await token_of_a_reader(harness)}"}
+        anybody = ssl.create_default_context(cafile=str(pki.ca.crt))
+        async with aiohttp.ClientSession(harness.server.address, headers=bearer) as account:
+            for path in (MAPS, f"{MAPS}/a"):
+                async with session.get(path) as answer:
+                    assert answer.status == 200
+                    assert answer.headers[SCHEMA_HEADER] == uids["exempt"]
+                async with account.get(path, ssl=anybody) as answer:
+                    assert answer.status == 200
+                    assert answer.headers[SCHEMA_HEADER] == uids["service-accounts"]
+                    assert answer.headers[LEVEL_HEADER] == fairness.levels["workload-low"].uid
+        assert fairness.counts["service-accounts", "workload-low"].dispatched == 2
         async with session.get("/version", headers=as_alice) as answer:
             assert answer.headers[SCHEMA_HEADER] == uids["global-default"]
             assert answer.headers[LEVEL_HEADER] == fairness.levels["global-default"].uid
