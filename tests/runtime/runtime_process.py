@@ -1,4 +1,6 @@
-"""Runs a runtime in a process of its own, for tests that kill it: `runtime_process.py BASE IMAGES INSTANCE`.
+"""Runs a runtime in a process of its own, for tests that kill it: `runtime_process.py BASE IMAGES INSTANCE [CIDR]`.
+
+With a CIDR pods are on a bridge, else in the network of the process.
 
 SIGUSR1 counts the calls of Python functions from then on, and kills the process (SIGKILL, no clean-up of any sort) at the one
 whose number is in BASE/kill-at. SIGUSR2 writes the count to BASE/calls.
@@ -15,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from sampan.image.store import ImageStore
+from sampan.network.bridge import BridgeNetwork
 from sampan.network.loopback import LoopbackNetwork
+from sampan.network.pods import PodNetwork
 from sampan.runtime.config import RuntimeConfig
 from sampan.runtime.serve import serve
 
@@ -43,13 +47,16 @@ class KillPoint:
         beside.rename(self.base / "calls")
 
 
-async def main(base: Path, images: Path, instance: str) -> None:
+async def main(base: Path, images: Path, instance: str, cidr: str = "") -> None:
+    network: PodNetwork = LoopbackNetwork(base / "network")
+    if cidr:
+        network = BridgeNetwork(base / "network", cidr, instance)
     config = RuntimeConfig(
         directory=base / "state",
         run_directory=base / "run",
         socket=base / "cri.sock",
         instance=instance,
-        network=LoopbackNetwork(base / "network"),
+        network=network,
         images=ImageStore(images),
     )
     point = KillPoint(base)
@@ -65,4 +72,4 @@ async def main(base: Path, images: Path, instance: str) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))
+    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))
