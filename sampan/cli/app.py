@@ -255,8 +255,8 @@ def version() -> None:
 
 
 def run_part(name: str, data_dir: Path | None, **settings: Any) -> None:
+    from sampan.cli.becoming import name_process
     from sampan.cli.parts import Running, make_pki, run
-    from sampan.cli.supervisor import name_process
 
     try:
         config = Config.make(data_dir, **settings)

@@ -1,9 +1,12 @@
-"""`sampan down`: ask the supervisor to stop, and wait until it has; without one, stop the pods that were left."""
+"""`sampan down`: ask the supervisor to stop, and wait until it has; without one, stop the pods that were left.
+
+Where the node has a time for its graceful shutdown, the supervisor first lets it end the pods, as long as that takes."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import typer
 
@@ -14,15 +17,19 @@ LONGEST = 120.0  # seconds
 
 
 def stop(config: Config, *, pods: bool) -> int:
+    grace = 0.0
     try:
-        running = ask(config, "status") is not None
+        running = ask(config, "status")
+        if running is None:
+            return clear(config) if pods and left(config) else nothing(config)
+        grace = graceful(running) if pods else 0.0
     except TimeoutError:
-        running = True  # it is busy stopping
-    if not running:
-        return clear(config) if pods and left(config) else nothing(config)
+        pass  # it is busy stopping
     typer.echo("stopping" + (" the cluster and its pods" if pods else "; pods go on"))
+    if grace:
+        typer.echo(f"pods have up to {grace:g} s to end; Ctrl-C ends them now")
     try:
-        answer = ask(config, "stop", timeout=LONGEST, pods=pods)
+        answer = stopped(config, pods, LONGEST + grace)
     except TimeoutError:
         typer.echo(f"sampan: it did not stop within {LONGEST:.0f} s; see {config.logs}", err=True)
         return 1
@@ -30,6 +37,20 @@ def stop(config: Config, *, pods: bool) -> int:
         return failed(config)
     typer.echo("stopped")
     return 0
+
+
+def graceful(status: dict[str, Any]) -> float:
+    """Seconds that pods are given when the node shuts down (--kubelet-arg=shutdown-grace-period)."""
+    return float(status["parts"]["node"]["reports"].get("graceful", 0))
+
+
+def stopped(config: Config, pods: bool, patience: float) -> dict[str, Any] | None:
+    """The answer when all has stopped. Raises TimeoutError. Asking again, as by Ctrl-C, hurries pods that are given time."""
+    try:
+        return ask(config, "stop", timeout=patience, pods=pods)
+    except KeyboardInterrupt:
+        typer.echo("not waiting for pods any longer")
+        return ask(config, "stop", timeout=LONGEST, pods=pods)
 
 
 def nothing(config: Config) -> int:

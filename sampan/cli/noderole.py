@@ -188,6 +188,8 @@ async def run_node(config: Config, notify: Callable[..., None]) -> None:
             group.create_task(agent.run())
             agent.end_pods_on(signal.SIGPWR, group, lambda: notify("drained", config.node_name))
             await agent.running.wait()
+            if agent.config.shutdown_grace:
+                notify("graceful", f"{agent.config.shutdown_grace:g}")
             notify("registered", config.node_name)
             group.create_task(rotation.run())
     finally:

@@ -28,14 +28,22 @@ from pathlib import Path
 from typing import Any
 
 from sampan.cli.asked import ControlSocket, reply
+from sampan.cli.becoming import (
+    Notifier,
+    begin_pki,
+    end_pki,
+    end_with_parent,
+    name_process,
+    redirect_output,
+)
 from sampan.cli.config import Config
 from sampan.cli.control import BUSY
 
-PR_SET_PDEATHSIG = 1
 STOP_GRACE = 10.0  # seconds between SIGTERM and SIGKILL of a part
 STABLE = 10.0  # a part that lived this long starts again without a pause
 LONGEST_PAUSE = 5.0
 GIVE_UP = 5  # deaths in a row of a part that has not become ready, while the cluster starts
+DRAIN_SLACK = 5.0  # seconds beyond the time that pods were given when the node shuts down
 RUNTIME_PATIENCE = 30.0  # seconds for the runtime to come back when its pods are to be stopped
 API_PATIENCE = 3.0  # seconds that the node part waits at start for the API server
 
@@ -79,6 +87,7 @@ class Supervisor:
         self.stop_pods = False
         self.was_ready = False
         self.failed = False
+        self.asked = 0  # how often somebody asked to stop: more than once means now
         self.waiting: list[socket.socket] = []  # clients that asked to stop
 
     def run(self) -> bool:
@@ -180,8 +189,10 @@ class Supervisor:
     def on_signals(self, numbers: bytes) -> None:
         if signal.SIGINT in numbers:  # somebody at a terminal ends it: pods too
             self.stopping = self.stop_pods = True
+            self.asked += 1
         if signal.SIGTERM in numbers:  # the service is restarted or upgraded: pods stay
             self.stopping = True
+            self.asked += 1
 
     # Parts
 
@@ -296,6 +307,8 @@ class Supervisor:
         """Those that act first, then, when pods end too, the pods, then the runtime that holds them."""
         for part in self.parts.values():
             part.due = 0.0
+        if self.stop_pods:
+            self.drain(wake)
         self.end(self.parts["node"], self.parts["server"])
         if self.stop_pods:
             self.tell("pods", "stopping")
@@ -303,6 +316,24 @@ class Supervisor:
         self.end(self.parts["runtime"])
         if not self.config.has_pods:
             self.failed = not self.in_child("clear") or self.failed
+
+    def drain(self, wake: int) -> None:
+        """Graceful node shutdown, where it has a time: pods end while there is an API server to tell. Asked again: no more."""
+        node, asked = self.parts["node"], self.asked
+        grace = float(node.reports.get("graceful", 0))
+        if not node.pid or not grace or READY["node"] not in node.reports:
+            return
+        self.tell("pods", "draining", f"up to {grace:g} s")
+        node.reports.pop("drained", None)
+        os.kill(node.pid, signal.SIGPWR)
+        deadline = time.monotonic() + grace + DRAIN_SLACK
+        while "drained" not in node.reports and node.pid and self.asked == asked:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            self.turn(wake, left)
+        for part in self.parts.values():
+            part.due = 0.0
 
     def runtime_back(self, wake: int) -> bool:
         """Pods can be stopped only by a runtime that answers; it may have been killed a moment ago."""
@@ -377,6 +408,7 @@ class Supervisor:
             return self.status()
         if request["op"] == "stop":
             self.stopping, self.stop_pods = True, request.get("pods") is not False
+            self.asked += 1
             self.waiting.append(client)  # it is answered when all has stopped
             return None
         return {"error": f"op {request['op']!r} is not known; ask for status or stop"}
@@ -399,61 +431,6 @@ class Supervisor:
             "dataDir": str(self.config.data_dir),
             "parts": parts,
         }
-
-
-class Notifier:
-    """A part's way to say what it has reached, e.g. `notify("api", "https://127.0.0.1:6443")`."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def __call__(self, step: str, detail: str = "") -> None:
-        try:
-            os.write(self.fd, f"{step} {detail}".rstrip().replace("\n", " ").encode() + b"\n")
-        except OSError:
-            pass  # the supervisor is gone; the lifeline tells that to who must know
-
-
-def redirect_output(path: Path) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(fd, 1)
-    os.dup2(fd, 2)
-    os.close(fd)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-
-
-def name_process(name: str) -> None:
-    """What `ps` and `top` show; the kernel keeps 15 bytes."""
-    Path("/proc/self/comm").write_text(name)
-
-
-def end_with_parent() -> None:
-    """Be told to stop when the starter is killed, so that a service manager's next start finds the field clear."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def begin_pki(config: Config) -> int:
-    """Make the certificates in a child, whose pid this is: the crypto library is large, and needed once a year."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        importlib.import_module("sampan.cli.parts").make_pki(config)
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
-
-
-def end_pki(config: Config, pid: int) -> None:
-    """The certificates exist on return."""
-    if os.waitpid(pid, 0)[1]:
-        raise SystemExit(f"the certificates in {config.pki} could not be made; see above")
 
 
 def main() -> None:

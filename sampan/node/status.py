@@ -77,9 +77,11 @@ def pod_status(pod: Object, view: View, facts: Facts, now: float, *, done: bool 
     elif previous.get("podIP"):
         # A finished pod keeps the address that it had.
         status["podIP"], status["podIPs"] = previous["podIP"], previous.get("podIPs") or []
-    if view.verdict:
+    # As kubelet's status manager has it, no pod is Failed, and nobody's resources are free, while a container may still run.
+    failed = view.verdict if done or not any_running(view) else None
+    if failed:
         status["phase"] = phase = "Failed"
-        status["reason"], status["message"] = view.verdict.reason, view.verdict.message
+        status["reason"], status["message"] = failed.reason, failed.message
     elif previous.get("reason") and previous.get("phase") == "Failed":
         status["reason"] = previous["reason"]
         status["message"] = previous.get("message", "")
@@ -92,9 +94,13 @@ def pod_status(pod: Object, view: View, facts: Facts, now: float, *, done: bool 
             status[field] = groups[kind]
     status["conditions"] = _conditions(pod, view, groups, phase, moment)
     status["conditions"] += resize.conditions(pod, view.resized, moment)
-    if view.disrupted and view.verdict:
-        status["conditions"].append(_disruption(pod, view.verdict.message, moment))
+    if view.disrupted and failed:
+        status["conditions"].append(_disruption(pod, failed.message, moment))
     return status
+
+
+def any_running(view: View) -> bool:
+    return any(state.state == RUNNING for history in view.history.values() for state in history)
 
 
 def _disruption(pod: Object, message: str, moment: str) -> Object:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,7 +118,7 @@ def test_up_status_kubectl_down(boat: Cluster, hello_binaries: Path) -> None:
     assert idle.returncode == 1 and "nothing runs" in idle.stdout
 
     # What was set stays, and what was there comes back.
-    back = sampan(boat, "up", *data)
+    back = sampan(boat, "up", *data, "--kubelet-arg", "shutdown-grace-period=20s")
     assert back.returncode == 0, back.stderr
     assert (
         sampan(
@@ -127,6 +128,42 @@ def test_up_status_kubectl_down(boat: Cluster, hello_binaries: Path) -> None:
     )
     moved = sampan(boat, "up", *data, "--service-cidr", "10.99.0.0/16")
     assert moved.returncode == 1 and "cannot change" in moved.stderr
+    graceful_end(boat, data)
+
+
+def graceful_end(boat: Cluster, data: tuple[str, ...]) -> None:
+    """Where the node has a time for its graceful shutdown, `down` lets pods end by themselves; asked again, it does not wait."""
+    down = sampan(boat, "down", *data)
+    assert down.returncode == 0 and "pods have up to 20 s to end" in down.stdout, down
+    nothing_left(boat)
+    assert sampan(boat, "up", *data).returncode == 0
+    said = boat.get("pod", "say")["status"]
+    assert (said["phase"], said["reason"]) == ("Failed", "Terminated")
+    assert said["containerStatuses"][0]["state"]["terminated"]
+
+    slow = {
+        "terminationGracePeriodSeconds": 60,
+        "containers": [
+            {
+                "name": "main",
+                "image": "hello:wasm",
+                "lifecycle": {"preStop": {"sleep": {"seconds": 60}}},
+            }
+        ],
+        "runtimeClassName": "wasm",
+    }
+    boat.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "slow"}, "spec": slow})
+    boat.kubectl("wait", "--for=condition=Ready", "pod/slow", "--timeout=30s")
+    first = boat.popen(sys.executable, "-m", "sampan", "down", *data, stdout=subprocess.PIPE)
+    assert first.stdout is not None
+    assert "stopping" in first.stdout.readline() and "20 s" in first.stdout.readline()
+    wait_for(lambda: "shutting down" in (boat.data / "logs/node.log").read_text(), 10, "its start")
+    began = time.monotonic()
+    second = sampan(boat, "down", *data)
+    assert second.returncode == 0 and first.wait(20) == 0
+    assert time.monotonic() - began < 15, "the pod was waited for"
+    first.stdout.close()
+    nothing_left(boat)
 
 
 # Mistakes

@@ -131,6 +131,18 @@ def test_verdict_fails_the_pod_with_its_reason() -> None:
     )
 
 
+def test_a_pod_that_the_node_ends_is_failed_only_when_nothing_of_it_runs() -> None:
+    """kubelet's status manager delays a terminal phase, its reason, and DisruptionTarget (mergePodStatus)."""
+    verdict = Verdict("Terminated", "shutdown")
+    pod = make_pod()
+    ending = status_of(pod, view_of(running(), verdict=verdict, disrupted=True))
+    assert (ending["phase"], ending.get("reason")) == ("Running", None)
+    assert "DisruptionTarget" not in {each["type"] for each in ending["conditions"]}
+    over = status_of(pod, view_of(exited(code=143), verdict=verdict, disrupted=True))
+    assert (over["phase"], over["reason"], over["message"]) == ("Failed", "Terminated", "shutdown")
+    assert "DisruptionTarget" in {each["type"] for each in over["conditions"]}
+
+
 def test_a_finished_pod_keeps_its_address() -> None:
     pod = make_pod(restartPolicy="Never")
     pod["status"] = {"podIP": "10.0.0.7", "podIPs": [{"ip": "10.0.0.7"}]}
