@@ -105,8 +105,14 @@ OVERHEADS = {"microvm": {"overhead": {"podFixed": {"memory": "112Mi"}}}}
 
 
 def addons(config: Config) -> list[tuple[Any, dict[str, Any]]]:
-    """(resource, object) of what a cluster has from the start: a RuntimeClass a kind, and the DNS Service."""
-    from sampan.client.resources import CLUSTERROLES, CONFIGMAPS, RUNTIMECLASSES, SERVICES
+    """(resource, object) of what a cluster has from the start: a RuntimeClass a kind, a StorageClass, and the DNS Service."""
+    from sampan.client.resources import (
+        CLUSTERROLES,
+        CONFIGMAPS,
+        RUNTIMECLASSES,
+        SERVICES,
+        STORAGECLASSES,
+    )
 
     ours = {"app.kubernetes.io/managed-by": "sampan"}
     found: list[tuple[Any, dict[str, Any]]] = [
@@ -148,6 +154,7 @@ def addons(config: Config) -> list[tuple[Any, dict[str, Any]]]:
     return [
         *found,
         (SERVICES, dns),
+        (STORAGECLASSES, local_path(ours)),
         (CONFIGMAPS, cluster_info(config)),
         (CLUSTERROLES, metrics_reader()),
         *policy_readers(),
@@ -176,6 +183,25 @@ def policy_readers() -> list[tuple[Any, dict[str, Any]]]:
         "subjects": [{"apiGroup": group, "kind": "Group", "name": "system:nodes"}],
     }
     return [(CLUSTERROLES, role), (CLUSTERROLEBINDINGS, binding)]
+
+
+def local_path(labels: dict[str, str]) -> dict[str, Any]:
+    """The default class: directories of the node that the pod runs on, under the name that K3s gave it."""
+    from sampan.kube.persistent import DEFAULT_CLASS, LOCAL_PATH
+
+    return {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {
+            "name": "local-path",
+            "labels": labels,
+            "annotations": {DEFAULT_CLASS[0]: "true"},
+        },
+        "provisioner": LOCAL_PATH,
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "WaitForFirstConsumer",
+        "allowVolumeExpansion": True,
+    }
 
 
 def metrics_reader() -> dict[str, Any]:

@@ -44,6 +44,9 @@ CONTROLLERS: tuple[tuple[str, str], ...] = (
     ("storageprotection", "ClaimProtectionController"),
     ("storageprotection", "VolumeProtectionController"),
     ("storageprotection", "AttributesClassProtectionController"),
+    ("persistentvolume.claims", "ClaimController"),
+    ("persistentvolume.volumes", "VolumeController"),
+    ("persistentvolume.ephemeral", "EphemeralVolumeController"),
     ("virtualmachine", "VirtualMachineController"),
 )
 

@@ -20,12 +20,15 @@ from sampan.client.events import EventRecorder
 from sampan.client.informer import Informer
 from sampan.client.resources import (
     ENDPOINTSLICES,
+    PERSISTENTVOLUMECLAIMS,
+    PERSISTENTVOLUMES,
     PODS,
     REPLICASETS,
     REPLICATIONCONTROLLERS,
     SERVICES,
 )
 from sampan.client.workqueue import WorkQueue
+from sampan.kube import persistent
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import controller_of, is_deleting
 from sampan.kube.types import GVR
@@ -98,6 +101,11 @@ def workload_selector(obj: Object) -> list[str]:
 # Indexes beyond the informer's own (namespace, owner), by resource.
 INDEXES: dict[GVR, dict[str, Callable[[Object], list[str]]]] = {
     ENDPOINTSLICES: {"service": slice_service},
+    PERSISTENTVOLUMECLAIMS: {
+        "waiting": persistent.waiting_class,
+        "volume": persistent.named_volume,
+    },
+    PERSISTENTVOLUMES: {"available": persistent.available_class, "claim": persistent.claimed_by},
     SERVICES: {"selector": service_selector},
     REPLICATIONCONTROLLERS: {"selector": service_selector},
     REPLICASETS: {"orphans": orphan_namespace, "selector": workload_selector},

@@ -9,21 +9,11 @@ from __future__ import annotations
 from sampan.client.resources import PERSISTENTVOLUMECLAIMS, PERSISTENTVOLUMES, PODS
 from sampan.controllers.base import Context, Controller, Key, Object, Requeue, Watch
 from sampan.kube.objects import is_deleting
+from sampan.kube.persistent import claims_of
 from sampan.kube.types import GVR
 
 VOLUMEATTRIBUTESCLASSES = GVR("storage.k8s.io", "v1", "volumeattributesclasses")
 ENDED = ("Succeeded", "Failed")
-
-
-def claims_of(pod: Object) -> list[str]:
-    """Names of the claims that the pod mounts, those of ephemeral volumes included."""
-    found = []
-    for volume in pod["spec"].get("volumes") or ():
-        if "persistentVolumeClaim" in volume:
-            found.append(volume["persistentVolumeClaim"]["claimName"])
-        elif "ephemeral" in volume:
-            found.append(f"{pod['metadata']['name']}-{volume['name']}")
-    return found
 
 
 class Protection(Controller):

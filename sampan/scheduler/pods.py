@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from sampan.kube.persistent import claim_of
 from sampan.kube.quantity import parse
 from sampan.scheduler.terms import Spread, Term, read_spreads, read_terms
 
@@ -36,6 +37,7 @@ class PodClass:
     ports: tuple[Port, ...]
     images: tuple[str, ...]
     claims: tuple[str, ...]  # PersistentVolumeClaims, in the pod's namespace
+    ephemeral: frozenset[str]  # those of them that are made for the pod
     constraints: (
         bytes  # what of the spec the static filters and scores read; equal ones share answers
     )
@@ -79,7 +81,7 @@ def describe(pod: Object) -> PodInfo:
 
 def classify(pod: Object) -> PodClass:
     spec, metadata = pod["spec"], pod["metadata"]
-    claims = claim_names(pod)
+    claims, ephemeral = claim_names(pod)
     deleting = "deletionTimestamp" in metadata
     key = orjson.dumps(
         [
@@ -96,6 +98,7 @@ def classify(pod: Object) -> PodClass:
             spec.get("priority"),
             spec.get("preemptionPolicy"),
             claims,
+            [*ephemeral],
             deleting,
         ]
     )
@@ -103,11 +106,13 @@ def classify(pod: Object) -> PodClass:
     if found is None:
         if len(_classes) >= CLASSES_KEPT:
             _classes.clear()
-        found = _classes[key] = make_class(pod, claims, deleting)
+        found = _classes[key] = make_class(pod, claims, ephemeral, deleting)
     return found
 
 
-def make_class(pod: Object, claims: tuple[str, ...], deleting: bool) -> PodClass:
+def make_class(
+    pod: Object, claims: tuple[str, ...], ephemeral: frozenset[str], deleting: bool
+) -> PodClass:
     spec, metadata = pod["spec"], pod["metadata"]
     namespace, labels = metadata["namespace"], metadata.get("labels") or {}
     requests, weight = pod_requests(spec)
@@ -131,6 +136,7 @@ def make_class(pod: Object, claims: tuple[str, ...], deleting: bool) -> PodClass
         ports=host_ports(spec),
         images=images,
         claims=claims,
+        ephemeral=ephemeral,
         constraints=orjson.dumps(constraints, option=orjson.OPT_SORT_KEYS),
         priority=spec.get("priority") or 0,
         preempts=spec.get("preemptionPolicy") != "Never",
@@ -144,14 +150,15 @@ def make_class(pod: Object, claims: tuple[str, ...], deleting: bool) -> PodClass
     )
 
 
-def claim_names(pod: Object) -> tuple[str, ...]:
-    found = []
+def claim_names(pod: Object) -> tuple[tuple[str, ...], frozenset[str]]:
+    """(all claims, those of ephemeral volumes)"""
+    found, ephemeral = [], set()
     for volume in pod["spec"].get("volumes") or ():
-        if "persistentVolumeClaim" in volume:
-            found.append(volume["persistentVolumeClaim"]["claimName"])
-        elif "ephemeral" in volume:
-            found.append(f"{pod['metadata']['name']}-{volume['name']}")  # KEP-1698
-    return tuple(found)
+        if name := claim_of(pod, volume):
+            found.append(name)
+            if "ephemeral" in volume:
+                ephemeral.add(name)
+    return tuple(found), frozenset(ephemeral)
 
 
 def amount(resource: str, quantity: Any) -> int:

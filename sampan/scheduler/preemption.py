@@ -61,6 +61,9 @@ def not_eligible(snapshot: Snapshot, pod: PodInfo) -> str | None:
 
 def plan(snapshot: Snapshot, pod: PodInfo, budgets: list[Object]) -> tuple[Plan | None, str]:
     """The best plan, or None and why, as it is said after `preemption: `."""
+    if pod.group.claims and snapshot.volumes.problem(pod) is not None:
+        looked = len(snapshot.slots)
+        return None, explain(Counter({NOT_HELPFUL: looked}), looked)
     reasons: Counter[str] = Counter()
     plans: list[Plan] = []
     enough = max(CANDIDATES, len(snapshot.slots) // 10)

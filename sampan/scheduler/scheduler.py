@@ -12,6 +12,7 @@ import heapq
 import itertools
 import logging
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from sampan.client.client import Client
@@ -24,13 +25,17 @@ from sampan.client.resources import (
     PERSISTENTVOLUMES,
     PODDISRUPTIONBUDGETS,
     PODS,
+    STORAGECLASSES,
 )
+from sampan.kube import persistent
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import condition, is_deleting, now, pod_finished
 from sampan.kube.types import GVR
 from sampan.scheduler import preemption
 from sampan.scheduler.pods import PodInfo, describe
 from sampan.scheduler.snapshot import Snapshot, explain
+from sampan.scheduler.volumebinding import VolumeBinder, VolumesNotBound
+from sampan.scheduler.volumes import Plan
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +43,8 @@ Object = dict[str, Any]
 NAME = "default-scheduler"
 BINDERS = 64  # bindings under way at once
 RETRY = 1.0  # seconds before a pod whose binding failed is tried again
+VOLUME_KINDS = (PERSISTENTVOLUMECLAIMS, PERSISTENTVOLUMES, STORAGECLASSES)
+INDEXES = {"available": persistent.available_class, "claim": persistent.claimed_by}
 GATED = "Scheduling is blocked due to non-empty scheduling gates"
 
 
@@ -46,6 +53,7 @@ class Scheduler:
         self.client = client
         self.name = name
         self.snapshot = Snapshot()
+        self.binder = VolumeBinder(client, self.snapshot.volumes)
         self.events = EventRecorder(client, name)
         self.pods = Informer(
             client, PODS, field_selector="status.phase!=Succeeded,status.phase!=Failed"
@@ -98,6 +106,7 @@ class Scheduler:
             if uid in self.snapshot.where:
                 self.snapshot.forget(uid)
                 self.unpark()
+                self.binder.changed()
             return
         if pod["spec"].get("nodeName"):
             unseen = uid not in self.snapshot.where
@@ -158,21 +167,28 @@ class Scheduler:
             self.snapshot.set_node(new)
             self.unpark()
 
-    def on_other(self, kind: str, old: Object | None, new: Object | None) -> None:
-        """A claim, a volume or a namespace changed: answers that were remembered may be wrong now."""
+    def on_namespace(self, kind: str, old: Object | None, new: Object | None) -> None:
+        """Answers that were remembered may be wrong now."""
         self.snapshot.namespaces = {
             obj["metadata"]["name"]: obj["metadata"].get("labels") or {}
-            for informer in (self.others.get(NAMESPACES),)
-            if informer is not None
-            for obj in informer.list()
+            for obj in self.others[NAMESPACES].list()
         }
         self.snapshot.forget_answers()
         self.unpark()
 
+    def on_volume(self, kind: str, old: Object | None, new: Object | None) -> None:
+        """A claim, a volume or a class changed."""
+        self.snapshot.forget_volumes()
+        self.binder.changed()
+        for uid, pod in list(self.parked.items()):
+            if pod.group.claims:
+                del self.parked[uid]
+                self.enqueue(pod)
+
     async def enqueue_prepared(self, pod: PodInfo) -> None:
         """Enqueue a pod that needs more than pods and nodes, once that is known."""
-        wanted = [PERSISTENTVOLUMECLAIMS, PERSISTENTVOLUMES] if pod.group.claims else [NAMESPACES]
-        if pod.group.claims and pod.group.looks_around:
+        wanted = [*VOLUME_KINDS] if pod.group.claims else []
+        if pod.group.looks_around or not wanted:
             wanted.append(NAMESPACES)
         for gvr in wanted:
             await self.other(gvr).synced()
@@ -183,13 +199,18 @@ class Scheduler:
         informer = self.others.get(gvr)
         if informer is None:
             assert self.group is not None
-            informer = self.others[gvr] = Informer(self.client, gvr)
+            informer = self.others[gvr] = Informer(
+                self.client, gvr, indexes=INDEXES if gvr == PERSISTENTVOLUMES else None
+            )
+            volumes = self.snapshot.volumes
             if gvr == PERSISTENTVOLUMECLAIMS:
-                self.snapshot.volumes.claim = informer.get
+                volumes.claim = informer.get
             elif gvr == PERSISTENTVOLUMES:
-                volumes = informer
-                self.snapshot.volumes.volume = lambda name: volumes.get("", name)
-            informer.add_handler(self.on_other)
+                volumes.volume = partial(informer.get, "")
+                volumes.find = informer.by_index
+            elif gvr == STORAGECLASSES:
+                volumes.storage_class = partial(informer.get, "")
+            informer.add_handler(self.on_namespace if gvr == NAMESPACES else self.on_volume)
             informer.start(self.group)
         return informer
 
@@ -228,13 +249,52 @@ class Scheduler:
             self.parked[pod.uid] = pod
             self.spawn(self.settle_failure(pod, explain(reasons, looked)))
             return
+        plan = self.promise_volumes(pod, chosen) if pod.group.claims else None
         self.snapshot.place(pod, chosen)
         self.known.pop(pod.uid, None)
         self.told.pop(pod.uid, None)
         if self.parked:
             self.unpark(neighbours=True)
+        if plan:
+            self.spawn(self.bind_with_volumes(pod, chosen, plan))
+            return
         await self.binding.acquire()
         self.spawn(self.bind(pod, chosen))
+
+    def promise_volumes(self, pod: PodInfo, node: str) -> Plan:
+        """What has to be bound before the pod; for others it counts as taken from now on."""
+        plan = self.snapshot.volumes.settle(pod.group, self.snapshot.nodes[node])
+        assert isinstance(plan, Plan)  # or the node had not been chosen
+        if plan:
+            self.snapshot.volumes.promise(plan, node)
+            self.snapshot.forget_volumes()
+        return plan
+
+    async def bind_with_volumes(self, pod: PodInfo, node: str, plan: Plan) -> None:
+        """Volumes first. A pod waits for them beside the others: they may take minutes."""
+        info = self.snapshot.nodes[node]
+        why = ""
+        try:
+            await self.binder.bind(
+                plan, (node, info.labels), lambda: pod.uid in self.snapshot.where
+            )
+        except (VolumesNotBound, ApiError) as error:
+            why = error.message if isinstance(error, ApiError) else str(error)
+        except Exception:
+            log.exception("%s/%s: cannot bind its volumes", *pod.key)
+            why = "internal error"
+        finally:
+            self.snapshot.volumes.release(plan)
+        if not why:
+            await self.binding.acquire()
+            await self.bind(pod, node)
+            return
+        gone = pod.uid not in self.snapshot.where
+        self.take_back(pod)
+        if not gone:
+            text = f'running PreBind plugin "VolumeBinding": {why}'
+            self.events.event(pod.pod, "Warning", "FailedScheduling", text)
+            asyncio.get_running_loop().call_later(RETRY, self.again, pod)
 
     async def bind(self, pod: PodInfo, node: str) -> None:
         namespace, name = pod.key

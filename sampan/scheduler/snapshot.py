@@ -16,7 +16,7 @@ from sampan.scheduler.pods import PodClass, PodInfo, describe
 from sampan.scheduler.ranking import Ranking, refusals
 from sampan.scheduler.terms import Term
 from sampan.scheduler.topology import Surroundings
-from sampan.scheduler.volumes import Volumes
+from sampan.scheduler.volumes import ALREADY_USED, Volumes
 
 if TYPE_CHECKING:
     from sampan.scheduler.columns import Columns
@@ -44,11 +44,13 @@ class Snapshot:
         self.population: dict[PodClass, dict[str, int]] = {}  # class -> node -> pods
         self.repelling: set[PodClass] = set()  # populated classes with required anti-affinity
         self.attracting: set[PodClass] = set()  # populated classes with terms that score
+        self.claiming: set[PodClass] = set()  # populated classes with claims
         self.volumes = Volumes()
         self.namespaces: dict[str, Mapping[str, str]] = {}  # labels, as far as somebody asks
         self.meanings: dict[tuple[Term, PodClass], bool] = {}
         self.rankings: dict[PodClass, Ranking] = {}
         self.answers: dict[bytes, dict[Any, tuple[int, str | None, int]]] = {}
+        self.answered_of_volumes: set[bytes] = set()  # the keys of answers that depend on volumes
         self._arrays_from = arrays_from
         self._columns: Columns | None = None
 
@@ -95,6 +97,14 @@ class Snapshot:
         self.meanings.clear()
         self.epoch += 1
 
+    def forget_volumes(self) -> None:
+        """A claim, a volume or a class has changed. Pods without claims are not concerned."""
+        for constraints in self.answered_of_volumes:
+            self.answers.pop(constraints, None)
+        self.answered_of_volumes.clear()
+        for group in [group for group in self.rankings if group.claims]:
+            del self.rankings[group]
+
     # Pods
 
     def place(self, pod: PodInfo, node: str) -> None:
@@ -125,6 +135,8 @@ class Snapshot:
                 self.repelling.add(group)
             if group.preferred or group.affinity:
                 self.attracting.add(group)
+            if group.claims:
+                self.claiming.add(group)
         left = counts.get(node, 0) + sign
         if left:
             counts[node] = left
@@ -134,6 +146,7 @@ class Snapshot:
                 del self.population[group]
                 self.repelling.discard(group)
                 self.attracting.discard(group)
+                self.claiming.discard(group)
 
     def see_pod(self, pod: Object) -> None:
         """A bound pod as the API shows it."""
@@ -185,6 +198,8 @@ class Snapshot:
             if len(self.answers) >= REMEMBERED:
                 self.answers.pop(next(iter(self.answers)))
             known = self.answers[group.constraints] = {}
+            if group.claims:
+                self.answered_of_volumes.add(group.constraints)
         plain = not (group.claims or filters.reads_labels(group.spec) or info.images)
         key: Any = info.profile if plain else info.name
         answer = known.get(key)
@@ -229,9 +244,12 @@ class Snapshot:
         """The best node, or why there is none. Equals go to the emptier, then to the one known longest."""
         group = pod.group
         looked = len(self.slots)
-        problem = self.volumes.problem(group) if group.claims else None
-        if problem is not None:
-            return Choice(None, Counter({problem: 0}), looked)
+        if group.claims:
+            problem = self.volumes.problem(pod)
+            if problem is not None:
+                return Choice(None, Counter({problem: 0}), looked)
+            if self.used_by_other(group):
+                return Choice(None, Counter({ALREADY_USED: looked}), looked)
         ranking = self.ranking(group)
         surroundings = self.surroundings(group)
         if surroundings is not None:
@@ -265,9 +283,20 @@ class Snapshot:
         )
         return Choice(feasible[best].name, reasons, len(self.slots))
 
+    def used_by_other(self, group: PodClass) -> bool:
+        """A claim that one pod alone may use (KEP-2485) is in use."""
+        return bool(group.claims) and any(
+            name in other.claims
+            for name in self.volumes.for_one_pod(group)
+            for other in self.claiming
+            if other.namespace == group.namespace
+        )
+
     def refusals(self, group: PodClass, info: NodeInfo) -> list[str]:
         """Everything considered: why not this node."""
         found = refusals(self, group, info)
+        if not found and self.used_by_other(group):
+            found = [ALREADY_USED]
         if not found:
             around = self.surroundings(group)
             reason = around.refusal(info) if around is not None else None

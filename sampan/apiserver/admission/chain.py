@@ -38,6 +38,7 @@ from sampan.apiserver.admission.runtimeclass import RuntimeClass
 from sampan.apiserver.admission.serviceaccounts import ServiceAccount
 from sampan.apiserver.admission.storage import (
     DefaultStorageClass,
+    PersistentVolumeClaimResize,
     StorageObjectInUseProtection,
 )
 from sampan.apiserver.admission.tolerations import DefaultTolerationSeconds, TaintNodesByCondition
@@ -59,6 +60,7 @@ PLUGINS: tuple[type[Plugin], ...] = (
     Priority,
     DefaultTolerationSeconds,
     StorageObjectInUseProtection,
+    PersistentVolumeClaimResize,
     RuntimeClass,
     CertificateApproval,
     CertificateSigning,

@@ -1,9 +1,12 @@
-"""Storage: claims get the default class, and claims and volumes a finalizer that keeps them while they are in use."""
+"""Storage: claims get the default class, and claims and volumes a finalizer that keeps them while they are in use;
+claims grow only where that is possible.
+"""
 
 from __future__ import annotations
 
 from sampan.apiserver.admission.plugin import Object, Plugin
 from sampan.apiserver.call import Call
+from sampan.kube import persistent
 
 DEFAULT_CLASS = (
     "storageclass.kubernetes.io/is-default-class",
@@ -33,6 +36,27 @@ class DefaultStorageClass(Plugin):
         defaults = [each for each in marked if is_default(each, DEFAULT_CLASS)]
         if defaults:
             spec["storageClassName"] = newest(defaults)
+
+
+class PersistentVolumeClaimResize(Plugin):
+    """A claim may ask for more only once it is bound, and if its class says that volumes can grow."""
+
+    storages = ("core/persistentvolumeclaims",)
+
+    async def validate_update(self, call: Call, new: Object, old: Object) -> None:
+        if persistent.asked_by(new) <= persistent.asked_by(old):
+            return
+        if (old.get("status") or {}).get("phase") != "Bound":
+            raise call.forbidden("Only bound persistent volume claims can be expanded")
+        name = persistent.class_of(new)
+        entry = None
+        if name and name == persistent.class_of(old):
+            entry = await self.lookup.entry("storage.k8s.io", "v1", "storageclasses", "", name)
+        if entry is None or not entry.object().get("allowVolumeExpansion"):
+            raise call.forbidden(
+                "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc "
+                "must support resize"
+            )
 
 
 class StorageObjectInUseProtection(Plugin):

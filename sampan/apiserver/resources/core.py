@@ -102,7 +102,7 @@ RESOURCES: tuple[Resource, ...] = (
         namespaced=False,
         short_names=("pv",),
         subresources=(status("PersistentVolume"),),
-        strategy="returning",
+        strategy="persistentvolume",
     ),
     resource(
         "",

@@ -11,6 +11,7 @@ from sampan.apiserver.strategies.cluster import (
     ReturningStrategy,
     SecretStrategy,
     SigningRequestStrategy,
+    VolumeStrategy,
 )
 from sampan.apiserver.strategies.jobs import JobStrategy
 from sampan.apiserver.strategies.pods import PodStrategy
@@ -38,6 +39,7 @@ class Strategies:
             "secret": SecretStrategy(),
             "orphaning": OrphaningStrategy(),
             "returning": ReturningStrategy(),
+            "persistentvolume": VolumeStrategy(),
             "custom": CustomStrategy(),
             "customresourcedefinition": DefinitionStrategy(),
         }

@@ -191,3 +191,18 @@ class OrphaningStrategy(Strategy):
 
 class ReturningStrategy(Strategy):
     returns_deleted = True
+
+
+class VolumeStrategy(ReturningStrategy):
+    """A PersistentVolume remembers when its phase changed, unless whoever changed it says so (KEP-3762)."""
+
+    def prepare_create(self, call: Call, obj: Object) -> None:
+        super().prepare_create(call, obj)
+        obj["status"]["lastPhaseTransitionTime"] = objects.now()
+
+    def prepare_status(self, call: Call, new: Object, old: Object) -> None:
+        super().prepare_status(call, new, old)
+        status, before = new.get("status") or {}, old.get("status") or {}
+        at = "lastPhaseTransitionTime"
+        if status.get("phase") != before.get("phase") and status.get(at) in (None, before.get(at)):
+            new["status"] = {**status, at: objects.now()}

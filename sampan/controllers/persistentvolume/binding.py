@@ -1,0 +1,71 @@
+"""The writes by which a claim and a volume become one: the volume names the claim first, then the claim the volume.
+
+Each is made only where it is missing, and carries the version that it was decided on: whoever was faster wins, the other is
+told by a conflict and looks again. Killed in between, the next reconcile goes on where this one stopped.
+"""
+
+from __future__ import annotations
+
+from sampan.client.client import Client
+from sampan.client.resources import PERSISTENTVOLUMECLAIMS, PERSISTENTVOLUMES
+from sampan.controllers.base import Object
+from sampan.kube import objects, persistent
+
+
+async def bind(client: Client, volume: Object, claim: Object) -> tuple[Object, Object]:
+    """Both as they are when they are bound to each other. Idempotent."""
+    volume = await name_claim(client, volume, claim)
+    volume = await write_volume_phase(client, volume, "Bound")
+    claim = await name_volume(client, volume, claim)
+    return volume, await write_claim_phase(client, claim, "Bound", volume)
+
+
+async def name_claim(client: Client, volume: Object, claim: Object) -> Object:
+    present = volume["spec"].get("claimRef")
+    if present is not None and present.get("uid") == claim["metadata"]["uid"]:
+        return volume
+    return await client.update(PERSISTENTVOLUMES, persistent.named_for(volume, claim))
+
+
+async def name_volume(client: Client, volume: Object, claim: Object) -> Object:
+    spec, name = claim["spec"], volume["metadata"]["name"]
+    chosen = bool(spec.get("volumeName"))
+    if chosen and persistent.BIND_COMPLETED in objects.annotations(claim):
+        return claim
+    marks = {persistent.BIND_COMPLETED: "yes"}
+    if not chosen:
+        marks[persistent.BOUND_BY_CONTROLLER] = "yes"
+    changed = persistent.annotated({**claim, "spec": {**spec, "volumeName": name}}, marks)
+    return await client.update(PERSISTENTVOLUMECLAIMS, changed)
+
+
+async def write_volume_phase(
+    client: Client, volume: Object, phase: str, message: str = ""
+) -> Object:
+    status = volume.get("status") or {}
+    if status.get("phase") == phase and status.get("message", "") == message:
+        return volume
+    wanted = {key: value for key, value in status.items() if key not in ("phase", "message")}
+    wanted["phase"] = phase
+    if message:
+        wanted["message"] = message
+    return await client.update(PERSISTENTVOLUMES, {**volume, "status": wanted}, "status")
+
+
+async def write_claim_phase(
+    client: Client, claim: Object, phase: str, volume: Object | None = None
+) -> Object:
+    """Bound claims tell what they got; the size only at first, later it is `growth`'s to say."""
+    status = claim.get("status") or {}
+    wanted = {key: value for key, value in status.items() if key not in ("accessModes", "capacity")}
+    wanted["phase"] = phase
+    if volume is not None:
+        wanted["accessModes"] = persistent.modes_of(volume)
+        wanted["capacity"] = (
+            status.get("capacity") if status.get("phase") == "Bound" else None
+        ) or {"storage": volume["spec"]["capacity"]["storage"]}
+    elif phase == "Lost":
+        wanted |= {key: status[key] for key in ("accessModes", "capacity") if key in status}
+    if wanted == status:
+        return claim
+    return await client.update(PERSISTENTVOLUMECLAIMS, {**claim, "status": wanted}, "status")

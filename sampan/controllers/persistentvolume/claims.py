@@ -1,0 +1,247 @@
+"""Claim controller: finds a claim its volume, has one made, or says what it waits for.
+
+A claim that was bound once is never given another volume: when its volume is gone, so is what was in it, and the claim is
+Lost. A claim whose class waits for the first pod is left alone until the scheduler has written the node on it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from sampan.client.resources import (
+    NODES,
+    PERSISTENTVOLUMECLAIMS,
+    PERSISTENTVOLUMES,
+    PODS,
+    STORAGECLASSES,
+)
+from sampan.controllers.base import Context, Controller, Key, Object, Requeue, Watch
+from sampan.controllers.persistentvolume import growth, localpath
+from sampan.controllers.persistentvolume.binding import bind, write_claim_phase
+from sampan.kube import objects, persistent
+from sampan.kube.errors import ApiError
+from sampan.kube.objects import is_deleting, pod_finished
+
+NOTHING_TO_BIND = "no persistent volumes available for this claim and no storage class is set"
+LOST_REFERENCE = "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!"
+LOST_VOLUME = "Bound claim has lost its PersistentVolume. Data on the volume is lost!"
+MISBOUND = "Two claims are bound to the same volume, this one is bound incorrectly"
+WAITING = "waiting for first consumer to be created before binding"
+EXTERNAL = (
+    "Waiting for a volume to be created either by the external provisioner '{}' or manually by the system "
+    "administrator. If volume creation is delayed, please verify that the provisioner is running and "
+    "correctly registered."
+)
+
+
+def interested(controller: ClaimController, volume: Object) -> Iterable[Key]:
+    """Claims for which this volume's change may be news: those that name it, the one it names, or all that still look."""
+    name, wanted = volume["metadata"]["name"], volume["spec"].get("claimRef")
+    keys = controller.keys_by("volume", name)
+    if wanted is not None:
+        return {*keys, Key(wanted.get("namespace", ""), wanted.get("name", ""))}
+    return {*keys, *controller.keys_by("waiting", persistent.class_of(volume))}
+
+
+def of_class(controller: ClaimController, storage_class: Object) -> Iterable[Key]:
+    name = storage_class["metadata"]["name"]
+    return [*controller.keys_by("waiting", name), *controller.keys_by("waiting", "")]
+
+
+class ClaimController(Controller):
+    name = "persistentvolume-controller"
+    watches = (
+        Watch(PERSISTENTVOLUMECLAIMS),
+        Watch(PERSISTENTVOLUMES, keys=interested),
+        Watch(STORAGECLASSES, keys=of_class),
+    )
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.claims = self.informer(PERSISTENTVOLUMECLAIMS)
+        self.volumes = self.informer(PERSISTENTVOLUMES)
+        self.classes = self.informer(STORAGECLASSES)
+        self.nodes = self.informer(NODES)
+        self.pods = self.informer(PODS)
+        self.events = context.recorder(self.name)
+        self.made = context.recorder(persistent.LOCAL_PATH)
+
+    def keys_by(self, index: str, value: str) -> list[Key]:
+        found = self.claims.by_index(index, value)
+        return [Key(each["metadata"]["namespace"], each["metadata"]["name"]) for each in found]
+
+    async def reconcile(self, key: Key) -> Requeue | None:
+        claim = self.claims.get(*key)
+        if claim is None:
+            return None
+        if persistent.BIND_COMPLETED in objects.annotations(claim):
+            await self.keep(claim)
+        elif claim["spec"].get("volumeName"):
+            await self.bind_to_chosen(claim)
+        elif not is_deleting(claim):
+            await self.find_volume(claim)
+        return None
+
+    # Bound before
+
+    async def keep(self, claim: Object) -> None:
+        name = claim["spec"].get("volumeName")
+        if not name:
+            return await self.lose(claim, "ClaimLost", LOST_REFERENCE)
+        volume = self.volumes.get("", name)
+        if volume is None and (volume := await self.read_volume(name)) is None:
+            return await self.lose(claim, "ClaimLost", LOST_VOLUME)
+        if volume["spec"].get("claimRef") and not persistent.is_meant_for(volume, claim):
+            return await self.lose(claim, "ClaimMisbound", MISBOUND)
+        volume, claim = await bind(self.client, volume, claim)
+        await growth.follow(self, volume, claim)
+
+    async def read_volume(self, name: str) -> Object | None:
+        """Asked of the server: the informer may not show yet what was made a moment ago."""
+        try:
+            return await self.client.get(PERSISTENTVOLUMES, name)
+        except ApiError as error:
+            if error.code == 404:
+                return None
+            raise
+
+    async def lose(self, claim: Object, reason: str, text: str) -> None:
+        if (claim.get("status") or {}).get("phase") != "Lost":
+            self.events.event(claim, "Warning", reason, text)
+            await write_claim_phase(self.client, claim, "Lost")
+
+    # The user chose
+
+    async def bind_to_chosen(self, claim: Object) -> None:
+        volume = self.volumes.get("", claim["spec"]["volumeName"])
+        if volume is None:
+            await write_claim_phase(self.client, claim, "Pending")
+        elif persistent.is_meant_for(volume, claim):
+            await bind(self.client, volume, claim)
+        elif volume["spec"].get("claimRef") is not None:
+            text = f'volume "{volume["metadata"]["name"]}" already bound to a different claim.'
+            self.events.event(claim, "Warning", "FailedBinding", text)
+            await write_claim_phase(self.client, claim, "Pending")
+        elif why := persistent.mismatch(volume, claim):
+            text = f'Cannot bind to requested volume "{volume["metadata"]["name"]}": {why}'
+            self.events.event(claim, "Warning", "VolumeMismatch", text)
+            await write_claim_phase(self.client, claim, "Pending")
+        else:
+            await bind(self.client, volume, claim)
+
+    # Nobody chose yet
+
+    async def find_volume(self, claim: Object) -> None:
+        claim = await self.give_default_class(claim)
+        name = persistent.class_of(claim)
+        storage_class = self.classes.get("", name) if name else None
+        chosen_node = objects.annotations(claim).get(persistent.SELECTED_NODE)
+        delayed = persistent.waits_for_pod(storage_class) and not chosen_node
+        metadata = claim["metadata"]
+        candidates = [
+            *self.volumes.by_index("claim", f"{metadata['namespace']}/{metadata['name']}"),
+            *self.volumes.by_index("available", name),
+        ]
+        volume = persistent.best(claim, candidates, delayed=delayed)
+        if volume is not None:
+            await bind(self.client, volume, claim)
+            return
+        if delayed:
+            self.events.event(claim, "Normal", *self.what_is_waited_for(claim))
+        elif name:
+            claim = await self.provision(claim, name, storage_class)
+        else:
+            self.events.event(claim, "Normal", "FailedBinding", NOTHING_TO_BIND)
+        if not claim["spec"].get("volumeName"):
+            await write_claim_phase(self.client, claim, "Pending")
+
+    async def give_default_class(self, claim: Object) -> Object:
+        """A claim from before there was a default class gets it now (KEP-3333)."""
+        if persistent.names_class(claim):
+            return claim
+        name = persistent.default_class(self.classes.list())
+        if not name:
+            return claim
+        changed = {**claim, "spec": {**claim["spec"], "storageClassName": name}}
+        return await self.client.update(PERSISTENTVOLUMECLAIMS, changed)
+
+    def what_is_waited_for(self, claim: Object) -> tuple[str, str]:
+        metadata = claim["metadata"]
+        for pod in self.pods.list(metadata["namespace"]):
+            if pod["spec"].get("volumes") and not pod_finished(pod):
+                if metadata["name"] in persistent.claims_of(pod):
+                    name = pod["metadata"]["name"]
+                    return "WaitForPodScheduled", f"waiting for pod {name} to be scheduled"
+        return "WaitForFirstConsumer", WAITING
+
+    async def provision(self, claim: Object, name: str, storage_class: Object | None) -> Object:
+        """Have a volume made; the claim as it is then."""
+        if storage_class is None:
+            text = f'storageclass.storage.k8s.io "{name}" not found'
+            self.events.event(claim, "Warning", "ProvisioningFailed", text)
+            return claim
+        provisioner = str(storage_class["provisioner"])
+        if any(
+            objects.annotations(claim).get(key) != provisioner for key in persistent.PROVISIONERS
+        ):
+            marks = dict.fromkeys(persistent.PROVISIONERS, provisioner)
+            claim = await self.client.update(
+                PERSISTENTVOLUMECLAIMS, persistent.annotated(claim, marks)
+            )
+        if provisioner in localpath.PROVISIONERS:
+            return await self.make_directory(claim, storage_class)
+        if provisioner.startswith("kubernetes.io/"):
+            text = f"no volume plugin matched name: {provisioner}"
+            self.events.event(claim, "Warning", "ProvisioningFailed", text)
+        else:
+            text = EXTERNAL.format(provisioner)
+            self.events.event(claim, "Normal", "ExternalProvisioning", text)
+        return claim
+
+    async def make_directory(self, claim: Object, storage_class: Object) -> Object:
+        metadata = claim["metadata"]
+        title = f"{metadata['namespace']}/{metadata['name']}"
+        text = f'External provisioner is provisioning volume for claim "{title}"'
+        self.made.event(claim, "Normal", "Provisioning", text)
+        try:
+            node = await self.node_for(claim, storage_class)
+            made = localpath.volume_for(claim, storage_class, node)
+        except localpath.CannotProvision as error:
+            class_name = storage_class["metadata"]["name"]
+            text = f'failed to provision volume with StorageClass "{class_name}": {error}'
+            self.made.event(claim, "Warning", "ProvisioningFailed", text)
+            return await self.send_back(claim, storage_class)
+        try:
+            volume = await self.client.create(PERSISTENTVOLUMES, made)
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
+            volume = await self.client.get(PERSISTENTVOLUMES, made["metadata"]["name"])
+        text = f"Successfully provisioned volume {volume['metadata']['name']}"
+        self.made.event(claim, "Normal", "ProvisioningSucceeded", text)
+        return (await bind(self.client, volume, claim))[1]
+
+    async def node_for(self, claim: Object, storage_class: Object) -> Object:
+        chosen = objects.annotations(claim).get(persistent.SELECTED_NODE)
+        if not chosen:
+            used = Counter(
+                objects.annotations(v).get(localpath.NODE, "") for v in self.volumes.list()
+            )
+            return localpath.choose_node(self.nodes.list(), storage_class, used)
+        node = self.nodes.get("", chosen)
+        if node is None:
+            raise localpath.CannotProvision(f'node "{chosen}" not found')
+        return node
+
+    async def send_back(self, claim: Object, storage_class: Object) -> Object:
+        """The node that the scheduler chose cannot have the volume: it shall choose again."""
+        if persistent.SELECTED_NODE not in objects.annotations(claim) or localpath.refusal(
+            claim, storage_class
+        ):
+            return claim
+        left = {
+            k: v for k, v in objects.annotations(claim).items() if k != persistent.SELECTED_NODE
+        }
+        metadata = {**claim["metadata"], "annotations": left}
+        return await self.client.update(PERSISTENTVOLUMECLAIMS, {**claim, "metadata": metadata})
