@@ -20,13 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sampan.client.client import Client
 from sampan.client.events import EventRecorder
 from sampan.client.informer import Informer
-from sampan.client.resources import (
-    PERSISTENTVOLUMECLAIMS,
-    PERSISTENTVOLUMES,
-    PODS,
-    RUNTIMECLASSES,
-    SERVICES,
-)
+from sampan.client.resources import PODS, RUNTIMECLASSES, SERVICES
 from sampan.cri.client import CRIClient
 from sampan.cri.errors import CRIError
 from sampan.kube.errors import ApiError
@@ -63,6 +57,8 @@ from sampan.node.static.manifests import is_mirror
 from sampan.node.status import Facts
 from sampan.node.statuswriter import StatusWriter
 from sampan.node.tokens import Tokens
+from sampan.node.volumes.claims import Claims
+from sampan.node.volumes.directories import Directories
 from sampan.node.volumes.pod import PodVolumes, prepare_volatile
 from sampan.node.worker import PodWorker
 
@@ -175,7 +171,8 @@ class NodeAgent:
             resolv_conf=_resolv_conf(config),
             services=self._known_services,
             runtime_handler=self._runtime_handler,
-            claim=self._claim,
+            claims=Claims(self.client, self.cache),
+            directories=Directories(config.storage_dir, group),
             gone=self._on_gone,
             sandbox_slots=asyncio.Semaphore(config.parallel_pods),
             devices=devices,
@@ -361,7 +358,8 @@ class NodeAgent:
         self._early.clear()
 
     def _clean_directories(self) -> None:
-        """Volumes of pods that are neither wanted nor running any more."""
+        """Volumes of pods that are neither wanted nor running any more, and those that were being removed."""
+        self.context.directories.finish()
         for directory in self.config.pods_dir.iterdir():
             if directory.name not in self.workers:
                 volumes = PodVolumes(
@@ -445,6 +443,7 @@ class NodeAgent:
             del self.workers[worker.uid]
         self.cache.put("pod", worker.pod["metadata"]["namespace"], worker.uid, None)
         self.context.policies.forget(worker.uid)
+        self.context.claims.forget(worker.pod)
         if self._static is not None:
             self._static.gone(worker)
 
@@ -481,20 +480,6 @@ class NodeAgent:
         # The handler of a RuntimeClass cannot change.
         handler = self._handlers[name] = found["handler"]
         return handler
-
-    async def _claim(self, namespace: str, name: str) -> Object:
-        if self.client is None:
-            raise VolumeError(f"claim {name}: this node has no API server")
-        try:
-            claim = await self.client.get(PERSISTENTVOLUMECLAIMS, name, namespace)
-            volume = claim["spec"].get("volumeName")
-            if (claim.get("status") or {}).get("phase") != "Bound" or not volume:
-                raise VolumeError(f'persistentvolumeclaim "{name}" is not bound')
-            return await self.client.get(PERSISTENTVOLUMES, volume)
-        except ApiError as error:
-            raise VolumeError(error.message) from error
-        except (OSError, TimeoutError) as error:
-            raise VolumeError(f"claim {name}: {error}") from error
 
 
 def _stranger(sandbox: Any, uid: str) -> Object:

@@ -71,6 +71,11 @@ class NodeConfig:
         return (self.root_dir or self.data_dir / "node") / "pod-resources"
 
     @property
+    def storage_dir(self) -> Path:
+        """Of the volumes that are directories of this node."""
+        return self.data_dir / "storage"
+
+    @property
     def pods_dir(self) -> Path:
         return self.data_dir / "node" / "pods"
 

@@ -25,6 +25,8 @@ from sampan.node.sandboxconfig import ResolvConf
 from sampan.node.status import Facts
 from sampan.node.statuswriter import StatusWriter
 from sampan.node.tokens import Tokens
+from sampan.node.volumes.claims import Claims
+from sampan.node.volumes.directories import Directories
 
 if TYPE_CHECKING:
     from sampan.node.worker import PodWorker
@@ -49,9 +51,8 @@ class Context:
     resolv_conf: ResolvConf
     services: Callable[[], Iterable[Object]]
     runtime_handler: Callable[[str], Awaitable[str]]  # RuntimeClass name → handler; SandboxError
-    claim: Callable[
-        [str, str], Awaitable[Object]
-    ]  # namespace, claim → PersistentVolume; VolumeError
+    claims: Claims
+    directories: Directories
     gone: Callable[[PodWorker], None]
     sandbox_slots: asyncio.Semaphore
     devices: Broker

@@ -3,6 +3,7 @@
 NodeError
 ├── SandboxError      the pod's sandbox cannot be made              FailedCreatePodSandBox
 ├── VolumeError       a volume cannot be made or found              FailedMount
+│   └── ClaimError    the claim behind it is not there, or not bound  FailedMount
 ├── ImageError        the image cannot be had                       ErrImagePull, ErrImageNeverPull, InvalidImageName
 ├── ContainerError    a container cannot be configured or started   CreateContainerConfigError, RunContainerError, …
 └── HookError         a lifecycle hook failed                       FailedPostStartHook, FailedPreStopHook
@@ -28,6 +29,10 @@ class SandboxError(NodeError):
 
 class VolumeError(NodeError):
     reason = "FailedMount"
+
+
+class ClaimError(VolumeError):
+    pass
 
 
 class ImageError(NodeError):

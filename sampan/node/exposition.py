@@ -13,8 +13,20 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from sampan.node.volumes.usage import VolumeUsage
+
 CONTAINER = ("container", "namespace", "pod")
 POD = ("namespace", "pod")
+CLAIM = ("namespace", "persistentvolumeclaim")
+# Name behind kubelet_volume_stats_, what it is, and the field.
+VOLUME_STATS = (
+    ("capacity_bytes", "Capacity in bytes of the volume", "capacity"),
+    ("available_bytes", "Number of available bytes in the volume", "available"),
+    ("used_bytes", "Number of used bytes in the volume", "used"),
+    ("inodes", "Maximum number of inodes in the volume", "inodes"),
+    ("inodes_free", "Number of free inodes in the volume", "inodes_free"),
+    ("inodes_used", "Number of used inodes in the volume", "inodes_used"),
+)
 
 
 class ResourceCollector(Collector):
@@ -56,9 +68,11 @@ def add_bytes(family: GaugeMetricFamily, labels: tuple[str, ...], memory: Any) -
 
 
 class NodeCollector(Collector):
-    def __init__(self, pods: int, containers: int) -> None:
+    def __init__(self, pods: int, containers: int, volumes: Iterable[VolumeUsage]) -> None:
         self.pods = pods
         self.containers = containers
+        # Two pods may share a claim; it is told once.
+        self.volumes = {(each.of.namespace, each.of.claim): each.figures for each in volumes}
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("kubelet_running_pods", "Pods of this node.", value=self.pods)
@@ -67,6 +81,11 @@ class NodeCollector(Collector):
         )
         containers.add_metric(("running",), self.containers)
         yield containers
+        for name, said, field in VOLUME_STATS:
+            family = GaugeMetricFamily(f"kubelet_volume_stats_{name}", said, labels=CLAIM)
+            for claim, figures in self.volumes.items():
+                family.add_metric(claim, getattr(figures, field))
+            yield family
 
 
 def resource_metrics(stats: Iterable[Any], accept: str = "") -> tuple[bytes, str]:
@@ -76,10 +95,12 @@ def resource_metrics(stats: Iterable[Any], accept: str = "") -> tuple[bytes, str
     return _written(registry, accept)
 
 
-def own_metrics(pods: int, containers: int, accept: str = "") -> tuple[bytes, str]:
+def own_metrics(
+    pods: int, containers: int, volumes: Iterable[VolumeUsage] = (), accept: str = ""
+) -> tuple[bytes, str]:
     """The same for the node agent itself."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(NodeCollector(pods, containers))
+    registry.register(NodeCollector(pods, containers, volumes))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     return _written(registry, accept)

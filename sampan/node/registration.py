@@ -21,6 +21,7 @@ from sampan.cri.client import CRIClient
 from sampan.cri.errors import CRIError
 from sampan.kube import objects
 from sampan.kube.errors import ApiError
+from sampan.kube.persistent import LOCAL_PATH
 from sampan.node.config import NodeConfig
 from sampan.node.machine import Machine
 from sampan.node.podspec import Object
@@ -132,7 +133,10 @@ def build(
         "metadata": {
             "name": config.name,
             "labels": labels,
-            "annotations": {"sampan.dev/version": __version__},
+            "annotations": {
+                "sampan.dev/version": __version__,
+                LOCAL_PATH: str(config.storage_dir),
+            },
         },
         "spec": spec,
         "status": status,
@@ -357,7 +361,8 @@ class Registrar:
                 raise
             self._node = await self._client.get(NODES, self._config.name)
             wanted = self._wanted(runtime, images, self._node)
-            patch = {"metadata": {"labels": wanted["metadata"]["labels"]}}
+            ours = ("labels", "annotations")
+            patch: Object = {"metadata": {key: wanted["metadata"][key] for key in ours}}
             if self._config.pod_cidr and not self._node["spec"].get("podCIDR"):
                 patch["spec"] = wanted["spec"]
             self._node = await self._client.patch(NODES, self._config.name, patch)

@@ -20,6 +20,7 @@ from sampan.node import logs, machine, podspec, stats, tunnel
 from sampan.node.config import NodeConfig
 from sampan.node.http import HTTPServer, Request, Response
 from sampan.node.observed import RUNNING, ContainerState
+from sampan.node.volumes import usage
 
 if TYPE_CHECKING:
     from sampan.node.context import Context
@@ -75,12 +76,15 @@ class Endpoint:
             return await self._stream(first, rest[0], rest[1], rest[-1], request)
         if first == "portForward" and len(rest) in (2, 3):
             return await self._port_forward(rest[0], rest[1], request)
+        if first == "localVolumes" and len(rest) == 1 and request.method == "DELETE":
+            return self._remove_directory(rest[0])
         if first == "pods":
             pods = [worker.pod for worker in self._workers.values()]
             return _json({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": pods})
         if first == "stats" and rest == ["summary"]:
             measured = await self._stats()
-            return _json(stats.summary(self._config.name, machine.usage(), measured))
+            full = await self._volumes()
+            return _json(stats.summary(self._config.name, machine.usage(), measured, full))
         if first == "metrics" and rest == ["resource"]:
             exposition = await asyncio.to_thread(import_module, "sampan.node.exposition")
             measured = await self._stats()
@@ -93,12 +97,32 @@ class Endpoint:
                 if c.state == RUNNING
             ]
             exposition = await asyncio.to_thread(import_module, "sampan.node.exposition")
-            counts = len(self._workers), len(running)
-            return Response(200, *exposition.own_metrics(*counts, request.header("accept")))
+            counts, full = (len(self._workers), len(running)), await self._volumes()
+            accept = request.header("accept")
+            return Response(200, *exposition.own_metrics(*counts, full, accept))
         return Response(404, b"404 page not found\n")
 
     async def _stats(self) -> list[Any]:
         return list((await self._context.cri.list_pod_sandbox_stats()).stats)
+
+    async def _volumes(self) -> list[usage.VolumeUsage]:
+        """How full the volumes of claims are. A file system may hang, which is not to hold up the node."""
+        found = [
+            usage.ClaimedVolume(worker.uid, volume, worker.pod["metadata"]["namespace"], *claimed)
+            for worker in self._workers.values()
+            for volume, claimed in worker.volumes.claimed.items()
+        ]
+        return await asyncio.to_thread(usage.measure, found) if found else []
+
+    def _remove_directory(self, name: str) -> Response:
+        """A volume of this node was given back."""
+        try:
+            self._context.directories.remove(name)
+        except ValueError as error:
+            return Response(400, f"{error}\n".encode())
+        except OSError as error:
+            return Response(500, f"{error}\n".encode())
+        return Response(200, b"removed\n")
 
     def _worker(self, namespace: str, name: str) -> PodWorker | None:
         """The pod of that name; of two, the one that is not ending."""

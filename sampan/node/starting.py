@@ -148,7 +148,7 @@ class Starting:
                 NamespaceLookup(context.references, self.worker.pod["metadata"]["namespace"]),
                 context.node_facts,
                 context.tokens.token,
-                context.claim,
+                context.claims.volume_of,
             )
         except BaseException:
             self.stale = True
@@ -266,6 +266,7 @@ class Starting:
             target,
             self._users(),
         )
+        config.devices.extend(self.worker.volumes.devices(container))
         await context.devices.give(self.worker.pod, container, config)
         (context.config.pod_log_dir(self.worker.pod) / name).mkdir(parents=True, exist_ok=True)
         cri = context.cri

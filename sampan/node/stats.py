@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sampan.node.machine import Usage
 from sampan.node.podspec import Object
 from sampan.node.status import timestamp
+from sampan.node.volumes.usage import VolumeUsage
 
 
-def summary(node: str, usage: Usage, stats: Iterable[Any]) -> Object:
+def summary(
+    node: str, usage: Usage, stats: Iterable[Any], volumes: Iterable[VolumeUsage] = ()
+) -> Object:
     """kubelet's Summary API (stats/v1alpha1)."""
     time = timestamp(usage.time)
+    by_pod: dict[str, list[Object]] = {}
+    for each in volumes:
+        by_pod.setdefault(each.of.pod, []).append(_volume(each, time))
     return {
         "node": {
             "nodeName": node,
@@ -23,17 +29,34 @@ def summary(node: str, usage: Usage, stats: Iterable[Any]) -> Object:
                 "workingSetBytes": usage.working_set,
             },
         },
-        "pods": [_pod(item) for item in stats],
+        "pods": [_pod(item, by_pod) for item in stats],
     }
 
 
-def _pod(stats: Any) -> Object:
+def _volume(usage: VolumeUsage, time: str) -> Object:
+    figures = usage.figures
+    return {
+        "time": time,
+        "name": usage.of.volume,
+        "pvcRef": {"name": usage.of.claim, "namespace": usage.of.namespace},
+        "capacityBytes": figures.capacity,
+        "availableBytes": figures.available,
+        "usedBytes": figures.used,
+        "inodes": figures.inodes,
+        "inodesFree": figures.inodes_free,
+        "inodesUsed": figures.inodes_used,
+    }
+
+
+def _pod(stats: Any, volumes: Mapping[str, list[Object]]) -> Object:
     meta = stats.attributes.metadata
     linux = stats.linux
     told: Object = {
         "podRef": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
         "containers": [_container(item) for item in linux.containers],
     }
+    if meta.uid in volumes:
+        told["volume"] = volumes[meta.uid]
     if linux.HasField("cpu"):
         told["cpu"] = _cpu(linux.cpu)
     if linux.HasField("memory"):

@@ -73,6 +73,7 @@ class PodWorker:
             context.config.pods_dir / self.uid,
             context.volatile / self.uid,
             root=context.config.root,
+            storage=context.config.storage_dir,
         )
         self.prober = Prober(context.cri, context.group, self.wake)
         self.starting = Starting(self, context)

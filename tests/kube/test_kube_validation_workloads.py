@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from kube_tables import (
+    ABSENT,
     DUPLICATE,
     FORBIDDEN,
     GONE,
@@ -87,6 +88,7 @@ DAEMON_SETS: list[Row] = [
 ]  # fmt: skip
 CLAIM = {"metadata": {"name": "d"},
          "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}  # fmt: skip
+MOUNTS = "spec.template.spec.containers[0].volumeMounts"
 STATEFUL_SETS: list[Row] = [
     *TEMPLATED,
     ({"spec.replicas": -1}, [("spec.replicas", INVALID)]),
@@ -96,6 +98,9 @@ STATEFUL_SETS: list[Row] = [
      [(f"{U}.rollingUpdate.partition", INVALID)]),
     ({U: {"type": "OnDelete", "rollingUpdate": {"partition": 1}}}, [(f"{U}.rollingUpdate", INVALID)]),
     ({"spec.volumeClaimTemplates": [CLAIM]}, []),
+    ({"spec.volumeClaimTemplates": [CLAIM], MOUNTS: [{"name": "d", "mountPath": "/d"}]}, []),
+    ({"spec.volumeClaimTemplates": [CLAIM], MOUNTS: [{"name": "e", "mountPath": "/d"}]},
+     [(f"{MOUNTS}[0].name", ABSENT)]),
     ({"spec.persistentVolumeClaimRetentionPolicy": {"whenDeleted": "x", "whenScaled": "Retain"}},
      [("spec.persistentVolumeClaimRetentionPolicy.whenDeleted", UNSUPPORTED)]),
     ({"spec.ordinals": {"start": -1}}, [("spec.ordinals.start", INVALID)]),

@@ -13,7 +13,7 @@ from node_pods import container, make_pod
 
 from sampan.node import linux
 from sampan.node.environment import NodeFacts
-from sampan.node.errors import ContainerError, VolumeError
+from sampan.node.errors import ClaimError, ContainerError, VolumeError
 from sampan.node.volumes import atomic, places, subpath
 from sampan.node.volumes.atomic import File
 from sampan.node.volumes.pod import PodVolumes, prepare_volatile, release
@@ -40,8 +40,11 @@ async def token(pod: dict[str, Any], request: dict[str, Any]) -> str:
     return f"token-for-{request.get('audience', 'api')}"
 
 
-async def claim(namespace: str, name: str) -> dict[str, Any]:
-    raise VolumeError(f'persistentvolumeclaim "{name}" not found')
+async def claim(pod: dict[str, Any], volume: dict[str, Any]) -> dict[str, Any]:
+    name = volume["persistentVolumeClaim"]["claimName"]
+    raise ClaimError(
+        f'error processing PVC default/{name}: persistentvolumeclaim "{name}" not found'
+    )
 
 
 @pytest.fixture
@@ -101,7 +104,6 @@ async def test_items_modes_binary_and_optional(volumes: PodVolumes) -> None:
         ),
         ({"nfs": {"server": "x", "path": "/"}}, "no volume plugin matched"),
         ({"hostPath": {"path": "/etc/hostname", "type": "Directory"}}, "is not a directory"),
-        ({"persistentVolumeClaim": {"claimName": "c"}}, 'persistentvolumeclaim "c" not found'),
     ],
 )
 async def test_what_cannot_be_mounted(
@@ -111,6 +113,16 @@ async def test_what_cannot_be_mounted(
         await prepare(volumes, Objects(), {"name": "v", **volume})
     assert str(caught.value).startswith('MountVolume.SetUp failed for volume "v" : ')
     assert message in str(caught.value)
+
+
+async def test_a_claim_that_is_missing(volumes: PodVolumes) -> None:
+    given = {"name": "v", "persistentVolumeClaim": {"claimName": "c"}}
+    with pytest.raises(VolumeError) as caught:
+        await prepare(volumes, Objects(), given)
+    assert str(caught.value) == (
+        "Unable to attach or mount volumes: unmounted volumes=[v], unattached volumes=[], failed to "
+        'process volumes=[v]: error processing PVC default/c: persistentvolumeclaim "c" not found'
+    )
 
 
 async def test_projected_token_and_downward(volumes: PodVolumes) -> None:

@@ -167,7 +167,24 @@ def _stateful_set(stateful_set: Object, causes: Causes) -> None:
     if service := spec.get("serviceName"):
         rules.name(causes, "spec.serviceName", service, names.dns1123_subdomain)
     _selector(spec, causes, "statefulset")
-    _template(spec, causes)
+    _template(_with_claims(spec), causes)
+
+
+def _with_claims(spec: Object) -> Object:
+    """The spec with the volumes in its template that each pod gets for its claims, so that they can be mounted."""
+    template = spec.get("template") or {}
+    pod_spec = template.get("spec") or {}
+    volumes = pod_spec.get("volumes") or []
+    taken = {volume.get("name") for volume in volumes}
+    claimed = [
+        {"name": name, "persistentVolumeClaim": {"claimName": name}}
+        for each in spec.get("volumeClaimTemplates") or ()
+        if (name := (each.get("metadata") or {}).get("name")) and name not in taken
+    ]
+    if not claimed:
+        return spec
+    filled = {**pod_spec, "volumes": [*volumes, *claimed]}
+    return {**spec, "template": {**template, "spec": filled}}
 
 
 def _stateful_set_update(new: Object, old: Object, causes: Causes) -> None:

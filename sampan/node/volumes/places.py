@@ -1,9 +1,12 @@
-"""Volumes that are a place: emptyDir (a directory, or memory), hostPath (somebody else's path), and claims on either."""
+"""Volumes that are a place: emptyDir (a directory, or memory), hostPath (somebody else's path), and PersistentVolumes that
+are a directory or a device of this node.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,28 @@ from sampan.kube.quantity import parse
 from sampan.node import linux
 from sampan.node.errors import VolumeError
 from sampan.node.podspec import Object
+from sampan.node.volumes import directories
+
+# Sources of PersistentVolumes.
+_KINDS = frozenset(
+    (
+        "awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "csi", "fc", "flexVolume", "flocker",
+        "gcePersistentDisk", "glusterfs", "iscsi", "nfs", "photonPersistentDisk", "portworxVolume", "quobyte", "rbd",
+        "scaleIO", "storageos", "vsphereVolume",
+    )
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Bytes and inodes."""
+
+    capacity: int
+    available: int
+    used: int
+    inodes: int
+    inodes_free: int
+    inodes_used: int
 
 
 def empty_dir(path: Path, source: Object, root: bool, group: int | None) -> Path:
@@ -58,21 +83,51 @@ def host_path(source: Object) -> Path:
     return path
 
 
-def persistent(volume: Object) -> Path:
-    """Where a PersistentVolume's data is on this node."""
+def persistent(volume: Object, own: Path) -> Path:
+    """Where a PersistentVolume's data is on this node. `own`: where it keeps directories for volumes itself."""
     spec = volume["spec"]
+    block = spec.get("volumeMode") == "Block"
     if source := spec.get("hostPath"):
-        return host_path(source)
-    if source := spec.get("local"):
+        path = host_path({**source, "type": "BlockDevice"} if block else source)
+    elif source := spec.get("local"):
         path = Path(source["path"])
+        if path.parent == own and not block:
+            directories.make(path)
         if not path.exists():
-            raise VolumeError(f"local volume path {path} does not exist")
-        return path
-    kinds = sorted(k for k in spec if isinstance(spec[k], dict))
-    raise VolumeError(
-        f"PersistentVolume {volume['metadata']['name']!r}: no volume plugin matched ({', '.join(kinds)}); "
-        "hostPath and local are known"
+            raise VolumeError(f'path "{path}" does not exist')
+    else:
+        kind = next((key for key in spec if isinstance(spec[key], dict) and key in _KINDS), "this")
+        if kind == "csi":
+            driver = spec["csi"].get("driver")
+            raise VolumeError(
+                f"kubernetes.io/csi: driver name {driver} not found in the list of registered CSI drivers"
+            )
+        raise VolumeError(
+            f"no volume plugin matched: this node mounts hostPath and local volumes, not {kind}"
+        )
+    if block and not stat.S_ISBLK(path.stat().st_mode):
+        raise VolumeError(f'path "{path}" is not a block device')
+    return path
+
+
+def statistics(path: Path) -> Statistics:
+    """Of the file system that the volume is on, as kubelet measures local volumes."""
+    found = os.statvfs(path)
+    return Statistics(
+        capacity=found.f_blocks * found.f_frsize,
+        available=found.f_bavail * found.f_frsize,
+        used=(found.f_blocks - found.f_bfree) * found.f_frsize,
+        inodes=found.f_files,
+        inodes_free=found.f_ffree,
+        inodes_used=found.f_files - found.f_ffree,
     )
+
+
+def belongs_to(path: Path, group: int) -> bool:
+    """Whether the volume's root is the group's already: then OnRootMismatch leaves everything as it is (KEP-695)."""
+    found = path.stat()
+    mode = stat.S_IMODE(found.st_mode)
+    return found.st_gid == group and mode & 0o2070 == 0o2070
 
 
 def give_to_group(path: Path, group: int) -> None:

@@ -11,29 +11,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
+from sampan.cri import api_pb2 as api
+from sampan.kube import persistent
 from sampan.node import environment, linux
 from sampan.node.containerconfig import PROPAGATION, MountPoint
 from sampan.node.environment import Lookup, NodeFacts
-from sampan.node.errors import ContainerError, VolumeError
+from sampan.node.errors import ClaimError, ContainerError, VolumeError
 from sampan.node.podspec import Object
 from sampan.node.volumes import atomic, payload, places, subpath
 
-Claim = Callable[[str, str], Awaitable[Object]]  # (namespace, claim name) → PersistentVolume
+Claim = Callable[[Object, Object], Awaitable[Object]]  # (pod, its volume) → PersistentVolume
 MESSAGE_LIMIT = 4096
 # Only the node writes to these, so a resolved path inside them stays what it is.
 _OURS = payload.KINDS
 
 
 class PodVolumes:
-    def __init__(self, directory: Path, volatile: Path, *, root: bool) -> None:
+    def __init__(
+        self, directory: Path, volatile: Path, *, root: bool, storage: Path | None = None
+    ) -> None:
+        """`storage`: where the node keeps directories for PersistentVolumes."""
         self.directory = directory
         self.volatile = volatile
         self.root = root
+        self.storage = storage or directory / "storage"
+        self.claimed: dict[str, tuple[str, Path]] = {}  # by volume: the claim, and where it is
+        self._readonly: set[str] = set()  # volumes that nobody may write to
         self.paths: dict[str, Path] = {}
         self._writable: set[str] = set()
         self._hosts = ""  # what was written
@@ -48,10 +57,17 @@ class PodVolumes:
     ) -> None:
         """Every volume of the pod is there and up to date on return. Raises VolumeError naming the volume."""
         for volume in pod["spec"].get("volumes") or ():
+            name = volume["name"]
             try:
                 await self._prepare_one(pod, volume, lookup, facts, token, claim)
+            except ClaimError as error:
+                text = (
+                    f"Unable to attach or mount volumes: unmounted volumes=[{name}], "
+                    f"unattached volumes=[], failed to process volumes=[{name}]: {error}"
+                )
+                raise VolumeError(text) from error
             except (VolumeError, OSError, ValueError) as error:
-                text = f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}'
+                text = f'MountVolume.SetUp failed for volume "{name}" : {error}'
                 raise VolumeError(text) from error
 
     async def _prepare_one(
@@ -85,14 +101,28 @@ class PodVolumes:
                 places.empty_dir(path, volume.get("emptyDir") or {}, self.root, group)
         elif plugin == "hostPath":
             path = places.host_path(volume["hostPath"])
-        elif plugin == "persistentVolumeClaim":
-            name_of_claim = volume["persistentVolumeClaim"]["claimName"]
-            path = places.persistent(await claim(pod["metadata"]["namespace"], name_of_claim))
-            if fresh and group is not None:
-                places.give_to_group(path, group)
+        elif plugin in ("persistentVolumeClaim", "ephemeral"):
+            if not fresh:
+                return
+            path = await self._claimed(pod, volume, claim, group)
         else:
             raise VolumeError(f"no volume plugin matched: {plugin} is not supported by this node")
         self.paths[name] = path
+
+    async def _claimed(self, pod: Object, volume: Object, claim: Claim, group: int | None) -> Path:
+        """Where the volume behind a claim is."""
+        found, name = await claim(pod, volume), volume["name"]
+        path = places.persistent(found, self.storage)
+        self.claimed[name] = persistent.claim_of(pod, volume), path
+        if (volume.get("persistentVolumeClaim") or {}).get("readOnly"):
+            self._readonly.add(name)
+        elif group is not None and "local" in found["spec"] and path.is_dir():
+            # A hostPath is somebody else's directory, and stays as it is (as kubelet has it).
+            shared = pod["spec"].get("securityContext") or {}
+            lazy = shared.get("fsGroupChangePolicy") == "OnRootMismatch"
+            if not (lazy and places.belongs_to(path, group)):
+                await asyncio.to_thread(places.give_to_group, path, group)
+        return path
 
     def _group(self, pod: Object) -> int | None:
         """fsGroup, where this node can give files away."""
@@ -135,11 +165,27 @@ class PodVolumes:
                 MountPoint(
                     origin,
                     mount["mountPath"],
-                    bool(mount.get("readOnly")),
+                    bool(mount.get("readOnly")) or mount["name"] in self._readonly,
                     PROPAGATION[mount.get("mountPropagation") or "None"],
                 )
             )
         return result
+
+    def devices(self, container: Object) -> list[api.Device]:
+        """Block volumes of the container (KEP-351). Raises ContainerError."""
+        found = []
+        for device in container.get("volumeDevices") or ():
+            path = self.paths.get(device["name"])
+            if path is None:
+                text = f"volume {device['name']!r} of container {container['name']!r} is not mapped"
+                raise ContainerError(text, environment.CONFIG_ERROR)
+            allowed = "r" if device["name"] in self._readonly else "rwm"
+            found.append(
+                api.Device(
+                    container_path=device["devicePath"], host_path=str(path), permissions=allowed
+                )
+            )
+        return found
 
     def hosts(self, text: str) -> MountPoint:
         path = str(self.directory / "etc-hosts")
@@ -190,6 +236,7 @@ class PodVolumes:
             self._unmount(self.volatile)
         shutil.rmtree(self.volatile, ignore_errors=True)
         self.paths.clear()
+        self.claimed.clear()
 
     @staticmethod
     def _unmount(directory: Path) -> None:
