@@ -29,6 +29,8 @@ class Worker:
         self.pod = make_pod()
         self.observed = Observed()
         self.observed.merge_container(running())
+        self.uid = self.pod["metadata"]["uid"]
+        self.volumes = SimpleNamespace(claimed={})
 
     def news(self) -> asyncio.Event:
         return asyncio.Event()
