@@ -232,10 +232,26 @@ __attribute__((noreturn)) static void execute(char **arguments, char **environme
     give_up(EXECUTE, error);
 }
 
-static void enter_container(const struct child *child) {
-    TEXT(path, 96);
-    place_name(&path, "/sys/fs/cgroup/c", child->place, "/cgroup.procs");
+/* Where the container's first process is: an init moves itself, and its own group takes no processes any more then
+ * (cgroups(7), "no internal processes"). */
+static void join_first(int first) {
+    char content[256];
+    TEXT(path, 352);
+    place_name(&path, "/proc/", (u32)first, "/cgroup");
+    must(CGROUP, read_file(path.at, content, sizeof content));
+    size end = 0;
+    while (content[end] && content[end] != '\n') end++;
+    content[end] = 0;
+    if (end < 4 || memcmp(content, "0::/", 4)) give_up(CGROUP, -ENOENT);
+    path.used = 0;
+    add(&path, "/sys/fs/cgroup");
+    add(&path, content + 3);
+    add(&path, "/cgroup.procs");
     must(CGROUP, write_file(path.at, "0", 1));
+}
+
+static void enter_container(const struct child *child) {
+    join_first(child->first);
     must(ENTER, SYS(setns, child->mounts, CLONE_NEWNS));
     if (child->groups >= 0) SYS(setns, child->groups, CLONE_NEWCGROUP);
     must(ENTER, SYS(chdir, "/"));

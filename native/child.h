@@ -21,7 +21,8 @@ struct child {
     const u8 *message;
     size count;
     int container;      /* it is a container's first: it makes a stage, and reads its START from `go` */
-    u32 place;
+    u32 place;          /* a first process: where its container is */
+    int first;          /* a further one: the process that it joins */
     int mounts, groups; /* else: the container's namespaces */
     int fds[3], go, status;
 };

@@ -161,7 +161,7 @@ struct failure container_start(struct task *task, const u8 *message, size count)
 struct failure process_start(struct task *task, const u8 *message, size count) {
     struct task *container = task_find((u32)get_number(message, count, K_TARGET, 0));
     if (!container || container->kind != CONTAINER || !container->pid) return fail(ESRCH, "the container is not running");
-    struct child child = {.message = message, .count = count, .place = container->place};
+    struct child child = {.message = message, .count = count, .first = container->pid};
     child.mounts = open_namespace(container->pid, "mnt");
     child.groups = open_namespace(container->pid, "cgroup");
     struct plumbing pipes;

@@ -201,7 +201,7 @@ static void guard(const char *base) {
 }
 
 void root_prepare(const struct child *child) {
-    int privileged = (int)number(K_PRIVILEGED, 0);
+    int privileged = (int)number(K_PRIVILEGED, 0), init = (int)number(K_INIT, 0);
     u64 locked = MS_NOSUID | MS_NOEXEC | MS_NODEV;
     join_cgroup(child->place);
     /* What the agent mounts from now on, an image or a volume, is seen here too. */
@@ -219,7 +219,7 @@ void root_prepare(const struct child *child) {
     path_in(&path, base.at, "/sys");
     must(SPECIAL, SYS(mount, "sysfs", path.at, "sysfs", locked | (privileged ? 0 : MS_RDONLY), 0));
     path_in(&path, base.at, "/sys/fs/cgroup");
-    must(SPECIAL, SYS(mount, "cgroup", path.at, "cgroup2", locked | (privileged ? 0 : MS_RDONLY), 0));
+    must(SPECIAL, SYS(mount, "cgroup", path.at, "cgroup2", locked | (privileged || init ? 0 : MS_RDONLY), 0));
     make_dev(base.at, privileged);
     guard(base.at);
     for (size at = 0; at < COUNT(specials); at++) {
@@ -243,6 +243,15 @@ static void mount_overlay(u32 place) {
     must(PIVOT, SYS(chdir, root.at));
 }
 
+/* What an init finds in a machine and a container has not: https://systemd.io/CONTAINER_INTERFACE. */
+static void mount_for_init(void) {
+    static const char *const places[][2] = {{"/run", "mode=755"}, {"/run/lock", "mode=1777"}, {"/tmp", "mode=1777"}};
+    for (size at = 0; at < COUNT(places); at++) {
+        must(SPECIAL, make_directories(places[at][0], 0755));
+        must(SPECIAL, SYS(mount, "tmpfs", places[at][0], "tmpfs", MS_NOSUID | MS_NODEV, places[at][1]));
+    }
+}
+
 void root_enter(const struct child *child) {
     must(ENTER, SYS(mount, 0, "/", 0, MS_REC | MS_PRIVATE, 0));
     mount_overlay(child->place);
@@ -255,6 +264,7 @@ void root_enter(const struct child *child) {
         must(SPECIAL, attach_tree(special_trees[at], specials[at]));
         close_fd(special_trees[at]);
     }
+    if (number(K_INIT, 0)) mount_for_init();
     mount_volumes();
     guard(NULL);
 }

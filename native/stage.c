@@ -29,6 +29,31 @@ void place_kill(u32 place) {
     write_file(path.at, "1", 1);
 }
 
+struct entry64 {
+    u64 inode, offset;
+    u16 size;
+    u8 type;
+    char name[];
+};
+
+/* A group, and those that an init has made in it. */
+static void remove_group(int parent, const char *name, int depth) {
+    enum { DIRECTORY_TYPE = 4, DEEPEST = 16 };
+    if (SYS(unlinkat, parent, name, AT_REMOVEDIR) != -EBUSY || depth > DEEPEST) return;
+    int fd = (int)SYS(openat, parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return;
+    char entries[2048];
+    long count;
+    while ((count = SYS(getdents64, fd, entries, sizeof entries)) > 0) {
+        for (long at = 0; at < count; at += ((struct entry64 *)(entries + at))->size) {
+            const struct entry64 *each = (const struct entry64 *)(entries + at);
+            if (each->type == DIRECTORY_TYPE && each->name[0] != '.') remove_group(fd, each->name, depth + 1);
+        }
+    }
+    close_fd(fd);
+    SYS(unlinkat, parent, name, AT_REMOVEDIR);
+}
+
 void place_clear(u32 place) {
     TEXT(base, 64);
     place_name(&base, "/run/c/", place, "");
@@ -36,7 +61,7 @@ void place_clear(u32 place) {
     SYS(unlinkat, AT_FDCWD, base.at, AT_REMOVEDIR);
     TEXT(cgroup, 64);
     place_name(&cgroup, "/sys/fs/cgroup/c", place, "");
-    SYS(unlinkat, AT_FDCWD, cgroup.at, AT_REMOVEDIR);
+    remove_group(AT_FDCWD, cgroup.at, 0);
 }
 
 static struct failure make_place(u32 place) {
@@ -150,7 +175,7 @@ static size shape_of(const u8 *message, size count, u8 *into) {
     size offset = 0, used = 0;
     struct field field;
     while (next_field(message, count, &offset, &field) > 0) {
-        if (field.key != K_PRIVILEGED && field.key != K_MASKED && field.key != K_READONLY_PATH) continue;
+        if (field.key != K_PRIVILEGED && field.key != K_INIT && field.key != K_MASKED && field.key != K_READONLY_PATH) continue;
         if (field.key == K_PRIVILEGED && !field_number(&field)) continue;
         if (used + sizeof field.key + sizeof field.size + field.size > SHAPE_MAX) return SHAPE_MAX + 1;
         memcpy(into + used, &field.key, sizeof field.key), used += sizeof field.key;

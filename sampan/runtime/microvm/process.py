@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sampan.cri.streams import Streams
 from sampan.runtime import files
+from sampan.runtime.microvm import inits
 from sampan.runtime.microvm.errors import ChannelLost
 from sampan.runtime.microvm.log import Log
 from sampan.runtime.microvm.protocol import STDERR, STDOUT, Key, Type
@@ -40,11 +41,13 @@ class MicroProcess:
         pid: int,
         started_at: int,
         finish: Callable[[MicroProcess], Awaitable[None]],
+        init: str = "",
     ) -> None:
         self.spec = spec
         self.number = channel_number
         self.pid = pid
         self.started_at = started_at
+        self._init = init
         self.stdin = Session(channel_number)  # what is sent to the container's standard input
         self._finish = finish
         self._channel: Channel | None = None
@@ -135,7 +138,7 @@ class MicroProcess:
         return self._exit
 
     async def signal(self, number: int) -> None:
-        self._send((Key.NUMBER, number))
+        self._send((Key.NUMBER, inits.stop_signal(self._init, number)))
 
     async def kill(self) -> None:
         self._send((Key.ALL, 1))

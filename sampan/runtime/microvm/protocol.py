@@ -97,6 +97,7 @@ class Key(IntEnum):
     OUT_SEEN = 60
     ERR_SEEN = 61
     IN_TAKEN = 62
+    INIT = 63
     NUMBER = 80
     ROWS = 81
     COLUMNS = 82

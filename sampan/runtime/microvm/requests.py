@@ -44,8 +44,9 @@ def start(
     slot: int,
     mounts: Sequence[tuple[Volume, str]],
     target: int,
+    init: str = "",
 ) -> list[Field]:
-    """START. `mounts`: with their places in the container; `target`: channel whose processes are to be seen."""
+    """START. `mounts`: with their places in the container; `target`: channel whose processes are to be seen; `init`: by inits.py."""
     security = container.security
     privileged = security.privileged
     masked = (
@@ -69,6 +70,9 @@ def start(
         *((Key.CGROUP, f"{name}={value}") for name, value in limits(container.resources)),
         *hidden(masked, readonly),
     ]
+    if init:
+        message.append((Key.INIT, 1))
+        message.append((Key.ENV, "container=oci"))
     own = {os.path.normpath(place) for _, place in mounts}
     for place, source in POD_FILES.items():
         if place not in own:

@@ -26,6 +26,7 @@ from sampan.runtime.microvm import (
     confine,
     figures,
     identity,
+    inits,
     protocol,
     rehearsal,
     requests,
@@ -114,7 +115,12 @@ class MicroSandbox:
             if (container := containers.get(identifier)) is None:
                 continue
             process = MicroProcess(
-                container, number, machine.pid, facts.started[identifier], self._finish
+                container,
+                number,
+                machine.pid,
+                facts.started[identifier],
+                self._finish,
+                facts.inits.get(identifier, ""),
             )
             self._processes[identifier] = process
             seen += [
@@ -283,28 +289,33 @@ class MicroSandbox:
                 assert self._volumes is not None
                 placed = await self._volumes.provide(container)
                 self._save()
-            return await self._launch(container, who, slot, placed)
+            init = inits.init_of(container.args, image.layers)
+            return await self._launch(container, who, slot, placed, init)
         except GuestError as error:
             raise CannotStart(explain(error, container.args)) from error
         except (MicroVMError, OSError) as error:
             raise CannotStart(str(error)) from error
 
     async def _launch(
-        self, container: ContainerSpec, who: Identity, slot: int, placed: list[Placed]
+        self, container: ContainerSpec, who: Identity, slot: int, placed: list[Placed], init: str
     ) -> MicroProcess:
         link = self.channel
         assert self._machine is not None
         target = self._target(container)
         number = link.number()
-        process = MicroProcess(container, number, self._machine.pid, time.time_ns(), self._finish)
+        process = MicroProcess(
+            container, number, self._machine.pid, time.time_ns(), self._finish, init
+        )
         process.connect(link)
         # Written first: a container that a killed runtime was starting is found by the next one.
         self._facts.channels[container.id] = number
         self._facts.started[container.id] = process.started_at
+        if init:
+            self._facts.inits[container.id] = init
         self._facts.users[container.id] = [who.uid, who.gid, list(who.groups), who.home]
         self._save()
         try:
-            message = requests.start(self.spec, container, who, slot, placed, target)
+            message = requests.start(self.spec, container, who, slot, placed, target, init)
             await link.call(Type.START, message, channel=number, limit=START_LIMIT)
         except BaseException:
             link.listeners.pop(number, None)
