@@ -151,6 +151,13 @@ def up(
             show_default=False,
         ),
     ] = None,
+    kube_controller_manager_arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A flag of the controllers as NAME=VALUE: horizontal-pod-autoscaler-sync-period=5s. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     cni_conf_dir: Annotated[
         Path | None,
         typer.Option(
@@ -189,6 +196,9 @@ def up(
         "registry_port": registry_port,
         "registry_address": registry_address,
         "kubelet_args": tuple(kubelet_arg) if kubelet_arg else None,
+        "controller_args": (
+            tuple(kube_controller_manager_arg) if kube_controller_manager_arg else None
+        ),
         "cni_conf_dir": cni_conf_dir.absolute() if cni_conf_dir else None,
         "apiserver_flags": flags or None,
         **datastore(datastore_endpoint, datastore_cafile, datastore_certfile, datastore_keyfile),

@@ -93,6 +93,7 @@ class Config:
     max_pods: int = 250
     tls_san: tuple[str, ...] = ()  # further names and addresses in the API server's certificate
     kubelet_args: tuple[str, ...] = ()  # name=value (node/flags.py)
+    controller_args: tuple[str, ...] = ()  # name=value (controllers/flags.py)
     cni_conf_dir: Path = Path("/etc/cni/net.d")  # plugins configured here attach the pods
     insecure_registries: tuple[str, ...] = ()  # host[:port] that may be spoken to over plain HTTP
     cri_listen: str = ""  # unix:///path of the runtime's socket; "": in the run directory
@@ -226,14 +227,8 @@ class Config:
                 raise ConfigError(f"--private-registry {error}") from None
         if wrong := dns1123_subdomain(self.node_name):
             raise ConfigError(f"--node-name {self.node_name}: {wrong[0]}")
-        if self.kubelet_args:
-            from sampan.node.flags import BadFlag as BadNodeFlag
-            from sampan.node.flags import read
-
-            try:
-                read(self.kubelet_args)
-            except BadNodeFlag as error:
-                raise ConfigError(f"--kubelet-arg {error}") from None
+        if self.kubelet_args or self.controller_args:
+            self._check_flags()
         if self.max_pods < 1:
             raise ConfigError(f"--max-pods {self.max_pods}: must be at least 1")
         try:
@@ -249,6 +244,21 @@ class Config:
         services = self.network("service_cidr", 28)
         if pods.overlaps(services):
             raise ConfigError(f"--service-cidr {services}: overlaps --cluster-cidr {pods}")
+
+    def _check_flags(self) -> None:
+        """Those that are handed on to the node and to the controllers."""
+        from sampan.controllers import flags as controller_flags
+        from sampan.kube.flags import BadFlag
+        from sampan.node import flags as node_flags
+
+        for option_name, read, arguments in (
+            ("--kubelet-arg", node_flags.read, self.kubelet_args),
+            ("--kube-controller-manager-arg", controller_flags.read, self.controller_args),
+        ):
+            try:
+                read(arguments)
+            except BadFlag as error:
+                raise ConfigError(f"{option_name} {error}") from None
 
     def network(self, name: str, longest: int) -> ipaddress.IPv4Network:
         text = getattr(self, name)
@@ -282,6 +292,7 @@ class Config:
                 values["cni_conf_dir"] = Path(values["cni_conf_dir"])
             for name in ("tls_san", "insecure_registries", "datastore_endpoint", "kubelet_args"):
                 values[name] = tuple(raw.get(name, ()))
+            values["controller_args"] = tuple(raw.get("controller_args", ()))
             values["runtime_kinds"] = tuple(raw.get("runtime_kinds", ()))
             return cls(**values)
         except (AttributeError, KeyError, TypeError) as error:

@@ -63,6 +63,7 @@ async def run_server(config: Config, notify: Callable[..., None]) -> None:
                 root_ca=api.pki.ca.crt.read_text(),
                 legacy_token=api.access.signer.make_legacy,
                 sign=partial(sign, api.pki.ca),
+                arguments=config.controller_args,
                 ready=manages,
             )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sampan.client.client import Client
@@ -48,6 +48,7 @@ CONTROLLERS: tuple[tuple[str, str], ...] = (
     ("persistentvolume.volumes", "VolumeController"),
     ("persistentvolume.ephemeral", "EphemeralVolumeController"),
     ("virtualmachine", "VirtualMachineController"),
+    ("autoscaling.controller", "HorizontalController"),
 )
 
 LegacyToken = Callable[[dict[str, Any], str], str]
@@ -60,6 +61,7 @@ async def run(
     root_ca: str = "",
     legacy_token: LegacyToken | None = None,
     sign: Sign | None = None,
+    arguments: Iterable[str] = (),
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
     ready: asyncio.Event | None = None,
@@ -68,10 +70,12 @@ async def run(
 
     `root_ca` is the PEM that namespaces publish; `legacy_token(service account, name of the Secret)` signs tokens for Secrets;
     `sign(request, usages, seconds)` certificates.
+    `arguments` are flags of kube-controller-manager, `name=value` (flags.py).
     `ready` is set once all informers have synced and workers run.
     """
     from sampan.client.events import EventRecorder
     from sampan.controllers.base import Context
+    from sampan.controllers.flags import read
     from sampan.controllers.garbage import GarbageCollector
 
     recorders: dict[str, EventRecorder] = {}
@@ -82,6 +86,7 @@ async def run(
         return recorders[component]
 
     context = Context(client, recorder, root_ca=root_ca, clock=clock, monotonic=monotonic)
+    context.autoscaling = read(arguments)
     if legacy_token is not None:
         context.legacy_token = legacy_token
     if sign is not None:

@@ -28,6 +28,7 @@ from sampan.client.resources import (
     SERVICES,
 )
 from sampan.client.workqueue import WorkQueue
+from sampan.controllers.autoscaling.settings import Settings
 from sampan.kube import persistent
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import controller_of, is_deleting
@@ -134,6 +135,7 @@ class Context:
     legacy_token: Callable[[Object, str], str] = no_tokens  # service account, Secret's name
     # spec.request, usages, seconds of life → status.certificate
     sign: Callable[[str, list[str], int | None], str] = no_authority
+    autoscaling: Settings = field(default_factory=Settings)
     clock: Callable[[], float] = time.time  # seconds since the epoch
     monotonic: Callable[[], float] = time.monotonic  # seconds, for durations
     informers: dict[tuple[GVR, str], Informer] = field(default_factory=dict)

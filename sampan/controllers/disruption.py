@@ -8,16 +8,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sampan.client.resources import (
-    DEPLOYMENTS,
-    PODDISRUPTIONBUDGETS,
-    PODS,
-    REPLICASETS,
-    REPLICATIONCONTROLLERS,
-    STATEFULSETS,
-)
+from sampan.client.resources import PODDISRUPTIONBUDGETS, PODS, REPLICASETS
 from sampan.controllers.base import Context, Controller, Key, Object, Requeue, Watch, stamp
 from sampan.controllers.rollout import resolve
+from sampan.controllers.scales import NotServed, resource_of
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import (
     clone,
@@ -30,15 +24,8 @@ from sampan.kube.objects import (
     set_condition,
 )
 from sampan.kube.selectors import from_object
-from sampan.kube.types import GVR, split_api_version
 
 GRANTED = 120.0  # seconds that a granted eviction counts though the pod is still there
-SCALED: dict[tuple[str, str], GVR] = {
-    ("apps", "ReplicaSet"): REPLICASETS,
-    ("apps", "StatefulSet"): STATEFULSETS,
-    ("apps", "Deployment"): DEPLOYMENTS,
-    ("", "ReplicationController"): REPLICATIONCONTROLLERS,
-}
 
 
 class Uncountable(Exception):
@@ -171,8 +158,10 @@ class DisruptionController(Controller):
         return found if found is not None and found["metadata"]["uid"] == owner["uid"] else {}
 
     async def scale(self, namespace: str, owner: Object) -> int:
-        group, version = split_api_version(owner["apiVersion"])
-        gvr = SCALED.get((group, owner["kind"])) or await self.custom(group, version, owner["kind"])
+        try:
+            gvr = await resource_of(self.client, owner["apiVersion"], owner["kind"])
+        except NotServed as error:
+            raise Uncountable(str(error)) from None
         name = owner["name"]
         try:
             answer = await self.client.get(gvr, name, namespace, subresource="scale")
@@ -181,11 +170,3 @@ class DisruptionController(Controller):
                 raise Uncountable(f"{owner['kind']} {name!r} does not implement scale") from None
             raise
         return answer["spec"].get("replicas", 0)
-
-    async def custom(self, group: str, version: str, kind: str) -> GVR:
-        from sampan.controllers.discovery import discover
-
-        for each in await discover(self.client):
-            if each.gvr.group == group and each.kind == kind:
-                return GVR(group, version, each.gvr.resource)
-        raise Uncountable(f"kind {kind!r} of {group!r} is not served")

@@ -1,26 +1,17 @@
 """The kubelet flags that this node knows, `name=value`, as `sampan up --kubelet-arg` takes them (K3s has the same option).
 
-One row a flag: what it sets and how its text is read. What is wrong is a BadFlag that names the flag.
+One row a flag: what it sets of NodeConfig and how its text is read.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from sampan.kube.flags import BadFlag, Flag, duration, read_flags
 from sampan.kube.quantity import parse
 from sampan.node.pressure import parse_thresholds
-
-
-class BadFlag(ValueError):
-    """Not a flag of the node's, or not a value for it."""
-
-
-class Flag(NamedTuple):
-    field: str  # of NodeConfig
-    read: Callable[[str], Any]
 
 
 def _size(text: str) -> int:
@@ -52,17 +43,6 @@ def _directory(text: str) -> Path:
     return path
 
 
-_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-
-
-def _duration(text: str) -> float:
-    """Seconds, of Go's way to write them: `1m30s`."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)(h|ms|m|s)", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ValueError("must be a duration, such as 30s or 1m30s")
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
-
-
 FLAGS: dict[str, Flag] = {
     "container-log-max-files": Flag("container_log_max_files", _count(2)),
     "container-log-max-size": Flag("container_log_max_size", _size),
@@ -71,23 +51,14 @@ FLAGS: dict[str, Flag] = {
     "image-gc-low-threshold": Flag("image_gc_low", _percent),
     "pod-manifest-path": Flag("pod_manifest_path", _directory),
     "root-dir": Flag("root_dir", _directory),
-    "shutdown-grace-period": Flag("shutdown_grace", _duration),
-    "shutdown-grace-period-critical-pods": Flag("shutdown_grace_critical", _duration),
+    "shutdown-grace-period": Flag("shutdown_grace", duration),
+    "shutdown-grace-period-critical-pods": Flag("shutdown_grace_critical", duration),
 }
 
 
 def read(arguments: Iterable[str]) -> dict[str, Any]:
     """Fields of NodeConfig. Raises BadFlag."""
-    found: dict[str, Any] = {}
-    for argument in arguments:
-        name, sign, value = argument.removeprefix("--").partition("=")
-        flag = FLAGS.get(name)
-        if flag is None or not sign:
-            raise BadFlag(f"{argument}: write NAME=VALUE; names: {', '.join(FLAGS)}")
-        try:
-            found[flag.field] = flag.read(value)
-        except ValueError as error:
-            raise BadFlag(f"{name}={value}: {error}") from None
+    found = read_flags(FLAGS, arguments)
     high, low = found.get("image_gc_high", 85), found.get("image_gc_low", 80)
     if low > high:
         raise BadFlag(f"image-gc-low-threshold={low}: must not be above the high one, {high}")

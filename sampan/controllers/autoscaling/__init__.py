@@ -1,0 +1,1 @@
+"""The HorizontalPodAutoscaler: from what pods use to how many there should be."""
