@@ -42,7 +42,7 @@ def hello_binaries() -> Path:
 def cluster(hello_binaries: Path) -> Iterator[Cluster]:
     """One cluster for all tests that do not break it. As root it runs both kinds, else wasm alone."""
     boat = Cluster()
-    boat.start()
+    boat.start("--kube-controller-manager-arg", "horizontal-pod-autoscaler-sync-period=1s")
     try:
         load_hello(boat)
         load_box(boat)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
+from box import container
 from cluster import Cluster, wait_for
 from pieces import KINDS, deployment
 from space import Space
@@ -40,8 +42,8 @@ def test_top_shows_what_nodes_and_pods_use(space: Space, kind: str) -> None:
     )
     assert found["kind"] == "PodMetricsList"
     for each in found["items"]:
-        for container in each["containers"]:
-            assert int(container["usage"]["memory"].removesuffix("Ki")) > 0
+        for one in each["containers"]:
+            assert int(one["usage"]["memory"].removesuffix("Ki")) > 0
 
 
 def test_apiservices_are_listed(cluster: Cluster) -> None:
@@ -86,3 +88,58 @@ def test_a_backup_is_put_back_while_pods_run(own_cluster: Cluster) -> None:
         each["metadata"]["uid"] for each in before
     ]
     assert after[0]["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+def test_a_busy_deployment_grows(space: Space) -> None:
+    """Real usage, from the node through metrics.k8s.io to the autoscaler, as kubectl makes and shows it."""
+    labels = {"app": "busy"}
+    spinning = container(
+        "wasm", "spin", resources={"requests": {"cpu": "50m"}, "limits": {"cpu": "150m"}}
+    )
+    template = {
+        "metadata": {"labels": labels},
+        "spec": {
+            "runtimeClassName": "wasm",
+            "terminationGracePeriodSeconds": 0,
+            "containers": [spinning],
+        },
+    }
+    space.apply(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "busy"},
+            "spec": {"selector": {"matchLabels": labels}, "template": template},
+        }
+    )
+    space.kubectl("autoscale", "deployment", "busy", "--cpu=50%", "--min=1", "--max=2")
+    space.kubectl(
+        "wait",
+        "--for=jsonpath={.status.readyReplicas}=2",
+        "--timeout=60s",
+        "deployment/busy",
+        timeout=70,
+    )
+    header, row = space.kubectl("get", "hpa", "busy").splitlines()
+    assert header.split() == [
+        "NAME",
+        "REFERENCE",
+        "TARGETS",
+        "MINPODS",
+        "MAXPODS",
+        "REPLICAS",
+        "AGE",
+    ]
+    assert re.match(r"busy +Deployment/busy +cpu: [0-9]+%/50% +1 +2 +[12] ", row), row
+    told = space.kubectl("describe", "hpa", "busy")
+    assert re.search(
+        r"Normal +SuccessfulRescale .* New size: 2; reason: cpu resource utilization", told
+    ), told
+    limited = wait_for(
+        lambda: re.search(
+            r"ScalingLimited +True +TooManyReplicas", space.kubectl("describe", "hpa", "busy")
+        ),
+        what="the autoscaler at its limit",
+    )
+    assert limited
+    space.kubectl("delete", "hpa,deployment", "busy")
