@@ -136,9 +136,11 @@ static void handle(const struct frame *frame, const u8 *message, size count) {
     case STAGE: failure = stage_keep(message, count); break;
     case REMOVE: {
         struct task *container = task_find((u32)get_number(message, count, K_TARGET, 0));
-        if (!container || container->kind != CONTAINER) break;
-        container_remove(container);
-        task_drop(container);
+        if (container && container->kind == CONTAINER) {
+            container_remove(container);
+            task_drop(container);
+        }
+        failure = guest_remove_image(message, count);
         break;
     }
     case STATS: stats(&reply); break;

@@ -56,11 +56,15 @@ SHARE = (
     HERE / "sys.c",
 )
 
+# The program of the container that is run before there is a pod.
+REHEARSAL = (HERE / "rehearse" / "rehearse.c", HERE / "sys.c")
+
 
 def build(architecture: str, output: Path, name: str = "agent") -> Path:
-    """`agent`, `init` or `share`."""
+    """`agent`, `init`, `share` or `rehearsal`."""
     target = output / f"{name}-{architecture}.bin"
-    files = {"agent": sources(), "init": list(INIT), "share": list(SHARE)}[name]
+    parts = {"agent": sources(), "init": INIT, "share": SHARE, "rehearsal": REHEARSAL}
+    files = list(parts[name])
     own = [*HERE.iterdir(), *files, *(HERE / "share").glob("*.h")]
     newest = max(path.stat().st_mtime for path in own if path.suffix in (".c", ".h"))
     if target.exists() and target.stat().st_mtime >= newest:
@@ -131,7 +135,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
     for architecture in arguments.architectures or ARCHITECTURES:
-        for name in ("agent", "init", "share"):
+        for name in ("agent", "init", "share", "rehearsal"):
             path = build(architecture, arguments.output, name)
             print(f"{path} ({path.stat().st_size} bytes)")
     path = build_boot_sectors(arguments.output)

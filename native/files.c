@@ -1,6 +1,7 @@
 /* Files that the host gives to the guest, one change a message, and files that it takes back. */
 #include "guest.h"
 
+#include <asm/stat.h>
 #include <linux/fs.h>
 
 /* K_OP */
@@ -42,7 +43,7 @@ static long remove_tree(int directory, const char *name, int depth) {
 }
 
 static long write_content(const char *path, int flags, const u8 *message, size count) {
-    int fd = open_at(path, O_WRONLY | O_NOFOLLOW | flags, 0600);
+    int fd = open_at(path, O_WRONLY | O_NOFOLLOW | flags, get_number(message, count, K_MODE, 0600));
     if (fd < 0) return fd;
     struct field field;
     long result = 0;
@@ -54,8 +55,12 @@ static long write_content(const char *path, int flags, const u8 *message, size c
         }
     }
     if (result >= 0 && (flags & O_TRUNC)) {
-        result = SYS(fchown, fd, get_number(message, count, K_UID, 0), get_number(message, count, K_GID, 0));
-        if (result >= 0) result = SYS(fchmod, fd, get_number(message, count, K_MODE, 0600));
+        u32 uid = (u32)get_number(message, count, K_UID, 0), gid = (u32)get_number(message, count, K_GID, 0);
+        u32 mode = (u32)get_number(message, count, K_MODE, 0600);
+        struct stat status;
+        result = SYS(fstat, fd, &status);
+        if (result >= 0 && (status.st_uid != uid || status.st_gid != gid)) result = SYS(fchown, fd, uid, gid);
+        if (result >= 0 && (status.st_mode & 07777) != mode) result = SYS(fchmod, fd, mode);
     }
     close_fd(fd);
     return result < 0 ? result : 0;

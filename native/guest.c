@@ -5,7 +5,9 @@
 #include <linux/random.h>
 #include <linux/reboot.h>
 
-enum { DETACH = 2, CLOCK_REALTIME = 0, MODULES_MAX = 64 };
+enum { DETACH = 2, CLOCK_REALTIME = 0, MODULES_MAX = 64, DRIVES = 24 };
+
+static int random_device = -1; /* open before there is a pod */
 
 static void mount_at(const char *kind, const char *at, u64 flags, const char *options) {
     make_directories(at, 0755);
@@ -47,14 +49,18 @@ void guest_boot(void) {
     make_directories("/run/image", 0755);
     make_directories("/run/v", 0755);
     mount_at("tmpfs", "/run/shm", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777,size=65536k");
-    static const char *const controllers[] = {"+cpu", "+memory", "+pids", "+cpuset", "+io"};
+    static const char *const controllers[] = {"+cpu", "+memory", "+pids", "+cpuset"};
     for (size at = 0; at < COUNT(controllers); at++)
         write_file("/sys/fs/cgroup/cgroup.subtree_control", controllers[at], length(controllers[at]));
     /* A guest whose agent is ended for want of memory would be lost; a container's process is not. */
     write_file("/proc/self/oom_score_adj", "-1000", 5);
     /* Containers that are prepared see what is mounted after them. */
     SYS(mount, 0, "/", 0, MS_REC | MS_SHARED, 0);
+    random_device = open_at("/dev/urandom", O_WRONLY, 0);
     network_begin();
+    /* Nothing wakes a guest that has nothing to do: no memory is compacted in advance, few figures are gathered. */
+    write_file("/proc/sys/vm/compaction_proactiveness", "0", 1);
+    write_file("/proc/sys/vm/stat_interval", "60", 2);
 }
 
 static struct failure fail(long error, const char *where) {
@@ -67,14 +73,11 @@ static struct failure seed(const struct field *entropy) {
         int bits, bytes;
         u8 data[256];
     } pool = {0};
-    int fd = open_at("/dev/urandom", O_WRONLY, 0);
-    if (fd < 0) return fail(fd, "open /dev/urandom");
     pool.bytes = (int)(entropy->size > sizeof pool.data ? sizeof pool.data : entropy->size);
     pool.bits = pool.bytes * 8;
     memcpy(pool.data, entropy->at, (size)pool.bytes);
-    long result = SYS(ioctl, fd, RNDADDENTROPY, &pool);
-    if (result >= 0) result = SYS(ioctl, fd, RNDRESEEDCRNG, 0);
-    close_fd(fd);
+    long result = SYS(ioctl, random_device, RNDADDENTROPY, &pool);
+    if (result >= 0) result = SYS(ioctl, random_device, RNDRESEEDCRNG, 0);
     return fail(result, "seed the random number generator");
 }
 
@@ -104,22 +107,37 @@ struct failure guest_setup(const u8 *message, size count) {
     return failure;
 }
 
+static u64 mounted; /* drives, a bit each */
+
+static u64 image_path(const u8 *message, size count, struct text *path) {
+    u64 slot = get_number(message, count, K_SLOT, DRIVES);
+    add(path, "/run/image/");
+    add_number(path, slot);
+    return slot;
+}
+
 struct failure guest_image(const u8 *message, size count) {
-    static u64 mounted;
-    u64 slot = get_number(message, count, K_SLOT, 0);
-    if (slot > 23) return fail(-EINVAL, "the drive's number");
+    TEXT(path, 32);
+    u64 slot = image_path(message, count, &path);
+    if (slot >= DRIVES) return fail(-EINVAL, "the drive's number");
     if (mounted >> slot & 1) return fail(0, "");
     TEXT(device, 32);
     add(&device, "/dev/vd");
     char letter = (char)('a' + slot);
     add_bytes(&device, &letter, 1);
-    TEXT(path, 32);
-    add(&path, "/run/image/");
-    add_number(&path, slot);
     make_directories(path.at, 0755);
     long result = SYS(mount, device.at, path.at, "erofs", MS_RDONLY, 0);
     if (result >= 0) mounted |= 1ull << slot;
     return fail(result, "mount the image");
+}
+
+struct failure guest_remove_image(const u8 *message, size count) {
+    TEXT(path, 32);
+    u64 slot = image_path(message, count, &path);
+    if (slot >= DRIVES || !(mounted >> slot & 1)) return fail(0, "");
+    long result = SYS(umount2, path.at, DETACH);
+    if (result >= 0) mounted &= ~(1ull << slot);
+    return fail(result, "unmount the image");
 }
 
 static u64 number_in(const char *path) {

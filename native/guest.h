@@ -10,6 +10,8 @@ void guest_boot(void);
 struct failure guest_setup(const u8 *message, size count);
 /* Mount the image in drive K_SLOT, once. */
 struct failure guest_image(const u8 *message, size count);
+/* Forget it again; nothing runs on it any more. Idempotent. */
+struct failure guest_remove_image(const u8 *message, size count);
 /* Mount the host's directories at /run/share, once. */
 struct failure guest_share(void);
 /* Bytes of eth0. */

@@ -20,6 +20,8 @@ static struct failure settings(u32 place, const u8 *message, size count) {
         size name = 0;
         while (name < field.size && field.at[name] != '=') name++;
         if (name == field.size) continue;
+        /* Which few pods ask for, and every request of a disk would cost. */
+        if (name > 3 && !memcmp(field.at, "io.", 3)) write_file("/sys/fs/cgroup/cgroup.subtree_control", "+io", 3);
         TEXT(path, 128);
         place_name(&path, "/sys/fs/cgroup/c", place, "/");
         add_bytes(&path, (const char *)field.at, name);

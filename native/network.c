@@ -37,6 +37,7 @@ struct route {
 };
 
 static u32 own_address; /* network byte order */
+static int asking = -1; /* a socket to set things with; open before there is a pod, for its start costs time */
 
 static struct failure fail(long error, const char *where) {
     return (struct failure){(int)(error < 0 ? -error : 0), where};
@@ -61,44 +62,40 @@ static long with_address(int fd, unsigned what, u32 address) {
 }
 
 void network_begin(void) {
-    int fd = (int)SYS(socket, INET, DATAGRAM | O_CLOEXEC, 0);
-    if (fd < 0) return;
+    asking = (int)SYS(socket, INET, DATAGRAM | O_CLOEXEC, 0);
     /* Pods have no IPv6 address, so eth0 shall neither give itself one nor ask around for routers. */
     write_file("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1", 1);
-    flags_of(fd, "lo", UP);
-    flags_of(fd, "eth0", UP);
-    close_fd(fd);
+    flags_of(asking, "lo", UP);
+    flags_of(asking, "eth0", UP);
 }
 
 struct failure network_setup(const u8 *message, size count) {
     struct field field;
-    int fd = (int)SYS(socket, INET, DATAGRAM | O_CLOEXEC, 0);
-    if (fd < 0) return fail(fd, "make a socket");
-    const char *where = "";
-    long result = 0;
+    const char *where;
+    long result;
     own_address = get_address(message, count, K_ADDRESS);
-    if (!own_address) goto done;
+    if (!own_address) return fail(0, "");
     if (get_field(message, count, K_MAC, &field) && field.size == 6) {
         struct request request = {.name = "eth0", .hardware = {.family = ETHERNET}};
         memcpy(request.hardware.bytes, field.at, 6);
         where = "set eth0's hardware address";
-        if ((result = SYS(ioctl, fd, SIOCSIFHWADDR, &request)) < 0) goto done;
+        if ((result = SYS(ioctl, asking, SIOCSIFHWADDR, &request)) < 0) goto done;
     }
     struct request mtu = {.name = "eth0", .number = (int)get_number(message, count, K_MTU, 1500)};
     where = "set eth0's MTU";
-    if ((result = SYS(ioctl, fd, SIOCSIFMTU, &mtu)) < 0) goto done;
+    if ((result = SYS(ioctl, asking, SIOCSIFMTU, &mtu)) < 0) goto done;
     where = "set eth0's address";
-    if ((result = with_address(fd, SIOCSIFADDR, own_address)) < 0) goto done;
-    if ((result = with_address(fd, SIOCSIFNETMASK, get_address(message, count, K_NETMASK))) < 0) goto done;
+    if ((result = with_address(asking, SIOCSIFADDR, own_address)) < 0) goto done;
+    if ((result = with_address(asking, SIOCSIFNETMASK, get_address(message, count, K_NETMASK))) < 0) goto done;
     u32 gateway = get_address(message, count, K_GATEWAY);
     if (gateway) {
         struct route route = {.flags = ROUTE_UP | ROUTE_GATEWAY, .device = "eth0", .gateway = {.family = INET, .address = gateway},
                               .destination = {.family = INET}, .mask = {.family = INET}};
         where = "set the default route";
-        result = SYS(ioctl, fd, SIOCADDRT, &route);
+        result = SYS(ioctl, asking, SIOCADDRT, &route);
+        if (result == -EEXIST) result = 0; /* the very same one */
     }
 done:
-    close_fd(fd);
     return fail(result, where);
 }
 

@@ -99,8 +99,12 @@ def test_layers_become_one_drive(tmp_path: Path) -> None:
     (upper / "opaque" / ".wh..wh..opq").touch()
     (upper / "empty").touch()
     target = tmp_path / "image"
-    erofs.build([lower, upper], target)
+    erofs.build(
+        [lower, upper], target, ("etc/hosts", "proc/", "d/kept", "link/below", "d/changed/x")
+    )
     tree = read_tree(target.read_bytes())
+    assert tree["/etc/hosts"] == (stat.S_IFREG | 0o644, b"") and stat.S_ISDIR(tree["/proc"][0])
+    assert not {"/link/below", "/d/changed/x"} & set(tree)  # behind a symlink, behind a file
     assert tree["/d/kept"][1] == tree["/hard"][1] == b"k" * 10_000
     assert tree["/d/changed"] == (stat.S_IFREG | 0o4755, b"new")
     assert tree["/link"][1] == b"d/kept" and stat.S_ISLNK(tree["/link"][0])

@@ -26,7 +26,10 @@ COMMAND_LINE = (
     "cgroup.memory=nokmem,nosocket"
 )
 # Every instruction that a guest runs for the first time costs an emulator hundreds of its own.
-EMULATED = "mitigations=off tsc=reliable preempt=none init_on_alloc=0 hardened_usercopy=off"
+EMULATED = (
+    "mitigations=off tsc=reliable preempt=none init_on_alloc=0 hardened_usercopy=off "
+    "transparent_hugepage=never"
+)
 
 
 @dataclass(frozen=True, slots=True)

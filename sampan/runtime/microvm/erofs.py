@@ -58,9 +58,14 @@ class Node:
         return self.status.st_size if self.kind == stat.S_IFREG else len(self.data)
 
 
-def build(layers: Sequence[Path], target: Path) -> None:
-    """Write the merged view of `layers` (lowest first) to `target`, whole or not at all."""
+def build(layers: Sequence[Path], target: Path, places: Sequence[str] = ()) -> None:
+    """Write the merged view of `layers` (lowest first) to `target`, whole or not at all.
+
+    `places`, directories where they end in a slash and else files, are there in any case, empty if no layer has them.
+    """
     root = merge(layers)
+    for place in places:
+        provide(root, place)
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with beside.open("wb") as out:
@@ -118,6 +123,24 @@ def overlay(into: Node, directory: Path, seen: dict[tuple[int, int], Node]) -> N
         else:
             node.links += 1
         into.children[entry.name] = node
+
+
+def provide(root: Node, place: str) -> None:
+    """Make `place`, unless it would lie behind a symlink or a file."""
+    *above, name = place.rstrip("/").split("/")
+    node = root
+    for part in above:
+        node = node.children.setdefault(part, empty(stat.S_IFDIR | 0o755, root.status))
+        if node.kind != stat.S_IFDIR:
+            return
+    kind = stat.S_IFDIR | 0o755 if place.endswith("/") else stat.S_IFREG | 0o644
+    node.children.setdefault(name, empty(kind, root.status))
+
+
+def empty(mode: int, like: os.stat_result) -> Node:
+    """Root's, as old as `like`."""
+    fields = (mode, 0, 0, 1, 0, 0, 0, like.st_atime, like.st_mtime, like.st_ctime)
+    return Node(Path(os.devnull), os.stat_result(fields, {"st_mtime_ns": like.st_mtime_ns}))
 
 
 def opaque(directory: Path) -> bool:

@@ -14,6 +14,9 @@ from sampan.image import UnpackedImage
 from sampan.runtime.microvm import erofs
 from sampan.runtime.sandbox import CannotStart
 
+# Where every container has something mounted: made in the image, a start need not make it in the writable layer.
+PLACES = ("proc/", "sys/", "dev/", "etc/hostname", "etc/hosts", "etc/resolv.conf")
+
 
 class Drives:
     def __init__(self, directory: Path) -> None:
@@ -23,7 +26,8 @@ class Drives:
     @staticmethod
     def key(image: UnpackedImage) -> str:
         """Layers are unpacked under their digests, so their paths name their content."""
-        return hashlib.sha256("\n".join(map(str, image.layers)).encode()).hexdigest()[:32]
+        named = "\n".join((*map(str, image.layers), *PLACES))
+        return hashlib.sha256(named.encode()).hexdigest()[:32]
 
     async def open(self, image: UnpackedImage) -> int:
         """A descriptor for reading. Raises CannotStart."""
@@ -33,7 +37,7 @@ class Drives:
             if not whole(path):
                 self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
                 try:
-                    await asyncio.to_thread(erofs.build, image.layers, path)
+                    await asyncio.to_thread(erofs.build, image.layers, path, PLACES)
                 except (OSError, ValueError) as error:
                     raise CannotStart(
                         f"cannot make a drive of image {image.reference}: {error}"

@@ -30,7 +30,7 @@ def glance(directory: Path) -> Support:
         return Support(False, why=f"QEMU's microvm machine is for x86_64, and this is {machine}")
     if qemu() is None:
         return Support(False, why=f"{QEMU} is not installed", install=INSTALL_QEMU)
-    if not agent_file().exists():
+    if not (agent_file().exists() and agent_file("rehearsal").exists()):
         return Support(False, why="the guest agent was not built", install=BUILD_AGENT)
     release = next(releases(directory / "kernels"), "") or named_kernel(directory)
     if not release:
@@ -42,8 +42,9 @@ def qemu() -> str | None:
     return shutil.which(QEMU, path="/usr/local/bin:/usr/bin:/bin")
 
 
-def agent_file() -> Path:
-    return AGENTS / f"agent-{platform.machine()}.bin"
+def agent_file(name: str = "agent") -> Path:
+    """A program that native/build.py has made for this machine's guests."""
+    return AGENTS / f"{name}-{platform.machine()}.bin"
 
 
 def places(own: Path) -> list[Path]:

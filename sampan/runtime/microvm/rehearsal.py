@@ -7,52 +7,63 @@ translate the code that a start runs through, which is most of what a start unde
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import platform
+import secrets
+import socket
 import tempfile
 import time
 from pathlib import Path
 
-from sampan.runtime.container import elf
 from sampan.runtime.container.capabilities import DEFAULT, NAMES
 from sampan.runtime.container.oci import MASKED, READONLY
-from sampan.runtime.microvm import erofs, requests, seccomp
+from sampan.runtime.microvm import erofs, presence, requests, seccomp
 from sampan.runtime.microvm.channel import Channel
-from sampan.runtime.microvm.images import whole
+from sampan.runtime.microvm.images import PLACES, whole
 from sampan.runtime.microvm.protocol import Change, Field, Key, Type
 from sampan.runtime.microvm.vmm import SLOTS, Machine
 
 SLOT = SLOTS - 1  # the last drive is kept for this
 LIMIT = 30.0
-PROGRAM = "leave"
+PROGRAM = "rehearse"
+WEIGHT = 256 << 10  # bytes behind the program, which it maps; native/rehearse/rehearse.c
 
 
 class Rehearsal:
     """`directory` holds its drive, which is made when first needed."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / "rehearsal.erofs"
+        self._directory = directory
 
     async def __call__(self, machine: Machine, channel: Channel) -> None:
         """Run it to its end on a machine without a pod. Raises MicroVMError, OSError."""
-        if not whole(self._path):
-            await asyncio.to_thread(make, self._path)
-        file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        program = presence.agent_file("rehearsal").read_bytes()
+        path = self._directory / f"rehearsal-{hashlib.sha256(program).hexdigest()[:12]}.erofs"
+        if not whole(path):
+            await asyncio.to_thread(make, path, program)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             await machine.attach_drive(SLOT, file)
         finally:
             os.close(file)
-        # No network, and everything in it is said again when there is a pod, entropy before all else.
+        # Everything in it is said again when there is a pod, entropy before all else.
         name: list[Field] = [
             (Key.ENTROPY, os.urandom(64)),
             (Key.TIME, time.time_ns()),
             (Key.HOSTNAME, "rehearsal"),
+            (Key.MAC, bytes((2, 0, 0, 0, 0, 3))),
+            # One of RFC 5737's, which are nobody's, and another each time: to change it is rehearsed, too.
+            (Key.ADDRESS, bytes((192, 0, 2, secrets.randbelow(200) + 2))),
+            (Key.NETMASK, b"\xff\xff\xff\0"),
+            (Key.MTU, 1500),
+            (Key.GATEWAY, socket.inet_aton("192.0.2.1")),
         ]
         await channel.call(Type.SETUP, name)
         await channel.call(Type.IMAGE, [(Key.SLOT, SLOT)])
         for source in requests.POD_FILES.values():
             await channel.call(
-                Type.PUT, [(Key.OP, Change.WHOLE), (Key.PATH, source), (Key.CONTENT, b"")]
+                Type.PUT, [(Key.OP, Change.WHOLE), (Key.PATH, source), (Key.CONTENT, b"\n")]
             )
         await channel.call(Type.STAGE, stage())
         number = channel.number()
@@ -61,7 +72,7 @@ class Rehearsal:
         await channel.call(Type.START, message(), channel=number)
         async with asyncio.timeout(LIMIT):
             await end.came.wait()
-        await channel.call(Type.REMOVE, [(Key.TARGET, number)])
+        await channel.call(Type.REMOVE, [(Key.TARGET, number), (Key.SLOT, SLOT)])
         await channel.call(Type.STATS)
         await channel.call(Type.STAGE, stage())
 
@@ -111,11 +122,11 @@ def message() -> list[Field]:
     ]
 
 
-def make(path: Path) -> None:
-    """A drive with one program of a few hundred bytes."""
+def make(path: Path, content: bytes) -> None:
+    """A drive with one program."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=path.parent) as root:
         program = Path(root, PROGRAM)
-        program.write_bytes(elf.leave(0))
+        program.write_bytes(content + bytes(WEIGHT))
         program.chmod(0o755)
-        erofs.build([Path(root)], path)
+        erofs.build([Path(root)], path, PLACES)

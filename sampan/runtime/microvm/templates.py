@@ -35,7 +35,8 @@ BOOT_LIMIT = {
     "kvm": 2.0,
     "tcg": 60.0,
 }  # seconds; a /dev/kvm that opens and runs nothing is found out by this
-SETTLE = 0.15  # seconds for the guest to note that its host has hung up, and to fall idle
+# Seconds for the guest to note that its host has hung up, and to do what it has put off for a second: each clone would.
+SETTLE = 1.1
 PIECE = 1 << 20
 F_ADD_SEALS, SEALS = 1033, 0x1 | 0x2 | 0x4 | 0x8  # of sealing itself, shrinking, growing, writing
 
