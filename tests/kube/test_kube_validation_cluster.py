@@ -51,6 +51,17 @@ CLUSTER_ROLES: list[Row] = [
     ({"rules[0]": {"verbs": ["get"], "nonResourceURLs": ["/a"]}}, []),
     ({"rules[0].nonResourceURLs": ["/a"]}, [("rules[0].nonResourceURLs", INVALID)]),
     ({"aggregationRule": {}}, [("aggregationRule.clusterRoleSelectors", REQUIRED)]),
+    (
+        {
+            "aggregationRule": {
+                "clusterRoleSelectors": [{"matchExpressions": [{"key": "a", "operator": "x"}]}]
+            }
+        },
+        [
+            ("aggregationRule.clusterRoleSelectors[0].matchExpressions[0].operator", INVALID),
+            ("aggregationRule.clusterRoleSelectors[0]", INVALID),
+        ],
+    ),
 ]
 SUBJECT = {"kind": "User", "name": "u"}
 BINDING = of(RBAC, "RoleBinding", namespaced=True, roleRef={"kind": "Role", "name": "r"},
@@ -60,7 +71,7 @@ BINDINGS: list[Row] = [
     ({"roleRef.apiGroup": "x"}, [("roleRef.apiGroup", UNSUPPORTED)]),
     ({"roleRef.kind": "x"}, [("roleRef.kind", UNSUPPORTED)]),
     ({"roleRef.name": ""}, [("roleRef.name", REQUIRED)]),
-    ({"subjects[0].name": ""}, [("subjects[0].name", REQUIRED)]),
+    ({"subjects[0].name": ""}, [("subjects[0].name", REQUIRED), ("subjects[0].name", INVALID)]),
     ({"subjects[0].kind": "x"}, [("subjects[0].kind", UNSUPPORTED)]),
     ({"subjects[0]": {"kind": "ServiceAccount", "name": "A"}}, [("subjects[0].name", INVALID)]),
     ({"subjects[0]": {"kind": "ServiceAccount", "name": "a", "apiGroup": "x"}},
@@ -81,17 +92,24 @@ PRIORITIES: list[Row] = [
     ({}, []),
     ({"value": 1_000_000_001}, [("value", FORBIDDEN)]),
     ({"metadata.name": "system-x"}, [("metadata.name", FORBIDDEN)]),
+    ({"metadata.name": "system-node-critical", "value": 2_000_001_000}, []),
+    ({"metadata.name": "system-node-critical"}, [("metadata.name", FORBIDDEN)]),
+    ({"metadata.name": "system-node-critical", "value": 2_000_001_000, "globalDefault": True},
+     [("metadata.name", FORBIDDEN)]),
     ({"preemptionPolicy": "x"}, [("preemptionPolicy", UNSUPPORTED)]),
-]
+]  # fmt: skip
 PRIORITY_UPDATES: list[Row] = [
     ({"value": 6}, [("value", FORBIDDEN)]),
     ({"preemptionPolicy": "Never"}, [("preemptionPolicy", INVALID)]),
+    ({"globalDefault": True, "description": "d"}, []),
 ]
 RUNTIME = of("node.k8s.io/v1", "RuntimeClass", handler="wasm")
 RUNTIMES: list[Row] = [
     ({}, []),
     ({"handler": "A"}, [("handler", INVALID)]),
-    ({"overhead.podFixed": {"cpu": "-1"}}, [("overhead.podFixed[cpu]", INVALID)]),
+    ({"overhead.podFixed": {"cpu": "-1"}}, [("overhead.limits[cpu]", INVALID)]),
+    ({"overhead.podFixed": {"hugepages-2Mi": "2Mi"}}, [("overhead", FORBIDDEN)]),
+    ({"overhead": {}}, []),
 ]
 RUNTIME_UPDATES: list[Row] = [({"handler": "other"}, [("handler", INVALID)])]
 LEASE = of("coordination.k8s.io/v1", "Lease", namespaced=True, spec={})
@@ -99,6 +117,11 @@ LEASES: list[Row] = [
     ({}, []),
     ({"spec.leaseDurationSeconds": 0}, [("spec.leaseDurationSeconds", INVALID)]),
     ({"spec.leaseTransitions": -1}, [("spec.leaseTransitions", INVALID)]),
+    ({"spec.strategy": "OldestEmulationVersion", "spec.preferredHolder": "h"}, []),
+    ({"spec.strategy": "example.com/mine"}, []),
+    ({"spec.strategy": "Mine"}, [("spec.strategy.strategy", UNSUPPORTED)]),
+    ({"spec.strategy": "a/b/c"}, [("spec.strategy.strategy", INVALID)]),
+    ({"spec.preferredHolder": "h"}, [("spec.preferredHolder", FORBIDDEN)]),
 ]
 
 QUOTA = of("v1", "ResourceQuota", namespaced=True, spec={"hard": {"pods": "5"}})
@@ -271,3 +294,95 @@ def test_changed(base: Object, rows: list[Row]) -> None:
 def test_flow_control_that_every_cluster_has_is_valid() -> None:
     for obj in (*flowschemas.default_levels(), *flowschemas.default_schemas()):
         assert not of_create(obj, {}), obj["metadata"]["name"]
+
+
+# --- events -------------------------------------------------------------------------------------------
+
+NOW = "2026-01-01T00:00:00.000000Z"
+ABOUT = {"kind": "Pod", "name": "p", "namespace": "default"}
+EVENT = of("v1", "Event", "p.17", namespaced=True, involvedObject=ABOUT)
+NEW = {"eventTime": NOW, "reportingComponent": "example.com/x", "reportingInstance": "i",
+       "action": "Run", "reason": "Started", "type": "Normal"}  # fmt: skip
+EVENTS: list[Row] = [
+    ({}, []),
+    ({"metadata.name": "A_b"}, []),  # of old, any name that fits into a path
+    ({"involvedObject.namespace": "other"}, [("involvedObject.namespace", INVALID)]),
+    ({"involvedObject.namespace": GONE}, []),
+    ({"involvedObject.namespace": GONE, "metadata.namespace": "kube-system"},
+     [("involvedObject.namespace", INVALID)]),
+    ({"involvedObject.namespace": GONE, "metadata.namespace": "kube-system", **NEW}, []),
+    ({"involvedObject.namespace": "other", **NEW}, []),
+    ({"eventTime": NOW}, [
+        ("action", REQUIRED), ("reason", REQUIRED), ("reportingController", INVALID),
+        ("reportingController", INVALID), ("reportingController", REQUIRED), ("reportingInstance", REQUIRED),
+    ]),
+    ({**NEW, "reason": "x" * 129, "message": "x" * 1025},
+     [("message", INVALID), ("reason", INVALID)]),
+    ({"reason": "x" * 129, "message": "x" * 1025}, []),
+]  # fmt: skip
+NEW_EVENT = {**EVENT, "apiVersion": "events.k8s.io/v1", **NEW}
+NEW_EVENTS: list[Row] = [
+    ({}, []),
+    ({"metadata.name": "A_b"}, [("metadata.name", INVALID)]),
+    ({"eventTime": GONE}, [("eventTime", REQUIRED)]),
+    ({"type": "Odd"}, [("type", INVALID)]),
+    ({"count": 2, "source": {"host": "h"}, "firstTimestamp": NOW, "lastTimestamp": NOW},
+     [(field, INVALID) for field in ("count", "source", "firstTimestamp", "lastTimestamp")]),
+    ({"series": {"count": 1}}, [("series.count", INVALID), ("series.lastObservedTime", REQUIRED)]),
+    ({"series": {"count": 2, "lastObservedTime": NOW}}, []),
+]  # fmt: skip
+NEW_EVENT_UPDATES: list[Row] = [
+    ({"series": {"count": 3, "lastObservedTime": NOW}, "metadata.labels": {"a": "b"}}, []),
+    ({"series": {"count": 1, "lastObservedTime": NOW}}, [("series.count", INVALID)]),
+    ({"reason": "Other"}, [("reason", INVALID), ("reason", INVALID)]),  # Kubernetes compares it twice
+    ({"message": "m"}, [("message", INVALID)]),
+    ({"involvedObject.name": "q"}, [("involvedObject", INVALID)]),
+    ({"related": {"kind": "Pod"}, "action": "Walk"}, [("related", INVALID), ("action", INVALID)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "found", "base"),
+    [
+        (EVENTS, of_create, EVENT),
+        (NEW_EVENTS, of_create, NEW_EVENT),
+        (NEW_EVENT_UPDATES, of_update, NEW_EVENT),
+        ([({"reason": "Other", "message": "m"}, [])], of_update, EVENT),
+    ],
+)
+def test_events(rows: list[Row], found: Any, base: Object) -> None:
+    check(rows, found, base)
+
+
+# --- API services -------------------------------------------------------------------------------------
+
+REMOTE = {"namespace": "default", "name": "s"}
+SPEC = {"group": "g.io", "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 10,
+        "service": REMOTE}  # fmt: skip
+API_SERVICE = of("apiregistration.k8s.io/v1", "APIService", "v1.g.io", spec=SPEC)
+API_SERVICES: list[Row] = [
+    ({}, []),
+    ({"spec.service": GONE}, []),
+    ({"metadata.name": "x"}, [("metadata.name", INVALID)]),
+    ({"metadata.name": "a/b"}, [("metadata.name", INVALID)]),
+    ({"spec.group": GONE, "metadata.name": "v1."}, []),
+    ({"spec.group": GONE, "spec.version": "v2", "metadata.name": "v2."}, [("spec.group", REQUIRED)]),
+    ({"spec.version": "V1", "metadata.name": "V1.g.io"}, [("spec.version", INVALID)]),
+    ({"spec.groupPriorityMinimum": 20001, "spec.versionPriority": 0},
+     [("spec.groupPriorityMinimum", INVALID), ("spec.versionPriority", INVALID)]),
+    ({"spec.service": {"port": 1}},
+     [("spec.service.namespace", REQUIRED), ("spec.service.name", REQUIRED)]),
+    ({"spec.caBundle": "YWJj", "spec.insecureSkipTLSVerify": True},
+     [("spec.insecureSkipTLSVerify", INVALID)]),
+    ({"spec.service": GONE, "spec.caBundle": "YWJj", "spec.insecureSkipTLSVerify": True},
+     [("spec.caBundle", INVALID), ("spec.insecureSkipTLSVerify", INVALID)]),
+]  # fmt: skip
+
+
+def test_api_services() -> None:
+    check(API_SERVICES, of_create, API_SERVICE)
+    [size] = of_create(API_SERVICE, {"spec.service": GONE, "spec.caBundle": "YWJjZA=="})
+    assert size.message == 'Invalid value: "4 bytes": local APIServices may not have a caBundle'
+    odd = {"status": {"conditions": [{"type": "Available", "status": "Perhaps"}]}}
+    [cause] = of_update(API_SERVICE, odd, "status")
+    assert (cause.field, cause.reason) == ("status.conditions[0].status", UNSUPPORTED)

@@ -128,13 +128,13 @@ def local_services(
                     "groupPriorityMinimum": minimum,
                     "versionPriority": max(1, priority),
                 },
-                "status": {
-                    "conditions": [
-                        condition(True, "Local", "Local APIServices are always available")
-                    ]
-                },
+                "status": {"conditions": [local_condition()]},
             }
     return found
+
+
+def local_condition() -> Object:
+    return condition(True, "Local", "Local APIServices are always available")
 
 
 def condition(available: bool, reason: str, message: str) -> Object:

@@ -17,6 +17,8 @@ RESOURCES: tuple[Resource, ...] = (
         namespaced=False,
         categories=API_EXTENSIONS,
         subresources=(status("APIService"),),
+        strategy="apiservice",
+        unconditional_update=False,
     ),
     resource(
         "certificates.k8s.io",
@@ -41,8 +43,7 @@ RESOURCES: tuple[Resource, ...] = (
             namespaced=False,
             categories=API_EXTENSIONS,
             generation=True,
-            unconditional_update=not name.endswith("policybindings")
-            and not name.endswith("policies"),
+            unconditional_update=False,
             subresources=(status(kind),) if name == "validatingadmissionpolicies" else (),
         )
         for name, kind in (
@@ -84,7 +85,15 @@ RESOURCES: tuple[Resource, ...] = (
         create_on_update=True,
         unconditional_update=False,
     ),
-    resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", namespaced=False),
+    resource(
+        "node.k8s.io",
+        "v1",
+        "runtimeclasses",
+        "RuntimeClass",
+        namespaced=False,
+        create_on_update=True,
+        unconditional_update=False,
+    ),
     *(
         resource(
             FLOW, "v1", name, kind, namespaced=False, subresources=(status(kind),), generation=True

@@ -46,6 +46,7 @@ RESOURCES: tuple[Resource, ...] = (
         "events",
         "Event",
         short_names=("ev",),
+        strategy="event",
         create_on_update=True,
         selectable=(
             "involvedObject.kind",

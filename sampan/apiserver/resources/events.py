@@ -11,6 +11,7 @@ RESOURCES: tuple[Resource, ...] = (
         "events",
         "Event",
         short_names=("ev",),
+        strategy="event",
         storage="core/events",
         storage_version="v1",
         create_on_update=True,

@@ -7,13 +7,22 @@ from sampan.apiserver.resources.model import Resource, resource, status
 GROUP = "storage.k8s.io"
 
 RESOURCES: tuple[Resource, ...] = (
-    resource(GROUP, "v1", "csidrivers", "CSIDriver", namespaced=False, generation=True),
+    resource(
+        GROUP,
+        "v1",
+        "csidrivers",
+        "CSIDriver",
+        namespaced=False,
+        generation=True,
+        unconditional_update=False,
+    ),
     resource(GROUP, "v1", "csinodes", "CSINode", namespaced=False, unconditional_update=False),
     resource(
         GROUP,
         "v1",
         "csistoragecapacities",
         "CSIStorageCapacity",
+        unconditional_update=False,
     ),
     resource(GROUP, "v1", "storageclasses", "StorageClass", namespaced=False, short_names=("sc",)),
     resource(

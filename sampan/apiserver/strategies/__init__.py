@@ -5,6 +5,8 @@ from __future__ import annotations
 from sampan.apiserver.resources import Resource
 from sampan.apiserver.strategies.base import Strategy
 from sampan.apiserver.strategies.cluster import (
+    APIServiceStrategy,
+    EventStrategy,
     NamespaceStrategy,
     NodeStrategy,
     OrphaningStrategy,
@@ -33,6 +35,8 @@ class Strategies:
             "pod": PodStrategy(),
             "job": JobStrategy(),
             "service": self.services,
+            "apiservice": APIServiceStrategy(),
+            "event": EventStrategy(),
             "namespace": NamespaceStrategy(),
             "node": NodeStrategy(),
             "certificatesigningrequest": SigningRequestStrategy(),

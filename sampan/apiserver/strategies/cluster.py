@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sampan.apiserver.aggregation import services
 from sampan.apiserver.call import Call
 from sampan.apiserver.strategies.base import Object, Strategy, keep, update_causes
 from sampan.kube import errors, objects, signing_requests, validation
@@ -206,3 +207,26 @@ class VolumeStrategy(ReturningStrategy):
         at = "lastPhaseTransitionTime"
         if status.get("phase") != before.get("phase") and status.get(at) in (None, before.get(at)):
             new["status"] = {**status, at: objects.now()}
+
+
+class EventStrategy(Strategy):
+    """One storage under two groups, and events.k8s.io asks more of an event than core does."""
+
+    def validate_create(self, call: Call, obj: Object) -> list[errors.Cause]:
+        return validation.validate_create(call.gvk, obj)
+
+    def validate_update(self, call: Call, new: Object, old: Object) -> list[errors.Cause]:
+        return validation.validate_update(call.gvk, new, old)
+
+
+class APIServiceStrategy(Strategy):
+    """One without a service is served by this server, and so is available from the start."""
+
+    def prepare_create(self, call: Call, obj: Object) -> None:
+        local = (obj.get("spec") or {}).get("service") is None
+        obj["status"] = {"conditions": [services.local_condition()]} if local else {}
+
+    def prepare_status(self, call: Call, new: Object, old: Object) -> None:
+        super().prepare_status(call, new, old)
+        for key in ("annotations", "finalizers"):
+            keep(new["metadata"], old["metadata"], key)

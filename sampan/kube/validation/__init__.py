@@ -18,6 +18,7 @@ from sampan.kube.validation import (
     core,
     device_slices,
     devices,
+    events,
     flowcontrol,
     networking,
     others,
@@ -50,6 +51,7 @@ _TABLE: Final[dict[tuple[str, str], Rules]] = {
     **flowcontrol.RULES,
     **devices.RULES,
     **device_slices.RULES,
+    **events.RULES,
     **others.RULES,
 }
 

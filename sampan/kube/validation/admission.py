@@ -7,7 +7,6 @@ from typing import Final
 from sampan.kube import names
 from sampan.kube.errors import (
     duplicate,
-    forbidden_field,
     invalid_value,
     not_supported,
     required,
@@ -20,6 +19,7 @@ GROUP: Final = "admissionregistration.k8s.io"
 _FAILURE: Final = frozenset(("Fail", "Ignore"))
 _MATCH: Final = frozenset(("Equivalent", "Exact"))
 _EFFECTS: Final = frozenset(("None", "NoneOnDryRun"))
+_STATUSES: Final = ("True", "False", "Unknown")
 _ACTIONS: Final = frozenset(("Audit", "Deny", "Warn"))
 
 
@@ -154,25 +154,44 @@ def _api_service(service: Object, causes: Causes) -> None:
     spec = service.get("spec") or {}
     group, version = spec.get("group") or "", spec.get("version") or ""
     expected = f"{version}.{group}"
-    if name_of(service) != expected:
+    if name_of(service) != expected and not names.path_segment(name_of(service)):
         text = f'must be `spec.version+"."+spec.group`: "{expected}"'
         causes.append(invalid_value("metadata.name", name_of(service), text))
     if group:
         rules.name(causes, "spec.group", group, names.dns1123_subdomain)
-    rules.required_name(causes, "spec.version", version, names.dns1035_label)
-    for field in ("groupPriorityMinimum", "versionPriority"):
+    elif version != "v1":
+        text = "only v1 may have an empty group and it better be legacy kube"
+        causes.append(required("spec.group", text))
+    rules.name(causes, "spec.version", version, names.dns1035_label)
+    for field, high in (("groupPriorityMinimum", 20_000), ("versionPriority", 1_000)):
         value = spec.get(field) or 0
-        high = 20_000 if field == "groupPriorityMinimum" else 1_000
         if not 0 < value <= high:
             text = f"must be positive and less than {high}"
             causes.append(invalid_value(f"spec.{field}", value, text))
-    if spec.get("service") is None:
-        if spec.get("caBundle"):
+    bundle, insecure = spec.get("caBundle"), bool(spec.get("insecureSkipTLSVerify"))
+    server = spec.get("service")
+    if server is None:
+        if bundle:
+            size = len(bundle) * 3 // 4 - bundle[-2:].count("=")
             text = "local APIServices may not have a caBundle"
-            causes.append(invalid_value("spec.caBundle", "<redacted>", text))
-        if spec.get("insecureSkipTLSVerify"):
+            causes.append(invalid_value("spec.caBundle", f"{size} bytes", text))
+        if insecure:
             text = "local APIServices may not have insecureSkipTLSVerify"
-            causes.append(forbidden_field("spec.insecureSkipTLSVerify", text))
+            causes.append(invalid_value("spec.insecureSkipTLSVerify", insecure, text))
+        return
+    for field in ("namespace", "name"):
+        if not server.get(field):
+            causes.append(required(f"spec.service.{field}"))
+    if insecure and bundle:
+        text = "may not be true if caBundle is present"
+        causes.append(invalid_value("spec.insecureSkipTLSVerify", insecure, text))
+
+
+def _api_service_status(new: Object, old: Object, causes: Causes) -> None:
+    for index, condition in enumerate((new.get("status") or {}).get("conditions") or ()):
+        if condition.get("status") not in _STATUSES:
+            path = f"status.conditions[{index}].status"
+            causes.append(not_supported(path, condition.get("status") or "", _STATUSES))
 
 
 RULES = {
@@ -186,6 +205,6 @@ RULES = {
         _definition, _definition_update, namespaced=False
     ),
     ("apiregistration.k8s.io", "APIService"): Rules(
-        _api_service, name=names.path_segment, namespaced=False
+        _api_service, name=names.path_segment, namespaced=False, status=_api_service_status
     ),
 }

@@ -192,7 +192,7 @@ def _node_status(new: Object, old: Object, causes: Causes) -> None:
     _node_addresses(new, causes)
 
 
-# --- Endpoints, ResourceQuota, LimitRange, Event ----------------------------------------------------
+# --- Endpoints, ResourceQuota, LimitRange -----------------------------------------------------------
 
 
 def _endpoints(endpoints: Object, causes: Causes) -> None:
@@ -310,19 +310,6 @@ def _limit_order(item: Object, causes: Causes, path: str, kind: str) -> None:
             causes.append(invalid_value(f"{path}.defaultRequest[{name}]", str(asked), text))
 
 
-def _event(event: Object, causes: Causes) -> None:
-    """An event belongs to its object's namespace; one about a cluster-wide object to default or kube-system."""
-    namespace = metadata(event).get("namespace") or ""
-    about = (event.get("involvedObject") or {}).get("namespace") or ""
-    if about:
-        if namespace != about:
-            text = "does not match event.namespace"
-            causes.append(invalid_value("involvedObject.namespace", about, text))
-    elif namespace not in ("default", "kube-system", ""):
-        text = "does not match event.namespace"
-        causes.append(invalid_value("involvedObject.namespace", about, text))
-
-
 def _binding(binding: Object, causes: Causes) -> None:
     target = binding.get("target") or {}
     kind = target.get("kind") or ""
@@ -388,7 +375,6 @@ RULES = {
     ("", "Endpoints"): Rules(_endpoints),
     ("", "ResourceQuota"): Rules(quotas.validate, quotas.validate_update, status=quotas.status),
     ("", "LimitRange"): Rules(_limit_range),
-    ("", "Event"): Rules(_event),
     ("", "Binding"): Rules(_binding),
     ("", "PersistentVolume"): Rules(persistent.volume, persistent.volume_update, namespaced=False),
     ("", "PersistentVolumeClaim"): Rules(

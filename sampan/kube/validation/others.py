@@ -1,11 +1,18 @@
-"""Scheduling, node, coordination, events, certificates and authentication."""
+"""Scheduling, node, coordination, certificates and authentication."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from sampan.kube import names
-from sampan.kube.errors import forbidden_field, invalid_value, quote, required, too_long
+from sampan.kube.errors import (
+    forbidden_field,
+    invalid_value,
+    not_supported,
+    quote,
+    required,
+    too_long,
+)
 from sampan.kube.objects import metadata
 from sampan.kube.validation import placement, resources, rules
 from sampan.kube.validation.rules import Causes, Object, Rules
@@ -17,26 +24,33 @@ _SYSTEM_CLASSES: Final = {
     "system-cluster-critical": 2_000_000_000,
 }
 _PREEMPTION: Final = frozenset(("Never", "PreemptLowerPriority"))
+_LEASE_STRATEGIES: Final = ("OldestEmulationVersion",)
 _MAX_SIGNER: Final = 253 + 1 + 253 + 1 + 63
 
 
 def _priority_class(found: Object, causes: Causes) -> None:
     name, value = metadata(found).get("name") or "", found.get("value") or 0
     if name.startswith(_SYSTEM_PREFIX):
-        if _SYSTEM_CLASSES.get(name) != value:
+        if problem := _no_system_class(name, value, bool(found.get("globalDefault"))):
             text = (
                 "priority class names with 'system-' prefix are reserved for system use only. "
-                f"error: {name} is not a known system priority class"
-                if name not in _SYSTEM_CLASSES
-                else "priority class names with 'system-' prefix are reserved for system use only. "
-                f"error: value of {name} PriorityClass must be {_SYSTEM_CLASSES[name]}"
+                f"error: {problem}"
             )
             causes.append(forbidden_field("metadata.name", text))
     elif value > HIGHEST_USER_PRIORITY:
         text = f"maximum allowed value of a user defined priority is {HIGHEST_USER_PRIORITY}"
         causes.append(forbidden_field("value", text))
-    policy = found.get("preemptionPolicy")
-    rules.choice(causes, "preemptionPolicy", policy, _PREEMPTION)
+    if (policy := found.get("preemptionPolicy")) is not None:
+        rules.choice(causes, "preemptionPolicy", policy, _PREEMPTION)
+
+
+def _no_system_class(name: str, value: int, is_default: bool) -> str:
+    """Why this is none of the classes that the system has, "" if it is."""
+    if name not in _SYSTEM_CLASSES:
+        return f"{name} is not a known system priority class"
+    if value != _SYSTEM_CLASSES[name]:
+        return f"value of {name} PriorityClass must be {_SYSTEM_CLASSES[name]}"
+    return f"globalDefault of {name} PriorityClass must be false" if is_default else ""
 
 
 def _priority_class_update(new: Object, old: Object, causes: Causes) -> None:
@@ -48,10 +62,8 @@ def _priority_class_update(new: Object, old: Object, causes: Causes) -> None:
 
 def _runtime_class(found: Object, causes: Causes) -> None:
     rules.name(causes, "handler", found.get("handler") or "", names.dns1123_label)
-    for name, value in ((found.get("overhead") or {}).get("podFixed") or {}).items():
-        path = f"overhead.podFixed[{name}]"
-        resources.container_resource(causes, path, name)
-        resources.amount(causes, path, name, value)
+    if (overhead := found.get("overhead")) is not None:  # checked as a container's limits
+        resources.requirements({"limits": overhead.get("podFixed")}, causes, "overhead")
     scheduling = found.get("scheduling") or {}
     rules.labels(causes, "scheduling.nodeSelector", scheduling.get("nodeSelector"))
     placement.tolerations(scheduling.get("tolerations") or [], causes, "scheduling.tolerations")
@@ -69,33 +81,14 @@ def _lease(found: Object, causes: Causes) -> None:
         causes.append(invalid_value("spec.leaseDurationSeconds", seconds, text))
     rules.not_negative(causes, "spec.leaseTransitions", spec.get("leaseTransitions"))
     if (strategy := spec.get("strategy")) is not None:
-        rules.name(causes, "spec.strategy", strategy, names.qualified_name)
+        where = "spec.strategy.strategy"  # so in Kubernetes
+        if "/" in strategy:
+            rules.name(causes, where, strategy, names.qualified_name)
+        elif strategy not in _LEASE_STRATEGIES:
+            causes.append(not_supported(where, strategy, _LEASE_STRATEGIES))
     if spec.get("preferredHolder") and not strategy:
         text = "may only be specified if `strategy` is defined"
         causes.append(forbidden_field("spec.preferredHolder", text))
-
-
-def _event(event: Object, causes: Causes) -> None:
-    """The new kind of event (events.k8s.io) says who reports what about which object, within bounds."""
-    namespace = metadata(event).get("namespace") or ""
-    about = (event.get("regarding") or {}).get("namespace") or ""
-    if about and about != namespace:
-        text = "does not match event.namespace"
-        causes.append(invalid_value("involvedObject.namespace", about, text))
-    for field, limit in (("reason", 128), ("action", 128), ("reportingInstance", 128)):
-        value = event.get(field) or ""
-        if not value:
-            causes.append(required(field))
-        elif len(value) > limit:
-            causes.append(invalid_value(field, "", f"can have at most {limit} characters"))
-    controller = event.get("reportingController") or ""
-    rules.required_name(causes, "reportingController", controller, names.qualified_name)
-    if len(event.get("note") or "") > 1024:
-        causes.append(invalid_value("message", "", "can have at most 1024 characters"))
-    if event.get("type") not in ("Normal", "Warning"):
-        causes.append(
-            invalid_value("type", "", "has invalid value: " + str(event.get("type") or ""))
-        )
 
 
 def _signing_request(found: Object, causes: Causes) -> None:
@@ -154,12 +147,11 @@ _ANY_NAME = names.path_segment
 
 RULES = {
     ("scheduling.k8s.io", "PriorityClass"): Rules(
-        _priority_class, _priority_class_update, namespaced=False
+        _priority_class, _priority_class_update, namespaced=False, update_is_whole=True
     ),
     ("node.k8s.io", "RuntimeClass"): Rules(_runtime_class, _runtime_class_update, namespaced=False),
     ("coordination.k8s.io", "Lease"): Rules(_lease),
     ("coordination.k8s.io", "LeaseCandidate"): Rules(),
-    ("events.k8s.io", "Event"): Rules(_event),
     ("certificates.k8s.io", "CertificateSigningRequest"): Rules(
         _signing_request, _signing_request_update, _ANY_NAME, namespaced=False
     ),

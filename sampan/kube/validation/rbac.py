@@ -46,7 +46,10 @@ def _cluster_role(role: Object, causes: Causes) -> None:
         causes.append(required("aggregationRule.clusterRoleSelectors", text))
     for index, selector in enumerate(selectors or ()):
         path = f"aggregationRule.clusterRoleSelectors[{index}]"
+        before = len(causes)
         rules.label_selector(causes, path, selector)
+        if len(causes) > before:
+            causes.append(invalid_value(path, selector, "invalid label selector."))
 
 
 def _binding(binding: Object, causes: Causes, kinds: tuple[str, ...], *, cluster: bool) -> None:
@@ -72,7 +75,10 @@ def _subject(subject: Object, causes: Causes, path: str, *, cluster: bool) -> No
                 causes.append(not_supported(f"{path}.apiGroup", group, [""]))
             if cluster and not subject.get("namespace"):
                 causes.append(required(f"{path}.namespace"))
-        case "User" | "Group":
+        case "User" | "Group" as kind:
+            if not name:
+                text = f"{kind.lower()} name cannot be empty"
+                causes.append(invalid_value(f"{path}.name", name, text))
             if group != GROUP:
                 causes.append(not_supported(f"{path}.apiGroup", group, [GROUP]))
         case other:

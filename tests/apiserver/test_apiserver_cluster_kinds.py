@@ -1,0 +1,94 @@
+"""Kinds of the cluster whose writes have rules of their own: events of two groups, API services, runtime classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from apiserver_harness import Harness, api
+
+__all__ = ["api"]
+
+CORE = "/api/v1/namespaces/default/events"
+NEW = "/apis/events.k8s.io/v1/namespaces/default/events"
+SERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
+CLASSES = "/apis/node.k8s.io/v1/runtimeclasses"
+ADMISSION = "/apis/admissionregistration.k8s.io/v1"
+STORAGE = "/apis/storage.k8s.io/v1"
+UNPINNED = "metadata.resourceVersion: Invalid value: 0x0: must be specified for an update"
+
+
+def event(name: str, **more: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": name},
+        "regarding": {"kind": "Pod", "name": "p", "namespace": "default"},
+        "eventTime": "2026-01-01T00:00:00.000000Z",
+        "reportingController": "example.com/x",
+        "reportingInstance": "i",
+        "action": "Run",
+        "reason": "Started",
+        "type": "Normal",
+        **more,
+    }
+
+
+async def test_each_group_has_its_rules_for_events(api: Harness) -> None:
+    bare = {"metadata": {"name": "Old_1"}, "involvedObject": {"namespace": "default"}}
+    await api.call("POST", CORE, bare)
+    refused = await api.call("POST", NEW, event("a", eventTime=None, type="Odd"), 422)
+    fields = [each["field"] for each in refused["details"]["causes"]]
+    assert fields == ["eventTime", "type"]
+    made = await api.call("POST", NEW, event("a"))
+    # Through the new group only the series may change, through the old one anything.
+    series = {"count": 2, "lastObservedTime": "2026-01-01T00:01:00.000000Z"}
+    made = await api.patch("merge", f"{NEW}/a", {"series": series})
+    assert made["series"]["count"] == 2
+    refused = await api.patch("merge", f"{NEW}/a", {"note": "n"}, 422)
+    assert refused["message"].endswith(
+        'is invalid: message: Invalid value: "n": field is immutable'
+    )
+    assert (await api.patch("merge", f"{CORE}/a", {"message": "n"}))["message"] == "n"
+    assert (await api.call("GET", f"{NEW}/a"))["note"] == "n"
+
+
+async def test_a_local_api_service_is_available_at_once(api: Harness) -> None:
+    spec = {"group": "g.io", "version": "v1", "groupPriorityMinimum": 9, "versionPriority": 9}
+    remote = {**spec, "service": {"namespace": "default", "name": "s"}}
+    false = {"conditions": [{"type": "Available", "status": "False"}]}
+    path = f"{SERVICES}?dryRun=All"
+    made = await api.call(
+        "POST", path, {"metadata": {"name": "v1.g.io"}, "spec": spec, "status": false}
+    )
+    [condition] = made["status"]["conditions"]
+    assert (condition["status"], condition["reason"]) == ("True", "Local")
+    made = await api.call("POST", path, {"metadata": {"name": "v1.g.io"}, "spec": remote})
+    assert made["status"] == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "obj"),
+    [
+        (CLASSES, {"handler": "wasm"}),
+        (f"{ADMISSION}/validatingwebhookconfigurations", {"webhooks": []}),
+        (f"{STORAGE}/csidrivers", {"spec": {}}),
+        (SERVICES, None),
+    ],
+)
+async def test_updates_that_must_name_a_version(
+    api: Harness, path: str, obj: dict[str, Any] | None
+) -> None:
+    name = "v1.apps" if obj is None else "x"
+    if obj is not None:
+        await api.call("POST", path, {"metadata": {"name": name}, **obj})
+    found = await api.call("GET", f"{path}/{name}")
+    found["metadata"].pop("resourceVersion")
+    refused = await api.call("PUT", f"{path}/{name}", found, 422)
+    assert refused["message"].endswith(UNPINNED)
+
+
+async def test_a_runtime_class_may_be_made_by_put(api: Harness) -> None:
+    body = {"metadata": {"name": "x"}, "handler": "wasm"}
+    made = await api.call("PUT", f"{CLASSES}/x", body, 201)
+    made["handler"] = "other"
+    refused = await api.call("PUT", f"{CLASSES}/x", made, 422)
+    assert refused["message"].endswith('handler: Invalid value: "other": field is immutable')
