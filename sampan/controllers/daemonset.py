@@ -20,9 +20,16 @@ from sampan.controllers.base import (
     Watch,
 )
 from sampan.controllers.history import HASH, History
-from sampan.controllers.pods import available_in, claim, from_template, is_active, is_available
+from sampan.controllers.pods import (
+    available_in,
+    claim,
+    create_pods,
+    delete_pod,
+    from_template,
+    is_active,
+    is_available,
+)
 from sampan.controllers.rollout import resolve
-from sampan.kube.errors import ApiError
 from sampan.kube.objects import clone, is_deleting, labels, parse_time, pod_finished, pod_ready
 from sampan.kube.placement import matches_node, tolerates
 from sampan.kube.selectors import from_object
@@ -135,22 +142,8 @@ class DaemonSetController(Controller):
         await self.create_all(key, daemon, create, digest)
 
     async def create_all(self, key: Key, daemon: Object, names: list[str], digest: str) -> None:
-        batch, done = 1, 0
-        names = names[:BURST]
-        while done < len(names):
-            part = names[done : done + batch]
-            made = await asyncio.gather(
-                *(self.create(key, daemon, name, digest) for name in part), return_exceptions=True
-            )
-            for result in made:
-                if isinstance(result, ApiError):
-                    text = f"Error creating: {result.message}"
-                    self.events.event(daemon, "Warning", "FailedCreate", text)
-            for result in made:
-                if isinstance(result, BaseException):
-                    raise result
-            done += len(part)
-            batch *= 2
+        made = [self.create(key, daemon, name, digest) for name in names[:BURST]]
+        await create_pods(made, self.events, daemon)
 
     async def create(self, key: Key, daemon: Object, node: str, digest: str) -> None:
         made = await self.client.create(PODS, pod_for(daemon, node, digest), key.namespace)
@@ -159,17 +152,8 @@ class DaemonSetController(Controller):
         self.events.event(daemon, "Normal", "SuccessfulCreate", text)
 
     async def delete(self, key: Key, daemon: Object, pod: Object) -> None:
-        metadata = pod["metadata"]
-        self.expectations.expect_deleted(key, pod)
-        try:
-            await self.client.delete(
-                PODS, metadata["name"], metadata["namespace"], uid=metadata["uid"]
-            )
-        except ApiError as error:
-            if error.code not in (404, 409):
-                self.expectations.not_deleted(key, pod)
-                raise
-        text = f"Deleted pod: {metadata['name']}"
+        await delete_pod(self.client, self.expectations, key, pod)
+        text = f"Deleted pod: {pod['metadata']['name']}"
         self.events.event(daemon, "Normal", "SuccessfulDelete", text)
 
     async def roll(
@@ -178,9 +162,9 @@ class DaemonSetController(Controller):
         targets = {
             node["metadata"]["name"] for node in self.nodes.list() if wanted(daemon, node)[0]
         }
-        delete, create = update(daemon, by_node, targets, digest, self.clock())
-        await asyncio.gather(*(self.delete(key, daemon, pod) for pod in delete))
-        await self.create_all(key, daemon, create, digest)
+        stale, missing = update(daemon, by_node, targets, digest, self.clock())
+        await asyncio.gather(*(self.delete(key, daemon, pod) for pod in stale))
+        await self.create_all(key, daemon, missing, digest)
 
     async def write_status(
         self, daemon: Object, by_node: dict[str, list[Object]], digest: str, collisions: int

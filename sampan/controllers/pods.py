@@ -1,18 +1,21 @@
 """Pods as the controllers above them see them: made from a template, ranked for deletion, adopted and released.
 
-Shared by the workload controllers; pure but for `claim`, which writes owner references.
+Shared by the workload controllers. Decisions are pure; `create_pods`, `delete_pod` and `claim` write.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from collections.abc import Coroutine, Iterable
 from datetime import datetime
 from typing import Any
 
 from sampan.client.client import Client
+from sampan.client.events import EventRecorder
 from sampan.client.informer import Informer
 from sampan.client.resources import PODS
-from sampan.controllers.base import may_adopt
+from sampan.controllers.base import Expectations, Key, may_adopt
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import (
     condition,
@@ -119,6 +122,43 @@ def deletion_cost(pod: Object) -> int:
         return int(value)
     except ValueError:
         return 0
+
+
+async def create_pods(
+    creations: Iterable[Coroutine[Any, Any, None]], events: EventRecorder, owner: Object
+) -> None:
+    """Batches that double while all goes well, so that a quota or a bad template costs one refusal, not hundreds.
+
+    Each creation that is refused is an event of `owner`; the first is raised, and what follows it is not begun.
+    """
+    waiting, size = list(creations), 1
+    try:
+        while waiting:
+            batch, waiting = waiting[:size], waiting[size:]
+            results = await asyncio.gather(*batch, return_exceptions=True)
+            for result in results:
+                if isinstance(result, ApiError):
+                    text = f"Error creating: {result.message}"
+                    events.event(owner, "Warning", "FailedCreate", text)
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+            size *= 2
+    finally:
+        for creation in waiting:
+            creation.close()
+
+
+async def delete_pod(client: Client, expectations: Expectations, key: Key, pod: Object) -> None:
+    """Delete this pod and no other of its name; one that is gone already is no error."""
+    metadata = pod["metadata"]
+    expectations.expect_deleted(key, pod)
+    try:
+        await client.delete(PODS, metadata["name"], metadata["namespace"], uid=metadata["uid"])
+    except ApiError as error:
+        if error.code not in (404, 409):
+            expectations.not_deleted(key, pod)
+            raise
 
 
 async def claim(

@@ -24,6 +24,8 @@ from sampan.controllers.base import (
 from sampan.controllers.pods import (
     available_in,
     claim,
+    create_pods,
+    delete_pod,
     from_template,
     is_active,
     is_available,
@@ -85,7 +87,8 @@ class ReplicaSetController(Controller):
                 if missing > 0:
                     await self.create(key, replica_set, min(missing, BURST))
                 elif missing < 0:
-                    await self.delete(key, rank_for_deletion(active)[: min(-missing, BURST)])
+                    spare = rank_for_deletion(active)[: min(-missing, BURST)]
+                    await self.delete(key, replica_set, spare)
             except ApiError as error:
                 failure = error
         await self.write_status(replica_set, active, pods, failure)
@@ -96,23 +99,8 @@ class ReplicaSetController(Controller):
         return Requeue(wait + 0.01) if wait is not None else None
 
     async def create(self, key: Key, replica_set: Object, count: int) -> None:
-        """Batches that double while all goes well, so that a quota or a bad template costs one refusal, not hundreds."""
-        batch, done = 1, 0
-        while done < count:
-            size = min(batch, count - done)
-            results = await asyncio.gather(
-                *(self.create_one(key, replica_set) for _ in range(size)), return_exceptions=True
-            )
-            for result in results:
-                if isinstance(result, ApiError):
-                    self.events.event(
-                        replica_set, "Warning", "FailedCreate", f"Error creating: {result.message}"
-                    )
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
-            done += size
-            batch *= 2
+        made = [self.create_one(key, replica_set) for _ in range(count)]
+        await create_pods(made, self.events, replica_set)
 
     async def create_one(self, key: Key, replica_set: Object) -> None:
         pod = from_template(replica_set["spec"]["template"], replica_set)
@@ -121,22 +109,11 @@ class ReplicaSetController(Controller):
         name = created["metadata"]["name"]
         self.events.event(replica_set, "Normal", "SuccessfulCreate", f"Created pod: {name}")
 
-    async def delete(self, key: Key, pods: list[Object]) -> None:
+    async def delete(self, key: Key, replica_set: Object, pods: list[Object]) -> None:
         async def delete_one(pod: Object) -> None:
-            metadata = pod["metadata"]
-            self.expectations.expect_deleted(key, pod)
-            try:
-                await self.client.delete(
-                    PODS, metadata["name"], metadata["namespace"], uid=metadata["uid"]
-                )
-            except ApiError as error:
-                if error.code not in (404, 409):  # gone already, or another pod of that name
-                    self.expectations.not_deleted(key, pod)
-                    raise
-            message = f"Deleted pod: {metadata['name']}"
-            replica_set = self.replica_sets.get(*key)
-            if replica_set is not None:
-                self.events.event(replica_set, "Normal", "SuccessfulDelete", message)
+            await delete_pod(self.client, self.expectations, key, pod)
+            message = f"Deleted pod: {pod['metadata']['name']}"
+            self.events.event(replica_set, "Normal", "SuccessfulDelete", message)
 
         await asyncio.gather(*(delete_one(pod) for pod in pods))
 

@@ -26,7 +26,7 @@ from sampan.controllers.base import (
     Watch,
 )
 from sampan.controllers.history import HASH, History, template_of
-from sampan.controllers.pods import available_in, claim, from_template, is_available
+from sampan.controllers.pods import available_in, claim, delete_pod, from_template, is_available
 from sampan.controllers.rollout import resolve
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import (
@@ -127,17 +127,8 @@ class StatefulSetController(Controller):
         self.events.event(workload, "Normal", "SuccessfulCreate", text)
 
     async def delete(self, key: Key, workload: Object, pod: Object) -> None:
-        metadata = pod["metadata"]
-        self.expectations.expect_deleted(key, pod)
-        try:
-            await self.client.delete(
-                PODS, metadata["name"], metadata["namespace"], uid=metadata["uid"]
-            )
-        except ApiError as error:
-            if error.code not in (404, 409):
-                self.expectations.not_deleted(key, pod)
-                raise
-        text = f"delete Pod {metadata['name']} in StatefulSet {key.name} successful"
+        await delete_pod(self.client, self.expectations, key, pod)
+        text = f"delete Pod {pod['metadata']['name']} in StatefulSet {key.name} successful"
         self.events.event(workload, "Normal", "SuccessfulDelete", text)
 
     async def keep_claims(self, picture: Picture) -> None:

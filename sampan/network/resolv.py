@@ -24,15 +24,6 @@ class ResolvConf:
     searches: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
 
-    def render(self) -> str:
-        lines = []
-        if self.searches:
-            lines.append("search " + " ".join(self.searches))
-        lines += [f"nameserver {address}" for address in self.nameservers]
-        if self.options:
-            lines.append("options " + " ".join(self.options))
-        return "\n".join(lines) + "\n" if lines else ""
-
 
 def parse(text: str) -> ResolvConf:
     servers: list[str] = []
@@ -52,7 +43,9 @@ def parse(text: str) -> ResolvConf:
 
 
 def read_host(path: Path | None = None) -> ResolvConf:
-    """The host's configuration; behind systemd-resolved's stub, that which the stub itself uses."""
+    """The host's configuration: this file's, or that of the usual place; behind systemd-resolved's stub, that which the stub
+    itself uses, since the stub answers nobody but the host.
+    """
     for candidate in (path,) if path is not None else (HOST_FILE, SYSTEMD_FILE):
         try:
             found = parse(candidate.read_text())
@@ -98,7 +91,7 @@ def _extend(config: ResolvConf, extra: Mapping[str, Any]) -> ResolvConf:
     options = {option.partition(":")[0]: option for option in config.options}
     for option in extra.get("options") or []:
         name, value = str(option.get("name", "")), option.get("value")
-        options[name] = name if value is None else f"{name}:{value}"
+        options[name] = f"{name}:{value}" if value else name
     return ResolvConf(
         _unique((*config.nameservers, *(extra.get("nameservers") or []))),
         _unique((*config.searches, *(extra.get("searches") or []))),

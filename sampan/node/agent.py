@@ -24,6 +24,7 @@ from sampan.client.resources import PODS, RUNTIMECLASSES, SERVICES
 from sampan.cri.client import CRIClient
 from sampan.cri.errors import CRIError
 from sampan.kube.errors import ApiError
+from sampan.network import resolv
 from sampan.node import machine, registration
 from sampan.node.cache import ObjectCache
 from sampan.node.config import NodeConfig
@@ -51,7 +52,6 @@ from sampan.node.quietevents import QuietRecorder
 from sampan.node.references import References
 from sampan.node.registration import Registrar
 from sampan.node.runtimewatch import PodNews, RuntimeWatch
-from sampan.node.sandboxconfig import ResolvConf
 from sampan.node.shutdown import NOT_READY, Shutdown
 from sampan.node.static.manifests import is_mirror
 from sampan.node.status import Facts
@@ -168,7 +168,7 @@ class NodeAgent:
             recorder=recorder,
             facts=Facts((config.address,)),
             node_facts=NodeFacts((config.address,), registration.allocatable(config, facts)),
-            resolv_conf=_resolv_conf(config),
+            resolv_conf=resolv.read_host(config.resolv_conf),
             services=self._known_services,
             runtime_handler=self._runtime_handler,
             claims=Claims(self.client, self.cache),
@@ -495,11 +495,3 @@ def _stranger(sandbox: Any, uid: str) -> Object:
         },
         "spec": {"containers": [], "terminationGracePeriodSeconds": 1},
     }
-
-
-def _resolv_conf(config: NodeConfig) -> ResolvConf:
-    try:
-        return ResolvConf.parse(config.resolv_conf.read_text(encoding="utf-8", errors="replace"))
-    except OSError as error:
-        log.warning("%s: %s; pods get no upstream name server", config.resolv_conf, error)
-        return ResolvConf()

@@ -35,7 +35,7 @@ class NodeConfig:
     max_pods: int = 250
     root: bool = False
     cgroup_root: str = ""  # name of the parent cgroup of all pods, "" without cgroups
-    resolv_conf: Path = Path("/etc/resolv.conf")  # the host's, for dnsPolicy Default
+    resolv_conf: Path | None = None  # for dnsPolicy Default; None: the host's
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[dict[str, str], ...] = ()
     # Makes the service proxy and the DNS server: things with `apply(services, slices)` and `close()`.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sampan.client.client import Client
 from sampan.cri.client import CRIClient
+from sampan.network.resolv import ResolvConf
 from sampan.node.config import NodeConfig
 from sampan.node.devices.broker import Broker
 from sampan.node.environment import NodeFacts
@@ -21,7 +22,6 @@ from sampan.node.policies import Policies
 from sampan.node.quietevents import QuietRecorder
 from sampan.node.references import References
 from sampan.node.runtimewatch import RuntimeWatch
-from sampan.node.sandboxconfig import ResolvConf
 from sampan.node.status import Facts
 from sampan.node.statuswriter import StatusWriter
 from sampan.node.tokens import Tokens

@@ -36,7 +36,7 @@ def _percent(text: str) -> int:
     return int(text)
 
 
-def _directory(text: str) -> Path:
+def _absolute(text: str) -> Path:
     path = Path(text)
     if not path.is_absolute():
         raise ValueError("must be an absolute path")
@@ -49,8 +49,9 @@ FLAGS: dict[str, Flag] = {
     "eviction-hard": Flag("eviction_hard", parse_thresholds),
     "image-gc-high-threshold": Flag("image_gc_high", _percent),
     "image-gc-low-threshold": Flag("image_gc_low", _percent),
-    "pod-manifest-path": Flag("pod_manifest_path", _directory),
-    "root-dir": Flag("root_dir", _directory),
+    "pod-manifest-path": Flag("pod_manifest_path", _absolute),
+    "resolv-conf": Flag("resolv_conf", _absolute),
+    "root-dir": Flag("root_dir", _absolute),
     "shutdown-grace-period": Flag("shutdown_grace", duration),
     "shutdown-grace-period-critical-pods": Flag("shutdown_grace_critical", duration),
 }

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from sampan.cri import api_pb2 as api
 from sampan.kube.quantity import parse
+from sampan.network.resolv import ResolvConf
 from sampan.node import podspec
 from sampan.node.config import NodeConfig
 from sampan.node.errors import SandboxError
@@ -27,62 +26,6 @@ PROTOCOLS = {"TCP": 0, "UDP": 1, "SCTP": 2}
 POD, CONTAINER, NODE, TARGET = range(4)
 HOSTNAME_LIMIT = 63
 KERNEL_LIMIT = 64  # of a host name: __NEW_UTS_LEN
-MAX_SEARCHES = 32
-MAX_NAMESERVERS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class ResolvConf:
-    """What a resolv.conf says."""
-
-    servers: tuple[str, ...] = ()
-    searches: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> ResolvConf:
-        servers: list[str] = []
-        searches: tuple[str, ...] = ()
-        options: tuple[str, ...] = ()
-        for line in text.splitlines():
-            word, *rest = line.split("#")[0].split(";")[0].split() or [""]
-            if word == "nameserver" and rest:
-                servers.append(rest[0])
-            elif word == "search":
-                searches = tuple(rest)
-            elif word == "options":
-                options = tuple(rest)
-        return cls(tuple(servers), searches, options)
-
-
-def dns(pod: Object, config: NodeConfig, host: ResolvConf) -> ResolvConf:
-    """By dnsPolicy and dnsConfig."""
-    spec = pod["spec"]
-    policy = spec.get("dnsPolicy") or "ClusterFirst"
-    if policy == "ClusterFirst" and spec.get("hostNetwork"):
-        policy = "Default"
-    if policy == "None":
-        base = ResolvConf()
-    elif policy == "Default" or not config.cluster_dns:
-        base = host
-    else:
-        domain = config.cluster_domain
-        own = (f"{pod['metadata']['namespace']}.svc.{domain}", f"svc.{domain}", domain)
-        base = ResolvConf((config.cluster_dns,), _unique([*own, *host.searches]), ("ndots:5",))
-    extra = spec.get("dnsConfig") or {}
-    options = {item.partition(":")[0]: item for item in base.options}
-    for item in extra.get("options") or ():
-        value = item.get("value")
-        options[item["name"]] = item["name"] if value in (None, "") else f"{item['name']}:{value}"
-    return ResolvConf(
-        _unique([*base.servers, *(extra.get("nameservers") or ())])[:MAX_NAMESERVERS],
-        _unique([*base.searches, *(extra.get("searches") or ())])[:MAX_SEARCHES],
-        tuple(options.values()),
-    )
-
-
-def _unique(items: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(items))
 
 
 def hostname(pod: Object) -> str:
@@ -171,12 +114,11 @@ def groups_policy(pod: Object) -> Any:
 
 
 def make(
-    pod: Object, attempt: int, config: NodeConfig, host: ResolvConf, users: UserRange | None = None
+    pod: Object, attempt: int, config: NodeConfig, names: ResolvConf, users: UserRange | None = None
 ) -> Any:
-    """A PodSandboxConfig."""
+    """A PodSandboxConfig. `names`: the pod's resolv.conf."""
     meta, spec = pod["metadata"], pod["spec"]
     security = spec.get("securityContext") or {}
-    names = dns(pod, config, host)
     privileged = any(
         (c.container.get("securityContext") or {}).get("privileged")
         for c in podspec.containers(pod)
@@ -206,7 +148,7 @@ def make(
         hostname="" if spec.get("hostNetwork") else kernel_hostname(pod, config),
         log_directory=str(config.pod_log_dir(pod)),
         dns_config=api.DNSConfig(
-            servers=names.servers, searches=names.searches, options=names.options
+            servers=names.nameservers, searches=names.searches, options=names.options
         ),
         port_mappings=[
             api.PortMapping(

@@ -12,6 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from sampan.cri.errors import CRIError
+from sampan.network import resolv
+from sampan.network.resolv import ResolvConf
 from sampan.node import containerconfig, environment, hooks, podspec, references, sandboxconfig
 from sampan.node.backoff import Backoff
 from sampan.node.context import Context
@@ -109,9 +111,23 @@ class Starting:
         if self._config is None or self._config.metadata.attempt != attempt:
             context = self.context
             self._config = sandboxconfig.make(
-                self.worker.pod, attempt, context.config, context.resolv_conf, self._users()
+                self.worker.pod, attempt, context.config, self._names(), self._users()
             )
         return self._config
+
+    def _names(self) -> ResolvConf:
+        """The pod's resolv.conf; what does not fit into it is told."""
+        config, pod = self.context.config, self.worker.pod
+        names, cut = resolv.for_pod(
+            pod["spec"],
+            pod["metadata"]["namespace"],
+            cluster_dns=(config.cluster_dns,) if config.cluster_dns else (),
+            cluster_domain=config.cluster_domain,
+            host=self.context.resolv_conf,
+        )
+        for text in cut:
+            self.worker.event("Warning", "DNSConfigForming", text)
+        return names
 
     def _users(self) -> UserRange | None:
         """The pod's own ids, None when its users are the host's. Raises SandboxError."""

@@ -214,11 +214,8 @@ HOST = ResolvConf(("192.0.2.1",), ("example.org",), ("timeout:1",))
 
 def test_cluster_first() -> None:
     config, cut = for_pod({}, "shop", cluster_dns=["10.43.0.10"], host=HOST)
-    assert config.render() == (
-        "search shop.svc.cluster.local svc.cluster.local cluster.local example.org\n"
-        "nameserver 10.43.0.10\n"
-        "options ndots:5\n"
-    )
+    searches = ("shop.svc.cluster.local", "svc.cluster.local", "cluster.local", "example.org")
+    assert config == ResolvConf(("10.43.0.10",), searches, ("ndots:5",))
     assert cut == []
 
 
@@ -238,7 +235,9 @@ def test_policies(spec: dict, servers: tuple[str, ...]) -> None:
 
 
 def test_options_of_the_pod_win() -> None:
-    spec = {"dnsConfig": {"options": [{"name": "ndots", "value": "1"}, {"name": "rotate"}]}}
+    spec = {
+        "dnsConfig": {"options": [{"name": "ndots", "value": "1"}, {"name": "rotate", "value": ""}]}
+    }
     config, _ = for_pod(spec, "shop", cluster_dns=["10.43.0.10"], host=HOST)
     assert config.options == ("ndots:1", "rotate")
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from node_pods import container, make_pod
 
+from sampan.network.resolv import ResolvConf
 from sampan.node import containerconfig, environment, resources, sandboxconfig
 from sampan.node.config import NodeConfig
 from sampan.node.containerconfig import ImageFacts, MountPoint
 from sampan.node.environment import NodeFacts, expand
 from sampan.node.errors import ContainerError, SandboxError
 from sampan.node.podspec import MAIN, Named
-from sampan.node.sandboxconfig import ResolvConf
 
 FACTS = NodeFacts(("192.0.2.1",), {"cpu": "2", "memory": "1Gi"})
 
@@ -120,28 +120,6 @@ def test_service_variables_are_docker_links() -> None:
     assert env["MY_DB_PORT_5432_TCP"] == "tcp://10.43.0.9:5432"
     assert not any(name.startswith("FAR") for name in env)
     assert environment.service_variables(make_pod(enableServiceLinks=False), [service]) == {}
-
-
-def test_dns_policies(tmp_path: Path) -> None:
-    config = NodeConfig("n1", tmp_path, tmp_path, tmp_path / "s", cluster_dns="10.43.0.10")
-    host = ResolvConf.parse("nameserver 9.9.9.9\nsearch corp.example\noptions timeout:1\n")
-    first = sandboxconfig.dns(make_pod(), config, host)
-    assert first.servers == ("10.43.0.10",) and first.options == ("ndots:5",)
-    assert first.searches == (
-        "harbour.svc.cluster.local",
-        "svc.cluster.local",
-        "cluster.local",
-        "corp.example",
-    )
-    assert sandboxconfig.dns(make_pod(dnsPolicy="Default"), config, host) == host
-    assert sandboxconfig.dns(make_pod(hostNetwork=True), config, host) == host
-    own = {
-        "nameservers": ["1.1.1.1"],
-        "searches": ["a"],
-        "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}],
-    }
-    none = sandboxconfig.dns(make_pod(dnsPolicy="None", dnsConfig=own), config, host)
-    assert none == ResolvConf(("1.1.1.1",), ("a",), ("ndots:2", "edns0"))
 
 
 def test_a_host_name_that_is_the_dns_name(tmp_path: Path) -> None:

@@ -195,9 +195,15 @@ async def test_a_sidecar_runs_beside_and_ends_after(node: Any, pods: Pods) -> No
 
 
 async def test_events_are_worded_as_kubelets(node: Any, pods: Pods) -> None:
-    made = await pods.create("told")
+    servers = [f"192.0.2.{number}" for number in (1, 2, 3)]  # and the cluster's own
+    made = await pods.create("told", dnsConfig={"nameservers": servers})
     await pods.until("told", pod_ready, "Ready")
     wanted = {
+        (
+            "DNSConfigForming",
+            "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver "
+            "line is: 127.43.0.10 192.0.2.1 192.0.2.2",
+        ),
         ("Pulled", 'Container image "sleeper:1" already present on machine'),
         ("Created", "Created container: main"),
         ("Started", "Started container main"),
@@ -214,5 +220,6 @@ async def test_events_are_worded_as_kubelets(node: Any, pods: Pods) -> None:
                 EVENTS, "default", resource_version=listed.resource_version
             ):
                 break
-    assert listed.items[0]["involvedObject"]["fieldPath"] == "spec.containers{main}"
+    started = next(each for each in listed.items if each["reason"] == "Started")
+    assert started["involvedObject"]["fieldPath"] == "spec.containers{main}"
     await pods.delete("told")

@@ -22,7 +22,7 @@ from sampan.controllers.base import (
 )
 from sampan.controllers.job import indexes, plan
 from sampan.controllers.job.plan import TRACKING, Outcome, Picture
-from sampan.controllers.pods import claim, from_template
+from sampan.controllers.pods import claim, create_pods, delete_pod, from_template
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import (
     clone,
@@ -109,22 +109,8 @@ class JobController(Controller):
     async def adjust(self, key: Key, job: Object, found: Picture) -> list[float]:
         wanted = plan.wanted(found, self.clock())
         await self.dismiss(key, job, wanted.stop)
-        batch, done = 1, 0
-        create = wanted.create[:BURST]
-        while done < len(create):
-            part = create[done : done + batch]
-            made = await asyncio.gather(
-                *(self.create(key, job, found, index) for index in part), return_exceptions=True
-            )
-            for result in made:
-                if isinstance(result, ApiError):
-                    text = f"Error creating: {result.message}"
-                    self.events.event(job, "Warning", "FailedCreate", text)
-            for result in made:
-                if isinstance(result, BaseException):
-                    raise result
-            done += len(part)
-            batch *= 2
+        made = [self.create(key, job, found, index) for index in wanted.create[:BURST]]
+        await create_pods(made, self.events, job)
         return [wanted.wait] if wanted.wait is not None else []
 
     async def create(self, key: Key, job: Object, found: Picture, index: int | None) -> None:
@@ -142,17 +128,8 @@ class JobController(Controller):
 
     async def stop(self, key: Key, job: Object, pods: list[Object]) -> None:
         async def one(pod: Object) -> None:
-            metadata = pod["metadata"]
-            self.expectations.expect_deleted(key, pod)
-            try:
-                await self.client.delete(
-                    PODS, metadata["name"], metadata["namespace"], uid=metadata["uid"]
-                )
-            except ApiError as error:
-                if error.code not in (404, 409):
-                    self.expectations.not_deleted(key, pod)
-                    raise
-            text = f"Deleted pod: {metadata['name']}"
+            await delete_pod(self.client, self.expectations, key, pod)
+            text = f"Deleted pod: {pod['metadata']['name']}"
             self.events.event(job, "Normal", "SuccessfulDelete", text)
 
         await asyncio.gather(*(one(pod) for pod in pods))
