@@ -98,7 +98,7 @@ async def collect(service: RuntimeService, strays: list[Path]) -> None:
         )
         LOG.info("removing the network of sandbox %s, which does not run", identifier)
         await service.config.network.detach(reference)
-    for name in service.config.handlers:
+    for name in service.config.known:
         # A kind that was never used here has no directory, and is not imported to look for leftovers.
         if (service.config.directory / name).is_dir():
             try:

@@ -9,6 +9,8 @@ from sampan.image.store import ImageStore
 from sampan.network.pods import PodNetwork
 from sampan.runtime.kinds import KINDS
 
+OCI_RUNTIMES = ("crun", "runc")  # what a RuntimeClass made for another engine often names
+
 
 @dataclass(slots=True)
 class RuntimeConfig:
@@ -24,6 +26,16 @@ class RuntimeConfig:
     engines: dict[str, str] = field(default_factory=dict)
 
     @property
+    def known(self) -> tuple[str, ...]:
+        """`handlers`, and the OCI runtimes by their own names, which are tried when the first pod asks for one."""
+        own = OCI_RUNTIMES if "container" in self.kinds else ()
+        return tuple(dict.fromkeys((*self.handlers, *own)))
+
+    def engine(self, handler: str) -> str:
+        """The OCI runtime behind a handler; "" for a kind that chooses, or has none."""
+        return self.engines.get(handler) or (handler if handler in OCI_RUNTIMES else "")
+
+    @property
     def handlers(self) -> tuple[str, ...]:
-        """What a RuntimeClass can name."""
+        """What is offered: probed at start, and told to whoever asks for the status."""
         return tuple(dict.fromkeys((*self.kinds, *self.engines)))

@@ -45,7 +45,7 @@ class Inventory:
                 self.config.directory / name,
                 self.config.run_directory / name,
                 self.config.instance,
-                self.config.engines.get(name, ""),
+                self.config.engine(name),
             )
         return self._kinds[name]
 
@@ -67,7 +67,7 @@ class Inventory:
     async def kind_for(self, handler: str, image_os: str) -> str:
         """The kind that a handler names; without one, that of the image's platform, else the host's best."""
         if handler:
-            if handler not in self.config.handlers:
+            if handler not in self.config.known:
                 raise InvalidArgument(f'no runtime for "{handler}" is configured')
             return handler
         if image_os:

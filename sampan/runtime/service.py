@@ -265,7 +265,7 @@ class RuntimeService:
         wanted = kind_of_image(image.os)
         if sandbox.kind in (wanted, "microvm"):
             return
-        if wanted == "container" and sandbox.kind in self.config.engines:
+        if wanted == "container" and self.config.engine(sandbox.kind):
             return
         if sandbox.handler or sandbox.started:
             raise FailedPrecondition(

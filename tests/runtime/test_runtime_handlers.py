@@ -59,6 +59,20 @@ async def test_an_oci_runtime_by_its_name(named):
 
 
 @pytest.mark.root
+@pytest.mark.skipif(shutil.which("runc") is None, reason="needs runc")
+async def test_an_oci_runtime_is_a_handler_without_being_configured(runtime):
+    """Manifests that were written for containerd or CRI-O name runc or crun."""
+    pod = await runtime.pod("runc")
+    container = await runtime.container(pod, "sleep", "1000")
+    assert (runtime.base / "run" / "runc" / "runc" / container).is_dir()
+    await runtime.stop()
+    await runtime.start()
+    assert (await runtime.exec(container, "echo", "still")).stdout == b"still\n"
+    with pytest.raises(CRIError, match='no runtime for "gvisor" is configured'):
+        await runtime.pod("gvisor")
+
+
+@pytest.mark.root
 async def test_metrics_are_what_their_descriptors_say(runtime):
     pod = await runtime.pod()
     container = await runtime.container(
