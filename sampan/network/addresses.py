@@ -15,6 +15,7 @@ from pathlib import Path
 from sampan.network.errors import AddressesExhausted
 
 _LAST = "last"
+LATELY = 1024  # addresses that are not given out again while there are others
 
 
 class AddressPool:
@@ -116,4 +117,6 @@ class AddressPool:
         except FileNotFoundError:
             pass
         self._released[int(ipaddress.IPv4Address(address))] = None
+        if len(self._released) > LATELY:
+            self._released.pop(next(iter(self._released)))
         return address

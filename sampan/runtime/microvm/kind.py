@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from sampan.runtime import files, kernel
 from sampan.runtime.container.cgroups import Cgroup
@@ -57,7 +58,8 @@ class MicroVMKind:
         self._files: BootFiles | None = None
         self._driver: Driver | None = None
         self._proving = asyncio.Lock()
-        self._sandboxes: dict[str, MicroSandbox] = {}
+        # Weak: who made a pod lets go of it when it is removed, and nothing of it stays here.
+        self._sandboxes: WeakValueDictionary[str, MicroSandbox] = WeakValueDictionary()
 
     # what it takes
 
@@ -220,7 +222,7 @@ class MicroVMKind:
         if self._pool is not None:
             await self._pool.close()
             self._pool = None
-        for sandbox in self._sandboxes.values():
+        for sandbox in list(self._sandboxes.values()):
             await sandbox.close()
         self._sandboxes.clear()
         self.templates.close()

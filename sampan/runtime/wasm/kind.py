@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from sampan.image import UnpackedImage
 from sampan.network.pods import Attachment
@@ -41,7 +42,8 @@ class WasmKind:
         self.instance = instance
         self._link = Link(self.run_directory, directory / "zygote.log")
         self._cache = Cache(directory / "aot")
-        self._sandboxes: dict[str, WasmSandbox] = {}
+        # Weak: who made a pod lets go of it when it is removed, and nothing of it stays here.
+        self._sandboxes: WeakValueDictionary[str, WasmSandbox] = WeakValueDictionary()
 
     async def probe(self) -> Support:
         """Compile the smallest command, fork a worker for it and see it end with 0."""
@@ -140,7 +142,7 @@ class WasmKind:
         )
 
     async def close(self) -> None:
-        for sandbox in self._sandboxes.values():
+        for sandbox in list(self._sandboxes.values()):
             for process in sandbox.processes.values():
                 process.release()
         self._sandboxes.clear()
