@@ -1,7 +1,7 @@
 """Storage protection: a claim or volume that is being deleted stays until nothing uses it, then loses its finalizer.
 
 Admission gives every claim, volume and attributes class the finalizer when it is made. A claim is in use while a pod that
-has not ended names it; a volume while it is bound to a claim; a class while a claim or volume names it.
+is on a node and has not ended names it; a volume while it is bound to a claim; a class while a claim or volume names it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ClaimProtectionController(Protection):
     def in_use(self, obj: Object) -> bool:
         metadata = obj["metadata"]
         return any(
-            metadata["name"] in claims_of(pod) and not ended(pod)
+            pod["spec"].get("nodeName") and not ended(pod) and metadata["name"] in claims_of(pod)
             for pod in self.pods.list(metadata["namespace"])
             if pod["spec"].get("volumes")
         )

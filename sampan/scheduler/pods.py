@@ -24,6 +24,7 @@ Port = tuple[str, str, int]  # host IP, protocol, host port
 DEFAULT_CPU = 100  # millicores
 DEFAULT_MEMORY = 200 * 1024 * 1024
 CLASSES_KEPT = 4096
+NO_CLAIMS: tuple[tuple[str, ...], frozenset[str]] = ((), frozenset())
 
 
 @dataclass(slots=True, eq=False)
@@ -97,8 +98,7 @@ def classify(pod: Object) -> PodClass:
             spec.get("resources"),
             spec.get("priority"),
             spec.get("preemptionPolicy"),
-            claims,
-            [*ephemeral],
+            claims and [claims, sorted(ephemeral)],
             deleting,
         ]
     )
@@ -152,13 +152,15 @@ def make_class(
 
 def claim_names(pod: Object) -> tuple[tuple[str, ...], frozenset[str]]:
     """(all claims, those of ephemeral volumes)"""
-    found, ephemeral = [], set()
-    for volume in pod["spec"].get("volumes") or ():
-        if name := claim_of(pod, volume):
-            found.append(name)
-            if "ephemeral" in volume:
-                ephemeral.add(name)
-    return tuple(found), frozenset(ephemeral)
+    volumes = [
+        volume
+        for volume in pod["spec"].get("volumes") or ()
+        if "persistentVolumeClaim" in volume or "ephemeral" in volume
+    ]
+    if not volumes:
+        return NO_CLAIMS
+    ephemeral = (claim_of(pod, volume) for volume in volumes if "ephemeral" in volume)
+    return tuple(claim_of(pod, volume) for volume in volumes), frozenset(ephemeral)
 
 
 def amount(resource: str, quantity: Any) -> int:

@@ -30,6 +30,7 @@ from sampan.client.resources import (
 from sampan.kube import persistent
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import condition, is_deleting, now, pod_finished
+from sampan.kube.persistent import claims_of
 from sampan.kube.types import GVR
 from sampan.scheduler import preemption
 from sampan.scheduler.pods import PodInfo, describe
@@ -106,7 +107,7 @@ class Scheduler:
             if uid in self.snapshot.where:
                 self.snapshot.forget(uid)
                 self.unpark()
-                self.binder.changed()
+                self.binder.changed((pod["metadata"]["namespace"], n) for n in claims_of(pod))
             return
         if pod["spec"].get("nodeName"):
             unseen = uid not in self.snapshot.where
@@ -177,11 +178,15 @@ class Scheduler:
         self.unpark()
 
     def on_volume(self, kind: str, old: Object | None, new: Object | None) -> None:
-        """A claim, a volume or a class changed."""
+        """A claim, a volume or a class changed: news for the pods of that claim, or of any that is not bound."""
         self.snapshot.forget_volumes()
-        self.binder.changed()
+        claims = {whose_claim(obj) for obj in (old, new) if obj is not None}
+        self.binder.changed(claim for claim in claims if claim is not None)
         for uid, pod in list(self.parked.items()):
-            if pod.group.claims:
+            group = pod.group
+            if group.claims and (
+                None in claims or any((group.namespace, name) in claims for name in group.claims)
+            ):
                 del self.parked[uid]
                 self.enqueue(pod)
 
@@ -446,6 +451,14 @@ class Scheduler:
                 log.warning("%s/%s: cannot say why it waits: %s", *pod.key, error.message)
         except Exception:
             log.exception("%s/%s: cannot say why it waits", *pod.key)
+
+
+def whose_claim(obj: Object) -> tuple[str, str] | None:
+    """The claim that a change of a claim or volume concerns; None: it may be any."""
+    wanted = obj["metadata"] if "namespace" in obj["metadata"] else None
+    if wanted is None:
+        wanted = (obj.get("spec") or {}).get("claimRef")
+    return (wanted.get("namespace", ""), wanted.get("name", "")) if wanted else None
 
 
 def relevant(node: Object) -> tuple[Any, ...]:

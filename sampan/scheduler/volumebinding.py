@@ -7,13 +7,13 @@ Watches tell when they have; nothing is polled. While a pod waits, what it was p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sampan.client.client import Client
 from sampan.client.resources import PERSISTENTVOLUMECLAIMS, PERSISTENTVOLUMES
 from sampan.kube import objects, persistent
-from sampan.scheduler.volumes import Plan, Volumes, key_of
+from sampan.scheduler.volumes import ClaimKey, Plan, Volumes, key_of
 
 Object = dict[str, Any]
 LONGEST = 600.0  # seconds that volumes may take; kube-scheduler's bindTimeoutSeconds
@@ -27,12 +27,13 @@ class VolumeBinder:
     def __init__(self, client: Client, volumes: Volumes) -> None:
         self.client = client
         self.volumes = volumes
-        self._moved = asyncio.Event()
+        self._waiting: dict[ClaimKey, set[asyncio.Event]] = {}
 
-    def changed(self) -> None:
-        """Something moved that a pod may be waiting for."""
-        moved, self._moved = self._moved, asyncio.Event()
-        moved.set()
+    def changed(self, claims: Iterable[ClaimKey]) -> None:
+        """Something moved that pods with these claims may be waiting for."""
+        for claim in claims:
+            for moved in self._waiting.get(claim, ()):
+                moved.set()
 
     async def bind(self, plan: Plan, place: persistent.Place, wanted: Callable[[], bool]) -> None:
         """All claims of the plan are bound to volumes that the node reaches on return. Raises VolumesNotBound, ApiError.
@@ -49,15 +50,24 @@ class VolumeBinder:
                 marked = persistent.annotated(claim, {persistent.SELECTED_NODE: place[0]})
                 claim = await self.client.update(PERSISTENTVOLUMECLAIMS, marked)
             asked[objects.uid(claim)] = int(objects.resource_version(claim))
+        moved = asyncio.Event()
+        keys = [key_of(claim) for claim in plan.claims()]
+        for key in keys:
+            self._waiting.setdefault(key, set()).add(moved)
         try:
             async with asyncio.timeout(LONGEST):
                 while not self.bound(plan, asked, place):
-                    moved = self._moved
                     await moved.wait()
+                    moved.clear()
                     if not wanted():
                         raise VolumesNotBound("the pod does not wait for them any more")
         except TimeoutError:
             raise VolumesNotBound("context deadline exceeded") from None
+        finally:
+            for key in keys:
+                self._waiting[key].discard(moved)
+                if not self._waiting[key]:
+                    del self._waiting[key]
 
     def bound(self, plan: Plan, asked: dict[str, int], place: persistent.Place) -> bool:
         """Whether all are; raises VolumesNotBound when one will not be."""

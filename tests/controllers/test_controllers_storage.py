@@ -16,13 +16,17 @@ def claim(name):
     }
 
 
-def user_of(name):
+def user_of(name, node="a"):
     volume = {"name": "data", "persistentVolumeClaim": {"claimName": name}}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "user", "namespace": "default"},
-        "spec": {"containers": [{"name": "c", "image": "x"}], "volumes": [volume]},
+        "spec": {
+            "containers": [{"name": "c", "image": "x"}],
+            "volumes": [volume],
+            "nodeName": node,
+        },
     }
 
 
@@ -47,7 +51,10 @@ async def test_a_claim_stays_while_a_pod_names_it(world):
 
 
 async def test_a_claim_that_nobody_uses_goes_at_once(world):
+    """A pod that is on no node uses nothing: it will not start with a claim that is being deleted."""
     await world.client.create(PERSISTENTVOLUMECLAIMS, claim("data"), "default")
+    await world.client.create(PODS, user_of("data", node=""), "default")
+    await world.until(PODS, lambda found: found)
     await world.client.delete(PERSISTENTVOLUMECLAIMS, "data", "default")
     await world.until(PERSISTENTVOLUMECLAIMS, gone)
 

@@ -128,6 +128,19 @@ async def test_the_smallest_fitting_volume_is_bound(storage):
     assert found["status"]["lastPhaseTransitionTime"]
 
 
+async def test_what_others_say_in_a_status_stays(storage):
+    made = await storage.volume("v", storageClassName="other")
+    await storage.volume_until("v", in_phase("Available"))
+    said = {"status": {"message": "StatusPatched", "reason": "E2E"}}
+    await storage.client.patch(PERSISTENTVOLUMES, "v", said, subresource="status")
+    await storage.client.patch(PERSISTENTVOLUMES, "v", {"metadata": {"labels": {"seen": "yes"}}})
+    await storage.volume("marker")  # reconciled after it: by then the first was looked at
+    await storage.volume_until("marker", in_phase("Available"))
+    kept = await storage.client.get(PERSISTENTVOLUMES, "v")
+    assert kept["metadata"]["uid"] == made["metadata"]["uid"]
+    assert kept["status"]["message"] == "StatusPatched"
+
+
 async def test_many_claims_share_out_the_volumes(storage):
     """Each gets one of its own, whoever is faster."""
     await asyncio.gather(*(storage.volume(f"v{i}", f"{i + 1}Gi") for i in range(6)))
@@ -181,26 +194,29 @@ async def test_a_claim_whose_volume_went_is_lost(storage):
     assert "Data on the volume is lost!" in await storage.told("data", "ClaimLost")
 
 
-@pytest.mark.parametrize(
-    ("policy", "phase", "why"),
-    [
-        ("Retain", "Released", None),
-        ("Delete", "Failed", "no deletable volume plugin matched"),
-        ("Recycle", "Failed", "No recycler plugin found"),
-    ],
-)
-async def test_what_is_left_behind(storage, policy, phase, why):
-    await storage.volume("v", persistentVolumeReclaimPolicy=policy)
-    await storage.claim("data")
-    await storage.claim_until("data")
-    await storage.client.delete(PERSISTENTVOLUMECLAIMS, "data", "default")
-    left = await storage.volume_until("v", in_phase(phase))
-    assert (why or "") in left["status"].get("message", "")
-    if policy == "Retain":  # and it is nobody else's before the administrator says so
-        await storage.claim("data")
-        await storage.told("data", "FailedBinding")
-        await storage.client.patch(PERSISTENTVOLUMES, "v", {"spec": {"claimRef": None}})
-        await storage.claim_until("data")
+LEFT_BEHIND = {
+    "Retain": ("Released", ""),
+    "Delete": ("Failed", "no deletable volume plugin matched"),
+    "Recycle": ("Failed", "No recycler plugin found"),
+}
+
+
+async def test_what_is_left_behind(storage):
+    for policy in LEFT_BEHIND:
+        name = policy.lower()
+        await storage.volume(name, persistentVolumeReclaimPolicy=policy)
+        await storage.claim(name, volumeName=name)
+    for policy in LEFT_BEHIND:
+        await storage.claim_until(policy.lower())
+        await storage.client.delete(PERSISTENTVOLUMECLAIMS, policy.lower(), "default")
+    for policy, (phase, why) in LEFT_BEHIND.items():
+        left = await storage.volume_until(policy.lower(), in_phase(phase))
+        assert why in left["status"].get("message", "")
+    # It is nobody else's before the administrator says so.
+    await storage.claim("next")
+    await storage.told("next", "FailedBinding")
+    await storage.client.patch(PERSISTENTVOLUMES, "retain", {"spec": {"claimRef": None}})
+    assert (await storage.claim_until("next"))["spec"]["volumeName"] == "retain"
 
 
 async def test_the_default_class_comes_late(storage):
@@ -254,21 +270,22 @@ async def test_a_policy_that_becomes_retain_lets_go_of_the_volume(storage):
     await storage.volume_until(name, in_phase("Released"))
 
 
-@pytest.mark.parametrize(
-    ("spec", "why"),
-    [
-        ({"accessModes": ["ReadWriteMany"]}, "not ReadWriteMany"),
-        ({"volumeMode": "Block"}, "a directory is no block device"),
-        ({"selector": {"matchLabels": {"a": "b"}}}, "claim.spec.selector is not supported"),
-    ],
-)
-async def test_what_a_directory_cannot_be(storage, spec, why):
+NO_DIRECTORIES = {
+    "shared": ({"accessModes": ["ReadWriteMany"]}, "not ReadWriteMany"),
+    "raw": ({"volumeMode": "Block"}, "a directory is no block device"),
+    "choosy": ({"selector": {"matchLabels": {"a": "b"}}}, "claim.spec.selector is not supported"),
+}
+
+
+async def test_what_a_directory_cannot_be(storage):
     await storage.node("a")
     await storage.class_("local")
-    await storage.claim("data", storageClassName="local", **spec)
-    said = await storage.told("data", "ProvisioningFailed")
-    assert said.startswith('failed to provision volume with StorageClass "local": ')
-    assert why in said
+    for name, (spec, _) in NO_DIRECTORIES.items():
+        await storage.claim(name, storageClassName="local", **spec)
+    for name, (_, why) in NO_DIRECTORIES.items():
+        said = await storage.told(name, "ProvisioningFailed")
+        assert said.startswith('failed to provision volume with StorageClass "local": ')
+        assert why in said
 
 
 async def test_other_provisioners_are_told(storage):

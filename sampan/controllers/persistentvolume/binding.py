@@ -12,6 +12,30 @@ from sampan.controllers.base import Object
 from sampan.kube import objects, persistent
 
 
+class Written:
+    """Versions that were written here: an informer that does not show them yet is not to be acted on. Its next event
+    brings the object back.
+    """
+
+    def __init__(self) -> None:
+        self._versions: dict[str, int] = {}  # by uid
+
+    def note(self, *objects_: Object) -> None:
+        for obj in objects_:
+            self._versions[objects.uid(obj)] = int(objects.resource_version(obj))
+
+    def behind(self, obj: Object) -> bool:
+        """Whether the informer shows less than was written."""
+        uid = objects.uid(obj)
+        version = self._versions.get(uid)
+        if version is None:
+            return False
+        if int(objects.resource_version(obj)) < version:
+            return True
+        del self._versions[uid]
+        return False
+
+
 async def bind(client: Client, volume: Object, claim: Object) -> tuple[Object, Object]:
     """Both as they are when they are bound to each other. Idempotent."""
     volume = await name_claim(client, volume, claim)
@@ -43,8 +67,8 @@ async def write_volume_phase(
     client: Client, volume: Object, phase: str, message: str = ""
 ) -> Object:
     status = volume.get("status") or {}
-    if status.get("phase") == phase and status.get("message", "") == message:
-        return volume
+    if status.get("phase") == phase and message in ("", status.get("message")):
+        return volume  # what others say in it is theirs
     wanted = {key: value for key, value in status.items() if key not in ("phase", "message")}
     wanted["phase"] = phase
     if message:

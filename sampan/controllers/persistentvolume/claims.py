@@ -18,7 +18,7 @@ from sampan.client.resources import (
 )
 from sampan.controllers.base import Context, Controller, Key, Object, Requeue, Watch
 from sampan.controllers.persistentvolume import growth, localpath
-from sampan.controllers.persistentvolume.binding import bind, write_claim_phase
+from sampan.controllers.persistentvolume.binding import Written, bind, write_claim_phase
 from sampan.kube import objects, persistent
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import is_deleting, pod_finished
@@ -51,6 +51,7 @@ def of_class(controller: ClaimController, storage_class: Object) -> Iterable[Key
 
 class ClaimController(Controller):
     name = "persistentvolume-controller"
+    workers = 16  # each waits for the disk, several times for one claim
     watches = (
         Watch(PERSISTENTVOLUMECLAIMS),
         Watch(PERSISTENTVOLUMES, keys=interested),
@@ -64,6 +65,7 @@ class ClaimController(Controller):
         self.classes = self.informer(STORAGECLASSES)
         self.nodes = self.informer(NODES)
         self.pods = self.informer(PODS)
+        self.written = Written()
         self.events = context.recorder(self.name)
         self.made = context.recorder(persistent.LOCAL_PATH)
 
@@ -73,29 +75,41 @@ class ClaimController(Controller):
 
     async def reconcile(self, key: Key) -> Requeue | None:
         claim = self.claims.get(*key)
-        if claim is None:
+        if claim is None or self.written.behind(claim):
             return None
         if persistent.BIND_COMPLETED in objects.annotations(claim):
-            await self.keep(claim)
+            fresh = await self.keep(claim)
         elif claim["spec"].get("volumeName"):
-            await self.bind_to_chosen(claim)
+            fresh = await self.bind_to_chosen(claim)
         elif not is_deleting(claim):
-            await self.find_volume(claim)
+            fresh = await self.find_volume(claim)
+        else:
+            return None
+        if fresh is not claim:
+            self.written.note(fresh)
         return None
+
+    async def bind(self, volume: Object, claim: Object) -> tuple[Object, Object]:
+        """Both as they are when they are bound; the volume is looked at again once its informer shows that."""
+        bound, claim = await bind(self.client, volume, claim)
+        if bound is not volume:
+            self.written.note(bound)
+        return bound, claim
 
     # Bound before
 
-    async def keep(self, claim: Object) -> None:
+    async def keep(self, claim: Object) -> Object:
         name = claim["spec"].get("volumeName")
         if not name:
             return await self.lose(claim, "ClaimLost", LOST_REFERENCE)
         volume = self.volumes.get("", name)
         if volume is None and (volume := await self.read_volume(name)) is None:
             return await self.lose(claim, "ClaimLost", LOST_VOLUME)
+        if self.written.behind(volume):
+            return claim
         if volume["spec"].get("claimRef") and not persistent.is_meant_for(volume, claim):
             return await self.lose(claim, "ClaimMisbound", MISBOUND)
-        volume, claim = await bind(self.client, volume, claim)
-        await growth.follow(self, volume, claim)
+        return await growth.follow(self, *await self.bind(volume, claim))
 
     async def read_volume(self, name: str) -> Object | None:
         """Asked of the server: the informer may not show yet what was made a moment ago."""
@@ -106,33 +120,38 @@ class ClaimController(Controller):
                 return None
             raise
 
-    async def lose(self, claim: Object, reason: str, text: str) -> None:
+    async def lose(self, claim: Object, reason: str, text: str) -> Object:
         if (claim.get("status") or {}).get("phase") != "Lost":
             self.events.event(claim, "Warning", reason, text)
-            await write_claim_phase(self.client, claim, "Lost")
+        return await write_claim_phase(self.client, claim, "Lost")
 
     # The user chose
 
-    async def bind_to_chosen(self, claim: Object) -> None:
+    async def bind_to_chosen(self, claim: Object) -> Object:
         volume = self.volumes.get("", claim["spec"]["volumeName"])
-        if volume is None:
-            await write_claim_phase(self.client, claim, "Pending")
-        elif persistent.is_meant_for(volume, claim):
-            await bind(self.client, volume, claim)
-        elif volume["spec"].get("claimRef") is not None:
-            text = f'volume "{volume["metadata"]["name"]}" already bound to a different claim.'
-            self.events.event(claim, "Warning", "FailedBinding", text)
-            await write_claim_phase(self.client, claim, "Pending")
-        elif why := persistent.mismatch(volume, claim):
-            text = f'Cannot bind to requested volume "{volume["metadata"]["name"]}": {why}'
-            self.events.event(claim, "Warning", "VolumeMismatch", text)
-            await write_claim_phase(self.client, claim, "Pending")
-        else:
-            await bind(self.client, volume, claim)
+        if volume is not None and self.written.behind(volume):
+            return claim
+        if volume is not None:
+            why = self.hindrance(volume, claim)
+            if why is None:
+                return (await self.bind(volume, claim))[1]
+            self.events.event(claim, "Warning", *why)
+        return await write_claim_phase(self.client, claim, "Pending")
+
+    def hindrance(self, volume: Object, claim: Object) -> tuple[str, str] | None:
+        """(reason, message) of why the claim cannot have the volume that it names."""
+        name = volume["metadata"]["name"]
+        if persistent.is_meant_for(volume, claim):
+            return None
+        if volume["spec"].get("claimRef") is not None:
+            return "FailedBinding", f'volume "{name}" already bound to a different claim.'
+        if why := persistent.mismatch(volume, claim):
+            return "VolumeMismatch", f'Cannot bind to requested volume "{name}": {why}'
+        return None
 
     # Nobody chose yet
 
-    async def find_volume(self, claim: Object) -> None:
+    async def find_volume(self, claim: Object) -> Object:
         claim = await self.give_default_class(claim)
         name = persistent.class_of(claim)
         storage_class = self.classes.get("", name) if name else None
@@ -145,16 +164,16 @@ class ClaimController(Controller):
         ]
         volume = persistent.best(claim, candidates, delayed=delayed)
         if volume is not None:
-            await bind(self.client, volume, claim)
-            return
+            return claim if self.written.behind(volume) else (await self.bind(volume, claim))[1]
         if delayed:
             self.events.event(claim, "Normal", *self.what_is_waited_for(claim))
         elif name:
             claim = await self.provision(claim, name, storage_class)
         else:
             self.events.event(claim, "Normal", "FailedBinding", NOTHING_TO_BIND)
-        if not claim["spec"].get("volumeName"):
-            await write_claim_phase(self.client, claim, "Pending")
+        if claim["spec"].get("volumeName"):
+            return claim
+        return await write_claim_phase(self.client, claim, "Pending")
 
     async def give_default_class(self, claim: Object) -> Object:
         """A claim from before there was a default class gets it now (KEP-3333)."""
@@ -220,7 +239,7 @@ class ClaimController(Controller):
             volume = await self.client.get(PERSISTENTVOLUMES, made["metadata"]["name"])
         text = f"Successfully provisioned volume {volume['metadata']['name']}"
         self.made.event(claim, "Normal", "ProvisioningSucceeded", text)
-        return (await bind(self.client, volume, claim))[1]
+        return (await self.bind(volume, claim))[1]
 
     async def node_for(self, claim: Object, storage_class: Object) -> Object:
         chosen = objects.annotations(claim).get(persistent.SELECTED_NODE)

@@ -20,25 +20,28 @@ if TYPE_CHECKING:
 NOT_OURS = "waiting for an external controller to expand this PVC"
 
 
-async def follow(controller: ClaimController, volume: Object, claim: Object) -> None:
-    """The volume and the claim's status say what the claim asks for. Idempotent."""
+async def follow(controller: ClaimController, volume: Object, claim: Object) -> Object:
+    """The claim, once its status and the volume say what it asks for. Idempotent."""
     status = claim.get("status") or {}
     asked = persistent.asked_by(claim)
     if asked <= parse((status.get("capacity") or {}).get("storage") or 0):
-        return
+        return claim
     storage_class = controller.classes.get("", persistent.class_of(claim))
     if storage_class is None or not storage_class.get("allowVolumeExpansion"):
-        return
+        return claim
     if not localpath.is_ours(volume):
         controller.events.event(claim, "Normal", "ExternalExpanding", NOT_OURS)
-        return
+        return claim
     size = claim["spec"]["resources"]["requests"]["storage"]
     if persistent.capacity_of(volume) < asked:
         name = volume["metadata"]["name"]
         text = f"External resizer is resizing volume {name}"
         controller.made.event(claim, "Normal", "Resizing", text)
         spec = {**volume["spec"], "capacity": {**volume["spec"]["capacity"], "storage": size}}
-        await controller.client.update(PERSISTENTVOLUMES, {**volume, "spec": spec})
+        fresh = await controller.client.update(PERSISTENTVOLUMES, {**volume, "spec": spec})
+        controller.written.note(fresh)
     wanted = {**status, "capacity": {**(status.get("capacity") or {}), "storage": size}}
-    await controller.client.update(PERSISTENTVOLUMECLAIMS, {**claim, "status": wanted}, "status")
+    changed = {**claim, "status": wanted}
+    claim = await controller.client.update(PERSISTENTVOLUMECLAIMS, changed, "status")
     controller.made.event(claim, "Normal", "VolumeResizeSuccessful", "Resize volume succeeded")
+    return claim

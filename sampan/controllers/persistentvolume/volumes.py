@@ -42,6 +42,7 @@ def left_on(controller: VolumeController, node: Object) -> Iterable[Key]:
 
 class VolumeController(Controller):
     name = "persistentvolume-controller"
+    workers = 16  # each waits for the disk, several times for one claim
     watches = (
         Watch(PERSISTENTVOLUMES),
         Watch(PERSISTENTVOLUMECLAIMS, keys=of_claim),
