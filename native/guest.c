@@ -126,9 +126,19 @@ struct failure guest_image(const u8 *message, size count) {
     char letter = (char)('a' + slot);
     add_bytes(&device, &letter, 1);
     make_directories(path.at, 0755);
-    long result = SYS(mount, device.at, path.at, "erofs", MS_RDONLY, 0);
+    int writable = get_number(message, count, K_UPPER, 0) != 0;
+    long result = writable ? SYS(mount, device.at, path.at, "ext4", MS_NODEV, 0) : SYS(mount, device.at, path.at, "erofs", MS_RDONLY, 0);
+    if (result >= 0 && writable) {
+        static const char *const names[] = {"/upper", "/work"};
+        for (size at = 0; at < COUNT(names); at++) {
+            TEXT(inside, 48);
+            add(&inside, path.at);
+            add(&inside, names[at]);
+            make_directories(inside.at, 0755);
+        }
+    }
     if (result >= 0) mounted |= 1ull << slot;
-    return fail(result, "mount the image");
+    return fail(result, writable ? "mount the disk" : "mount the image");
 }
 
 struct failure guest_remove_image(const u8 *message, size count) {

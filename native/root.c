@@ -45,7 +45,7 @@ long lock_mount(int fd, const char *path, int flags, u64 attributes) {
     return SYS(mount_setattr, fd, path, flags, &change, sizeof change);
 }
 
-/* K_MOUNT: flags (bit 0: read-only), source, NUL, target. */
+/* K_MOUNT: flags (bit 0: read-only, bit 1: a device), source, NUL, target. */
 static void open_volumes(void) {
     size offset = 0;
     struct field field;
@@ -61,7 +61,7 @@ static void open_volumes(void) {
         volume->is_file = is_file(volume->fd);
         volume->target = source + count + 1;
         must(MOUNT_SOURCE, lock_mount(volume->fd, "", AT_EMPTY_PATH | AT_RECURSIVE,
-                                      MOUNT_ATTR_NODEV | (volume->readonly ? MOUNT_ATTR_RDONLY : 0u)));
+                                      (field.at[0] & 2 ? 0u : MOUNT_ATTR_NODEV) | (volume->readonly ? MOUNT_ATTR_RDONLY : 0u)));
     }
 }
 
@@ -235,8 +235,10 @@ static void mount_overlay(u32 place) {
     TEXT(layers, 256);
     add(&layers, "lowerdir=/run/image/");
     add_number(&layers, number(K_SLOT, 0));
-    place_name(&layers, ",upperdir=/run/c/", place, "/upper");
-    place_name(&layers, ",workdir=/run/c/", place, "/work");
+    u32 disk = (u32)number(K_UPPER, 0);
+    const char *upper = disk ? ",upperdir=/run/image/" : ",upperdir=/run/c/", *work = disk ? ",workdir=/run/image/" : ",workdir=/run/c/";
+    place_name(&layers, upper, disk ? disk : place, "/upper");
+    place_name(&layers, work, disk ? disk : place, "/work");
     TEXT(root, 64);
     place_name(&root, "/run/c/", place, "/root");
     must(ROOT, SYS(mount, "overlay", root.at, "overlay", MS_NODEV, layers.at));

@@ -56,7 +56,7 @@ def vm_run(
     cpus: Annotated[int, typer.Option(min=1, help="Virtual processors.")] = 1,
     memory: Annotated[str, typer.Option("-m", "--memory", help="Memory: 512m, 2g.")] = "256m",
     size: Annotated[
-        str, typer.Option(help="Most that its file system may grow by: 1g. It is held in memory.")
+        str, typer.Option(help="Disk that its files stay on: 10g. [default: they are in memory]")
     ] = "",
     kernel: Annotated[
         str, typer.Option(help="Guest kernel that is expected (sampan vm kernels).")

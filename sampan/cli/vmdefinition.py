@@ -50,7 +50,7 @@ VOLUME = thing(
         "mountPath": text("Where it is in the machine.", pattern="^/"),
         "readOnly": {"type": "boolean", "description": "Whether it cannot be written."},
         "hostPath": thing("A path of the node, copied in at the start.", {"path": text("The path.")}, "path"),
-        "emptyDir": thing("Space in the machine's memory.", {}),
+        "emptyDir": thing("Space that goes with the machine's pod.", {}),
         "configMap": thing("A ConfigMap.", {"name": text("Its name.")}, "name"),
         "secret": thing("A Secret.", {"secretName": text("Its name.")}, "secretName"),
         "persistentVolumeClaim": thing("A claim.", {"claimName": text("Its name.")}, "claimName"),
@@ -70,7 +70,7 @@ SPEC = thing(
             "description": "Virtual processors.",
         },
         "memory": text("Memory of the machine, its kernel's included.", pattern=MEMORY, default="256Mi"),
-        "size": text("Most that its file system may grow by; it is held in memory.", pattern=MEMORY),
+        "size": text("Size of a disk that its files stay on while it is stopped; without one they are in memory, and go with it.", pattern=MEMORY),
         "command": listed("Instead of the image's entry point.", {"type": "string"}),
         "args": listed("Instead of the image's arguments.", {"type": "string"}),
         "env": listed(

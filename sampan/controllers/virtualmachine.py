@@ -5,6 +5,9 @@ all that this controller costs. The pod is the machine's life: it is made when `
 does, and goes with the VirtualMachine by its owner reference. A machine that is running is not changed under its
 guest: what was edited applies from the next start, and the condition `RestartRequired` says so until then.
 
+A machine with a `size` has a disk: a PersistentVolumeClaim of its own, `<name>-disk`, which holds what the machine writes
+into its files. It is made before the first pod, stays while the machine is stopped, and goes with the machine.
+
     running: true   no pod → make it; a pod that has ended → again, if restartPolicy says so
     running: false  pod → delete it
 """
@@ -19,7 +22,12 @@ from typing import Any
 import orjson
 
 from sampan.client.informer import Informer
-from sampan.client.resources import CUSTOMRESOURCEDEFINITIONS, PODS, SERVICES
+from sampan.client.resources import (
+    CUSTOMRESOURCEDEFINITIONS,
+    PERSISTENTVOLUMECLAIMS,
+    PODS,
+    SERVICES,
+)
 from sampan.controllers.base import Context, Controller, Key, Object, Requeue, Watch, stamp
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import condition, controller_of, is_deleting
@@ -30,6 +38,9 @@ DEFINITION = "virtualmachines.sampan.dev"
 KIND = "VirtualMachine"
 LABEL = "sampan.dev/virtual-machine"
 EDITION = "sampan.dev/virtual-machine-edition"  # of a pod: the digest of what it was made from
+# Annotations by which the microVM kind knows the volume that holds a pod's disk (runtime/microvm/disks.py).
+DISK, DISK_SIZE = "sampan.dev/vm-disk", "sampan.dev/vm-disk-size"
+DISK_PLACE = "/run/sampan/disk"
 GUEST_OWN = 64 << 20  # bytes that the guest's kernel takes beside its container
 TAKEN = "a {} {} is there already that is not this machine's"
 START_SSHD = (
@@ -49,8 +60,6 @@ def pod_of(machine: Object) -> Object:
     memory = parse(spec["memory"]).value()
     # The machine's size is its memory; its one container may use what the guest's kernel leaves.
     limits = {"cpu": str(spec["cpus"]), "memory": str(max(memory - GUEST_OWN, memory // 2))}
-    if spec.get("size"):
-        limits["ephemeral-storage"] = spec["size"]
     container: dict[str, Any] = {
         "name": "vm",
         "image": spec["image"],
@@ -69,11 +78,22 @@ def pod_of(machine: Object) -> Object:
             for port in spec["ports"]
         ]
     volumes = spec.get("volumes") or []
-    if volumes:
-        container["volumeMounts"] = [
-            {"name": v["name"], "mountPath": v["mountPath"], "readOnly": v.get("readOnly", False)}
-            for v in volumes
-        ]
+    mounts = [
+        {"name": v["name"], "mountPath": v["mountPath"], "readOnly": v.get("readOnly", False)}
+        for v in volumes
+    ]
+    sources = [
+        {k: v for k, v in volume.items() if k not in ("mountPath", "readOnly")}
+        for volume in volumes
+    ]
+    annotations = {"sampan.dev/vm-memory": spec["memory"]}
+    if spec.get("size"):
+        mounts.append({"name": "sampan-disk", "mountPath": DISK_PLACE})
+        claim = {"claimName": disk_name(metadata["name"])}
+        sources.append({"name": "sampan-disk", "persistentVolumeClaim": claim})
+        annotations |= {DISK: DISK_PLACE, DISK_SIZE: spec["size"]}
+    if mounts:
+        container["volumeMounts"] = mounts
     if keys := (spec.get("ssh") or {}).get("authorizedKeys"):
         script = START_SSHD.format(keys=" ".join(map(shlex.quote, keys)))
         container["lifecycle"] = {"postStart": {"exec": {"command": ["/bin/sh", "-c", script]}}}
@@ -85,11 +105,8 @@ def pod_of(machine: Object) -> Object:
         "terminationGracePeriodSeconds": spec["gracePeriodSeconds"],
         "containers": [container],
     }
-    if volumes:
-        pod_spec["volumes"] = [
-            {k: v for k, v in volume.items() if k not in ("mountPath", "readOnly")}
-            for volume in volumes
-        ]
+    if sources:
+        pod_spec["volumes"] = sources
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -97,10 +114,32 @@ def pod_of(machine: Object) -> Object:
             "name": metadata["name"],
             "namespace": metadata["namespace"],
             "labels": {**(metadata.get("labels") or {}), LABEL: metadata["name"]},
-            "annotations": {"sampan.dev/vm-memory": spec["memory"], EDITION: edition(pod_spec)},
+            "annotations": {**annotations, EDITION: edition(pod_spec)},
             "ownerReferences": [owner_reference(machine)],
         },
         "spec": pod_spec,
+    }
+
+
+def disk_name(machine: str) -> str:
+    return f"{machine}-disk"
+
+
+def claim_of(machine: Object) -> Object | None:
+    """Where the disk of a machine with a size is kept: of the cluster's default storage class."""
+    metadata, size = machine["metadata"], machine["spec"].get("size")
+    if not size:
+        return None
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {
+            "name": disk_name(metadata["name"]),
+            "namespace": metadata["namespace"],
+            "labels": {LABEL: metadata["name"]},
+            "ownerReferences": [owner_reference(machine)],
+        },
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}},
     }
 
 
@@ -321,6 +360,7 @@ class VirtualMachineController(Controller):
         if pod is None:
             if not spec["running"]:
                 return None
+            await self.provide(machine)
             try:
                 return await self.client.create(PODS, pod_of(machine), metadata["namespace"])
             except ApiError as error:
@@ -338,6 +378,25 @@ class VirtualMachineController(Controller):
                 PODS, metadata["name"], metadata["namespace"], uid=pod["metadata"]["uid"]
             )
         return pod
+
+    async def provide(self, machine: Object) -> None:
+        """The machine's disk is asked for."""
+        claim = claim_of(machine)
+        if claim is None:
+            return
+        metadata = claim["metadata"]
+        try:
+            await self.client.create(PERSISTENTVOLUMECLAIMS, claim, metadata["namespace"])
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
+            found = await self.client.get(
+                PERSISTENTVOLUMECLAIMS, metadata["name"], metadata["namespace"]
+            )
+            if (controller_of(found) or {}).get("uid") != machine["metadata"]["uid"]:
+                raise ApiError(
+                    422, "Invalid", TAKEN.format("persistentvolumeclaim", metadata["name"])
+                ) from None
 
     async def serve(self, machine: Object) -> None:
         service = service_of(machine)

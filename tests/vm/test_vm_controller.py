@@ -7,6 +7,7 @@ import pytest
 from sampan.cli import vmdefinition
 from sampan.client.resources import (
     CUSTOMRESOURCEDEFINITIONS,
+    PERSISTENTVOLUMECLAIMS,
     PODS,
     RUNTIMECLASSES,
     SERVICEACCOUNTS,
@@ -49,6 +50,26 @@ def phase(wanted):
 
 async def merge(world, patch, name="boat"):
     return await world.client.patch(VIRTUALMACHINES, name, patch, "default")
+
+
+async def test_a_machine_with_a_size_has_a_disk_that_stays_while_it_is_stopped(world):
+    await prepare(world)
+    await world.client.create(VIRTUALMACHINES, machine(size="1Gi"))
+    pod = await world.get_until(PODS, "boat", lambda pod: True)
+    assert pod["metadata"]["annotations"]["sampan.dev/vm-disk-size"] == "1Gi"
+    place = pod["metadata"]["annotations"]["sampan.dev/vm-disk"]
+    (mount,) = pod["spec"]["containers"][0]["volumeMounts"]
+    (volume,) = pod["spec"]["volumes"]
+    assert mount == {"name": volume["name"], "mountPath": place}
+    assert volume["persistentVolumeClaim"] == {"claimName": "boat-disk"}
+    claim = await world.client.get(PERSISTENTVOLUMECLAIMS, "boat-disk", "default")
+    assert claim["spec"]["resources"] == {"requests": {"storage": "1Gi"}}
+    await merge(world, {"spec": {"running": False}})
+    await world.until(PODS, lambda found: not found)
+    kept = await world.client.get(PERSISTENTVOLUMECLAIMS, "boat-disk", "default")
+    assert kept["metadata"]["uid"] == claim["metadata"]["uid"]
+    await merge(world, {"spec": {"running": True}})
+    await world.get_until(PODS, "boat", lambda pod: True)
 
 
 async def test_a_machine_is_a_pod_with_its_size_and_its_phase(world):

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol, cast
 
 from sampan.runtime.microvm import protocol
@@ -183,3 +183,21 @@ async def connect(
         connection.close()
         raise
     return channel
+
+
+async def reconnect(dial: Callable[[], Awaitable[socket.socket]], name: str) -> Channel:
+    """To an agent that had another host before: begin only when it has noted the change, or half a frame could meet half
+    of another. Raises ChannelLost.
+    """
+    for _ in range(5):
+        link = await connect(await dial(), name)
+        try:
+            async with asyncio.timeout(2):
+                await link.ready.wait()
+            if link.connected:
+                return link
+        except TimeoutError:
+            pass
+        link.close()
+        await link.closed.wait()
+    raise ChannelLost("the guest's agent does not answer")

@@ -24,6 +24,7 @@ class Facts:
     sharing: bool = False  # its guest can have directories of the host
     jailed: bool = False  # its VMM has a user of its own
     shares: list[list[Any]] = field(default_factory=list)  # [path, read-only], by number
+    disks: list[str] = field(default_factory=list)  # what is in the writable drives
     inits: dict[str, str] = field(default_factory=dict)  # by container id, of those that are one
     present: list[str] = field(default_factory=list)  # guest paths of volumes
 

@@ -95,6 +95,12 @@ class HTTPMachine:
     async def ask(self, method: str, target: str, body: Any = None) -> Any:
         return await request(self.directory / "control", method, target, body)
 
+    async def attach_disk(self, slot: int, file: int) -> None:
+        raise VMMError("this VMM's machines have no writable drives")
+
+    async def dial_files(self) -> socket.socket:
+        raise VMMError("this VMM's machines have no port for files")
+
     async def dial(self) -> socket.socket:
         loop = asyncio.get_running_loop()
         connection = opened(self.directory / "vsock")

@@ -98,6 +98,7 @@ class Key(IntEnum):
     ERR_SEEN = 61
     IN_TAKEN = 62
     INIT = 63
+    UPPER = 64
     NUMBER = 80
     ROWS = 81
     COLUMNS = 82

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from sampan.runtime.microvm import jail, shares, volumes
+from sampan.runtime.microvm import disks, jail, shares, volumes
 from sampan.runtime.microvm.channel import Channel, GuestError
 from sampan.runtime.microvm.errors import MicroVMError, MissingPiece, VMMError
 from sampan.runtime.microvm.facts import Facts
@@ -40,6 +40,7 @@ class Provision:
     ) -> None:
         self.files = GuestFiles(channel)
         self._own = tuple(path for path in (spec.hosts, spec.resolv_conf) if path is not None)
+        self._disk = spec.annotations.get(disks.PLACE)
         self._facts = facts
         self._channel = channel
         self._placed: dict[str, list[Placed]] = {}
@@ -62,6 +63,8 @@ class Provision:
         mounts = Path("/proc/self/mountinfo").read_text()
         placed: list[Placed] = []
         for mount in container.mounts:
+            if mount.target == self._disk:
+                continue  # it holds the disk, which is attached as a drive
             try:
                 volume = volumes.plan(mount, mounts, self._own, sharing=self._facts.sharing)
             except CannotStart:

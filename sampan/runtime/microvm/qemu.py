@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import socket
+import stat
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from sampan.runtime.microvm.errors import VMMError
 from sampan.runtime.microvm.presence import INSTALL_QEMU as INSTALL
 from sampan.runtime.microvm.presence import QEMU as PROGRAM
 from sampan.runtime.microvm.presence import qemu as path
-from sampan.runtime.microvm.vmm import PLACEHOLDER, SLOTS, MachineSpec
+from sampan.runtime.microvm.vmm import DISKS, PLACEHOLDER, SLOTS, MachineSpec
 from sampan.runtime.processes import Watched, ended
 from sampan.runtime.sandbox import Support
 
@@ -82,7 +83,7 @@ class Qemu:
         if program is None:
             raise VMMError(f"{PROGRAM} is not installed")
         status = os.stat(program)
-        return f"qemu {version(program)} {status.st_size} {self.accelerator} {MACHINE} {CARD} {SLOTS} {PORTS}"
+        return f"qemu {version(program)} {status.st_size} {self.accelerator} {MACHINE} {CARD} {SLOTS} {DISKS} {PORTS}"
 
     async def start(self, spec: MachineSpec) -> QemuMachine:
         program = path()
@@ -182,6 +183,11 @@ def command(
     argv += ["-blockdev", f"{empty},node-name=empty"]
     for slot in range(SLOTS):
         argv += ["-blockdev", f"driver=raw,node-name=drive{slot},file=empty,read-only=on"]
+        argv += ["-device", f"virtio-blk-device,drive=drive{slot},num-queues=1,queue-size=64"]
+    for slot in range(SLOTS, SLOTS + DISKS):
+        blank = f"driver=null-co,node-name=blank{slot},size={PLACEHOLDER},read-zeroes=on"
+        argv += ["-blockdev", blank]
+        argv += ["-blockdev", f"driver=raw,node-name=drive{slot},file=blank{slot}"]
         argv += ["-device", f"virtio-blk-device,drive=drive{slot},num-queues=1,queue-size=64"]
     if spec.state >= 0:
         argv += ["-incoming", "defer"]
@@ -287,14 +293,24 @@ class QemuMachine:
             raise VMMError(f"QEMU: {verb} {status}: {self.log()}")
 
     async def attach_drive(self, slot: int, file: int) -> None:
+        await self._put(slot, file, "file", readonly=True)
+
+    async def attach_disk(self, slot: int, file: int) -> None:
+        block = stat.S_ISBLK(os.fstat(file).st_mode)
+        await self._put(slot, file, "host_device" if block else "file", readonly=False)
+        # The guest believes in a placeholder's size until it is told of another.
+        size = os.lseek(file, 0, os.SEEK_END)
+        await self.control.command("block_resize", node_name=f"drive{slot}", size=size)
+
+    async def _put(self, slot: int, file: int, driver: str, *, readonly: bool) -> None:
         added = await self.control.command("add-fd", descriptor=file)
         number = added["fdset-id"]
         node = f"file{number}"
         await self.control.command(
-            "blockdev-add", driver="file", node_name=node, filename=f"/dev/fdset/{number}",
-            read_only=True, locking="off",
+            "blockdev-add", driver=driver, node_name=node, filename=f"/dev/fdset/{number}",
+            read_only=readonly, locking="off",
         )  # fmt: skip
-        drive = {"driver": "raw", "node-name": f"drive{slot}", "read-only": True, "file": node}
+        drive = {"driver": "raw", "node-name": f"drive{slot}", "read-only": readonly, "file": node}
         await self.control.command("blockdev-reopen", options=[drive])
 
     async def console(self) -> str:

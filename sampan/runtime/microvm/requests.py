@@ -45,8 +45,12 @@ def start(
     mounts: Sequence[tuple[Volume, str]],
     target: int,
     init: str = "",
+    disk: int = 0,
+    devices: Sequence[tuple[str, str]] = (),
 ) -> list[Field]:
-    """START. `mounts`: with their places in the container; `target`: channel whose processes are to be seen; `init`: by inits.py."""
+    """START. `mounts`: with their places in the container; `target`: channel whose processes are to be seen; `init`: by inits.py;
+    `disk`: drive of the writable layer; `devices`: the guest's, with their places.
+    """
     security = container.security
     privileged = security.privileged
     masked = (
@@ -70,6 +74,10 @@ def start(
         *((Key.CGROUP, f"{name}={value}") for name, value in limits(container.resources)),
         *hidden(masked, readonly),
     ]
+    if disk:
+        message.append((Key.UPPER, disk))
+    for source, place in devices:
+        message.append((Key.MOUNT, mount(source, place, False, device=True)))
     if init:
         message.append((Key.INIT, 1))
         message.append((Key.ENV, "container=oci"))
@@ -90,8 +98,8 @@ def hidden(masked: Iterable[str], readonly: Iterable[str]) -> list[Field]:
     ]
 
 
-def mount(source: str, place: str, readonly: bool) -> bytes:
-    return bytes([readonly]) + os.fsencode(source) + b"\0" + os.fsencode(place)
+def mount(source: str, place: str, readonly: bool, *, device: bool = False) -> bytes:
+    return bytes([readonly | device << 1]) + os.fsencode(source) + b"\0" + os.fsencode(place)
 
 
 def pid_mode(pod: SandboxSpec, container: ContainerSpec, target: int) -> list[Field]:

@@ -21,8 +21,8 @@ from sampan.cri.streams import Streams
 from sampan.image import UnpackedImage
 from sampan.runtime.container.cgroups import Cgroup
 from sampan.runtime.container.users import Identity
-from sampan.runtime.microvm import channel as channels
 from sampan.runtime.microvm import (
+    channel,
     confine,
     figures,
     identity,
@@ -32,13 +32,14 @@ from sampan.runtime.microvm import (
     requests,
 )
 from sampan.runtime.microvm.channel import Channel, GuestError
+from sampan.runtime.microvm.disks import Disks
 from sampan.runtime.microvm.errors import ChannelLost, MicroVMError
 from sampan.runtime.microvm.facts import RECORD, Facts
 from sampan.runtime.microvm.images import Drives
 from sampan.runtime.microvm.pool import Started
 from sampan.runtime.microvm.process import MicroProcess
 from sampan.runtime.microvm.protocol import VERSION, Field, Key, Type
-from sampan.runtime.microvm.provision import Placed, Provision
+from sampan.runtime.microvm.provision import Provision
 from sampan.runtime.microvm.session import Execution, bridge
 from sampan.runtime.microvm.vmm import Machine
 from sampan.runtime.sandbox import (
@@ -55,6 +56,7 @@ from sampan.runtime.sandbox import (
 
 LOG = logging.getLogger(__name__)
 START_LIMIT = 60.0
+SYNC_LIMIT = 10.0
 
 
 class MicroSandbox:
@@ -131,7 +133,7 @@ class MicroSandbox:
         if machine.halted.is_set():
             await self._ended(await self._last_words())
             return
-        link = await reconnect(machine, self.spec.id[:12])
+        link = await channel.reconnect(machine.dial, self.spec.id[:12])
         self._channel = link
         for process in self._processes.values():
             process.connect(link)
@@ -228,6 +230,8 @@ class MicroSandbox:
         for process in running:
             process.ends(Exit(137, time.time_ns(), "Error"), silent=True)
             await process.wait()
+        if self._facts.disks and not self._why:
+            await self._power_off()
         self._why = self._why or f"pod {self.spec.name} was stopped"
         await self._let_go()
         if self._volumes is not None:
@@ -242,6 +246,14 @@ class MicroSandbox:
             if self._own_parent:
                 self._parent.remove()
                 self._instance_cgroup.remove_if_empty()
+
+    async def _power_off(self) -> None:
+        """What a guest has written and not yet put on its disks gets there."""
+        assert self._machine is not None
+        with suppress(Gone, MicroVMError, TimeoutError):
+            self.channel.send(Type.POWEROFF, self.channel.number(), [])
+            async with asyncio.timeout(SYNC_LIMIT):
+                await self._machine.halted.wait()
 
     async def _let_go(self) -> None:
         for task in list(self._tasks):
@@ -278,30 +290,32 @@ class MicroSandbox:
     # containers
 
     async def start(self, container: ContainerSpec, image: UnpackedImage) -> MicroProcess:
-        if container.devices:
-            raise CannotStart(
-                f"device {container.devices[0].source}: a microVM has none of the host's devices"
-            )
         who = requests.who_runs(container, image)
         try:
             async with self._starting:
                 slot = await self._drive(image)
                 assert self._volumes is not None
                 placed = await self._volumes.provide(container)
+                assert self._machine is not None
+                disks = Disks(self.spec, self._facts, self._machine, self.channel)
+                layer, devices = await disks.layer(container), await disks.devices(container)
                 self._save()
             init = inits.init_of(container.args, image.layers)
-            return await self._launch(container, who, slot, placed, init)
+            target = self._target(container)
+            message = requests.start(
+                self.spec, container, who, slot, placed, target, init, layer, devices
+            )
+            return await self._launch(container, who, message, init)
         except GuestError as error:
             raise CannotStart(explain(error, container.args)) from error
         except (MicroVMError, OSError) as error:
             raise CannotStart(str(error)) from error
 
     async def _launch(
-        self, container: ContainerSpec, who: Identity, slot: int, placed: list[Placed], init: str
+        self, container: ContainerSpec, who: Identity, message: list[Field], init: str
     ) -> MicroProcess:
         link = self.channel
         assert self._machine is not None
-        target = self._target(container)
         number = link.number()
         process = MicroProcess(
             container, number, self._machine.pid, time.time_ns(), self._finish, init
@@ -315,7 +329,6 @@ class MicroSandbox:
         self._facts.users[container.id] = [who.uid, who.gid, list(who.groups), who.home]
         self._save()
         try:
-            message = requests.start(self.spec, container, who, slot, placed, target, init)
             await link.call(Type.START, message, channel=number, limit=START_LIMIT)
         except BaseException:
             link.listeners.pop(number, None)
@@ -468,21 +481,3 @@ def explain(error: GuestError, args: tuple[str, ...]) -> str:
             return f'exec: "{args[0]}": executable file not found in $PATH'
         return f'exec: "{args[0]}": {os.strerror(error.number).lower()}'
     return str(error)
-
-
-async def reconnect(machine: Machine, name: str) -> Channel:
-    """To an agent that had another host before: begin only when it has noted the change, or half a frame could meet half
-    of another. Raises ChannelLost.
-    """
-    for _ in range(5):
-        link = await channels.connect(await machine.dial(), name)
-        try:
-            async with asyncio.timeout(2):
-                await link.ready.wait()
-            if link.connected:
-                return link
-        except TimeoutError:
-            pass
-        link.close()
-        await link.closed.wait()
-    raise ChannelLost("the guest's agent does not answer")

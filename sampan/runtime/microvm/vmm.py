@@ -15,6 +15,7 @@ from typing import Protocol
 from sampan.runtime.sandbox import Support
 
 SLOTS = 8  # drives for images: the number of different images of one pod
+DISKS = 2  # drives behind those, which may be written to
 PLACEHOLDER = 64 << 30  # bytes: what a template believes its empty drives to hold
 
 
@@ -68,6 +69,10 @@ class Machine(Protocol):
 
     async def attach_drive(self, slot: int, file: int) -> None:
         """Swap a read-only file into a drive that is a placeholder."""
+        ...
+
+    async def attach_disk(self, slot: int, file: int) -> None:
+        """Give a writable file or block device to one of the drives that may be written to."""
         ...
 
     async def console(self) -> str:
