@@ -23,7 +23,7 @@ from sampan.apiserver.negotiate import accepted
 from sampan.apiserver.present import respond_object
 from sampan.apiserver.registry import Change, DeleteOptions
 from sampan.apiserver.strategies.base import keep
-from sampan.apiserver.strategies.cluster import SigningRequestStrategy
+from sampan.apiserver.strategies.certificates import SigningRequestStrategy
 from sampan.apiserver.watchcache import Entry
 from sampan.client.transport import Response
 from sampan.kube import errors, objects, selectors

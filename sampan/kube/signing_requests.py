@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from sampan.kube import errors
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -21,6 +24,8 @@ API_SERVER_CLIENT = "kubernetes.io/kube-apiserver-client"
 KUBELET_CLIENT = "kubernetes.io/kube-apiserver-client-kubelet"
 KUBELET_SERVING = "kubernetes.io/kubelet-serving"
 LEGACY_UNKNOWN = "kubernetes.io/legacy-unknown"
+
+_PEM_KIND = re.compile(rb"-----BEGIN ([^\n]*?)-----")
 
 NODES = "system:nodes"
 NODE_PREFIX = "system:node:"
@@ -106,9 +111,13 @@ def check_certificates(encoded: str) -> None:
         pem = base64.b64decode(encoded, validate=True)
     except (binascii.Error, TypeError, ValueError) as error:
         raise BadRequest("illegal base64 data") from error
-    blocks = pem.count(b"-----BEGIN ")
-    if not blocks or blocks != pem.count(b"-----BEGIN CERTIFICATE-----"):
-        raise BadRequest("must contain only CERTIFICATE PEM blocks, and at least one")
+    kinds = [each.decode("utf-8", "replace") for each in _PEM_KIND.findall(pem)]
+    if not kinds:
+        raise BadRequest("must contain at least one CERTIFICATE PEM block")
+    for kind in kinds:
+        if kind != "CERTIFICATE":
+            shown = errors.quote(kind)
+            raise BadRequest(f"only CERTIFICATE PEM blocks are allowed, found {shown}")
     try:
         x509.load_pem_x509_certificates(pem)
     except ValueError as error:

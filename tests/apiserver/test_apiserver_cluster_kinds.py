@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from apiserver_harness import Harness, api
 
+from sampan.apiserver.strategies.certificates import condition_causes
+
 __all__ = ["api"]
 
 CORE = "/api/v1/namespaces/default/events"
@@ -92,3 +94,37 @@ async def test_a_runtime_class_may_be_made_by_put(api: Harness) -> None:
     made["handler"] = "other"
     refused = await api.call("PUT", f"{CLASSES}/x", made, 422)
     assert refused["message"].endswith('handler: Invalid value: "other": field is immutable')
+
+
+APPROVED = {"type": "Approved", "status": "True", "reason": "r", "lastUpdateTime": "t"}
+DENIED = {"type": "Denied", "status": "True"}
+FAILED = {"type": "Failed", "status": "True"}
+OWN = {"type": "Own", "status": "False"}
+AT = "status.conditions"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "decides", "wrong"),
+    [
+        ([], [APPROVED], True, []),
+        ([], [APPROVED], False, [f'{AT}: Forbidden: updates may not add a condition of type "Approved"']),
+        ([APPROVED], [APPROVED, OWN], False, []),
+        ([APPROVED], [{**APPROVED, "reason": "s"}], False,
+         [f'{AT}: Forbidden: updates may not modify a condition of type "Approved"']),
+        ([APPROVED], [{**APPROVED, "reason": "s"}], True, []),
+        ([APPROVED], [], True, [f'{AT}: Forbidden: updates may not remove a condition of type "Approved"']),
+        ([FAILED], [], False, [f'{AT}: Forbidden: updates may not remove a condition of type "Failed"']),
+        ([], [APPROVED, DENIED], True,
+         [f'{AT}[1].type: Invalid value: "Denied": Approved and Denied conditions are mutually exclusive']),
+        ([], [{"type": "Failed", "status": "False"}], False,
+         [f'{AT}[0].status: Unsupported value: "False": supported values: "True"']),
+        ([], [{"type": "Own", "status": "x"}], False,
+         [f'{AT}[0].status: Unsupported value: "x": supported values: "False", "True", "Unknown"']),
+        ([], [{}], False, [f"{AT}[0].type: Required value", f"{AT}[0].status: Required value"]),
+        ([], [OWN, OWN], False, [f'{AT}[1].type: Duplicate value: "Own"']),
+    ],
+)  # fmt: skip
+def test_conditions_of_signing_requests(
+    old: list[Any], new: list[Any], decides: bool, wrong: list[str]
+) -> None:
+    assert [str(each) for each in condition_causes(new, old, decides=decides)] == wrong

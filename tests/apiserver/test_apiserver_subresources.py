@@ -104,9 +104,12 @@ async def test_signing_requests_are_approved_at_their_own_path(api: Harness) -> 
     assert "certificate" not in made.get("status", {})
     approved = {"type": "Approved", "status": "True", "reason": "r", "message": "m"}
     change = {"status": {"conditions": [approved]}, "spec": {"username": "bob"}}
-    for path in (f"{CSRS}/r", f"{CSRS}/r/status"):
-        ignored = await api.patch("merge", path, change)
-        assert not ignored.get("status", {}).get("conditions"), path
+    ignored = await api.patch("merge", f"{CSRS}/r", change)
+    assert not ignored.get("status", {}).get("conditions")
+    refused = await api.patch("merge", f"{CSRS}/r/status", change, 422)
+    assert refused["message"].endswith(
+        'status.conditions: Forbidden: updates may not add a condition of type "Approved"'
+    )
     after = await api.patch("merge", f"{CSRS}/r/approval", change)
     (condition,) = after["status"]["conditions"]
     assert condition["type"] == "Approved" and condition["lastUpdateTime"]
@@ -117,8 +120,13 @@ async def test_signing_requests_are_approved_at_their_own_path(api: Harness) -> 
     nothing = {"status": {"conditions": []}}
     assert (await api.patch("merge", f"{CSRS}/r/approval", nothing, 422))["reason"] == "Invalid"
     # The signer writes the certificate through status; the approval stays.
-    signed = await api.patch("merge", f"{CSRS}/r/status", {"status": {"conditions": []}})
-    assert [each["type"] for each in signed["status"]["conditions"]] == ["Approved"]
+    refused = await api.patch("merge", f"{CSRS}/r/status", {"status": {"conditions": []}}, 422)
+    assert 'may not remove a condition of type "Approved"' in refused["message"]
+    other = {**approved, "reason": "other"}
+    failed = {"type": "Failed", "status": "True"}
+    change = {"status": {"conditions": [other, failed]}}
+    signed = await api.patch("merge", f"{CSRS}/r/status", change)
+    assert [each.get("reason") for each in signed["status"]["conditions"]] == ["r", None]
 
 
 async def test_pod_defaults(api: Harness) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sampan.apiserver.resources import Resource
 from sampan.apiserver.strategies.base import Strategy
+from sampan.apiserver.strategies.certificates import SigningRequestStrategy
 from sampan.apiserver.strategies.cluster import (
     APIServiceStrategy,
     EventStrategy,
@@ -12,7 +13,6 @@ from sampan.apiserver.strategies.cluster import (
     OrphaningStrategy,
     ReturningStrategy,
     SecretStrategy,
-    SigningRequestStrategy,
     VolumeStrategy,
 )
 from sampan.apiserver.strategies.jobs import JobStrategy
