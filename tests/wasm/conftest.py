@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from wasm_lab import Lab, compiled, warm_zygote
+from wasm_lab import CACHE, Lab, compiled, componentized, warm_zygote
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +48,31 @@ async def lab_alone(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) ->
     made = Lab(tmp_path, tmp_path_factory.getbasetemp() / "aot", tmp_path / "run")
     yield made
     await made.close()
+
+
+@pytest.fixture(scope="session")
+def app() -> Path:
+    return componentized("python")
+
+
+@pytest.fixture(scope="session")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of native code. What another user's tests have compiled is copied: nobody trusts another's code."""
+    kept = CACHE / "aot"
+    if not kept.exists() or kept.stat().st_uid == os.geteuid():
+        return kept
+    own = tmp_path_factory.getbasetemp() / "native"
+    shutil.copytree(kept, own)
+    return own
+
+
+@pytest.fixture
+async def http_lab(tmp_path: Path, native: Path, warm: Path) -> AsyncIterator[Lab]:
+    made = Lab(tmp_path, native, warm)
+    yield made
+    await made.close()
+
+
+@pytest.fixture(scope="session")
+def js() -> Path:
+    return componentized("js")

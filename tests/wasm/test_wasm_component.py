@@ -8,23 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import os
-import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from wasm_lab import CACHE, EXAMPLE, Lab, Mount, artifact, componentized, log_lines, logged
-from wasm_service import Service, parse
+from wasm_lab import EXAMPLE, Lab, Mount, artifact, componentized, log_lines, logged
+from wasm_service import Service, parse, unchunked
 
-from sampan.network.pods import Attachment
 from sampan.runtime.sandbox import CannotStart
 from sampan.runtime.wasm import capi, wire
 from sampan.runtime.wasm.aot import Cache
@@ -36,29 +30,6 @@ from sampan.runtime.wasm.engine import NEVER, Engine, Limits, Trap
 
 pytestmark = pytest.mark.timeout(600)  # the first run on a machine builds and compiles for minutes
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace")
-
-
-@pytest.fixture(scope="session")
-def app() -> Path:
-    return componentized("python")
-
-
-@pytest.fixture(scope="session")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of native code. What another user's tests have compiled is copied: nobody trusts another's code."""
-    kept = CACHE / "aot"
-    if not kept.exists() or kept.stat().st_uid == os.geteuid():
-        return kept
-    own = tmp_path_factory.getbasetemp() / "native"
-    shutil.copytree(kept, own)
-    return own
-
-
-@pytest.fixture
-async def http_lab(tmp_path: Path, native: Path, warm: Path) -> AsyncIterator[Lab]:
-    made = Lab(tmp_path, native, warm)
-    yield made
-    await made.close()
 
 
 async def serve(
@@ -77,19 +48,6 @@ async def service(http_lab: Lab, app: Path) -> Service:
         {"sampan.dev/http-timeout": "1500ms", "sampan.dev/http-max-body": "1Mi"},
         env={"GREETING": "hi", "ODD": "\udcff"},
     )
-
-
-def unchunked(body: bytes) -> tuple[bytes, bytes]:
-    """(body, trailers) of a chunked message."""
-    found = b""
-    while True:
-        size, _, body = body.partition(b"\r\n")
-        count = int(size, 16)
-        if not count:
-            return found, body
-        found += body[:count]
-        assert body[count : count + 2] == b"\r\n"
-        body = body[count + 2 :]
 
 
 async def fetch(service: Service, target: str, method: str = "GET", body: bytes = b"") -> tuple:
@@ -322,96 +280,6 @@ async def test_no_calls_out_of_the_hosts_network(service: Service) -> None:
     assert (status, body) == (502, b"ErrorCode_HttpRequestDenied\n")
 
 
-PEER = """
-import http.server, json, socket, struct, sys, threading
-class Peer(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def log_message(self, *_): pass
-    def do_GET(self): self.answer(b"")
-    def do_POST(self):
-        body = b""
-        if self.headers.get("transfer-encoding") == "chunked":
-            while size := int(self.rfile.readline(), 16):
-                body += self.rfile.read(size); self.rfile.readline()
-            self.rfile.readline()
-        self.answer(body)
-    def answer(self, body):
-        facts = [self.command, self.path, self.headers["host"], self.headers["x-from"], len(body)]
-        data = json.dumps(facts).encode()
-        self.send_response(203)
-        if self.path == "/chunked":
-            self.send_header("Transfer-Encoding", "chunked"); self.end_headers()
-            for n in range(0, len(data), 7):
-                piece = data[n:n + 7]; self.wfile.write(b"%x\\r\\n%s\\r\\n" % (len(piece), piece))
-            self.wfile.write(b"0\\r\\n\\r\\n")
-        else:
-            self.send_header("Content-Length", str(len(data))); self.end_headers(); self.wfile.write(data)
-def dns():
-    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); server.bind(("127.0.0.53", 53))
-    while True:
-        query, peer = server.recvfrom(512)
-        known = query[12:].startswith(b"\\x04peer\\x04test\\x03svc")
-        answer = query[:2] + struct.pack("!5H", 0x8180 if known else 0x8183, 1, int(known), 0, 0) + query[12:]
-        if known: answer += struct.pack("!HHHIH4s", 0xC00C, 1, 1, 5, 4, socket.inet_aton("127.0.0.9"))
-        server.sendto(answer, peer)
-threading.Thread(target=dns, daemon=True).start()
-server = http.server.ThreadingHTTPServer(("127.0.0.9", 80), Peer)
-print("ready", flush=True)
-server.serve_forever()
-"""
-
-
-@pytest.fixture
-def network(tmp_path: Path) -> Iterator[Path]:
-    """A network namespace in which a web server and a name server answer."""
-    script = f"ip link set lo up && exec {sys.executable} -c '{PEER}'"
-    peer = subprocess.Popen(["unshare", "-n", "sh", "-c", script], stdout=subprocess.PIPE)
-    assert peer.stdout is not None
-    assert peer.stdout.readline() == b"ready\n"
-    yield Path(f"/proc/{peer.pid}/ns/net")
-    peer.kill()
-    peer.wait()
-    peer.stdout.close()
-
-
-@pytest.mark.root
-@ROOT
-async def test_calls_out_of_the_pods_network(
-    http_lab: Lab, app: Path, network: Path, tmp_path: Path
-) -> None:
-    resolv = tmp_path / "resolv.conf"
-    resolv.write_text("nameserver 127.0.0.53\nsearch test.svc svc\noptions ndots:5\n")
-    sandbox = await http_lab.pod(network=Attachment(str(network), ("10.1.2.3",)))
-    container = http_lab.container(
-        "app", mounts=(Mount(resolv, "/etc/resolv.conf", readonly=True),)
-    )
-    await sandbox.start(container, artifact(app))
-
-    async def call(method: str, where: str, body: bytes = b"") -> tuple[int, bytes]:
-        async with asyncio.timeout(30):
-            reader, writer = await sandbox.port(8080)
-            writer.write(
-                f"{method} /call?{where} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n"
-                f"Content-Length: {len(body)}\r\n\r\n".encode()
-                + body
-            )
-            status, _, answer = parse(await reader.read())
-            writer.close()
-            return status, unchunked(answer)[0]
-
-    status, answer = await call("GET", "127.0.0.9/a?b=c")
-    assert (status, json.loads(answer)) == (203, ["GET", "/a?b=c", "127.0.0.9", "guest", 0])
-    status, answer = await call("POST", "peer:80/chunked", b"x" * 200_000)
-    assert (status, json.loads(answer)) == (203, ["POST", "/chunked", "peer:80", "guest", 200_000])
-    assert await call("GET", "127.0.0.9:81/") == (502, b"ErrorCode_ConnectionRefused\n")
-    assert await call("GET", "nobody/") == (502, b"ErrorCode_DnsError\n")
-
-
-@pytest.fixture(scope="session")
-def js() -> Path:
-    return componentized("js")
-
-
 async def test_javascript(http_lab: Lab, js: Path) -> None:
     service = await serve(http_lab, js, {"sampan.dev/http-timeout": "2s"})
     assert (await fetch(service, "/"))[2] == b"hello\n"
@@ -424,20 +292,6 @@ async def test_javascript(http_lab: Lab, js: Path) -> None:
     assert (await fetch(service, "/throw"))[0] == 500
     await logged(service.process, "a bug in the handler")
     assert (await fetch(service, "/spin"))[0] == 504
-
-
-@pytest.mark.root
-@ROOT
-async def test_javascript_calls_out(http_lab: Lab, js: Path, network: Path) -> None:
-    sandbox = await http_lab.pod(network=Attachment(str(network), ("10.1.2.3",)))
-    await sandbox.start(http_lab.container("app"), artifact(js))
-    async with asyncio.timeout(30):
-        reader, writer = await sandbox.port(8080)
-        writer.write(b"GET /call?127.0.0.9/chunked HTTP/1.0\r\n\r\n")
-        status, _, answer = parse(await reader.read())
-        writer.close()
-    assert status == 203, answer
-    assert (status, json.loads(answer)) == (203, ["GET", "/chunked", "127.0.0.9", "guest", 0])
 
 
 async def test_the_example(http_lab: Lab) -> None:

@@ -169,10 +169,10 @@ def test_fields_are_what_http_allows() -> None:
 
 
 def test_authorities() -> None:
-    assert _address("web") == ("web", 80)
-    assert _address("web:8080") == ("web", 8080)
-    assert _address("[::1]:81") == ("::1", 81)
-    assert _address("[::1]") == ("::1", 80)
+    assert _address("web", 80) == ("web", 80)
+    assert _address("web:8080", 80) == ("web", 8080)
+    assert _address("[::1]:81", 80) == ("::1", 81)
+    assert _address("[::1]", 443) == ("::1", 443)
     for bad in ("", ":80", "web:0", "web:99999", "web:x", "user@web", "web/path:80"):
         with pytest.raises(Refused):
-            _address(bad)
+            _address(bad, 80)

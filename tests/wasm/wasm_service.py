@@ -41,3 +41,16 @@ def parse(answer: bytes) -> tuple[int, dict[str, str], bytes]:
     first, *lines = head.decode().split("\r\n")
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
     return int(first.split()[1]), headers, body
+
+
+def unchunked(body: bytes) -> tuple[bytes, bytes]:
+    """(body, trailers) of a chunked message."""
+    found = b""
+    while True:
+        size, _, body = body.partition(b"\r\n")
+        count = int(size, 16)
+        if not count:
+            return found, body
+        found += body[:count]
+        assert body[count : count + 2] == b"\r\n"
+        body = body[count + 2 :]

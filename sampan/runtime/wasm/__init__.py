@@ -9,5 +9,5 @@
     aot.py       compiled modules, cached                    isolation.py, seccomp.py, cgroups.py
 
 The zygote and its workers are small because of what they do not import: everything that runs there (the right column
-and launch.py, log.py, exits.py, wire.py, component/ but for preamble.py) uses os, socket, select, signal, mmap, ctypes and little else; no asyncio, no typing, no dataclasses.
+and launch.py, log.py, exits.py, wire.py, component/ but for preamble.py) uses os, socket, select, signal, mmap, ssl, ctypes and little else; no asyncio, no typing, no dataclasses.
 """

@@ -6,6 +6,7 @@
     exchange.py  one request and its answer on a socket   files.py     wasi:filesystem
     framing.py   bodies on the wire: RFC 9112             types.py     wasi:http/types (fields.py)
     client.py    requests that a guest makes              outgoing.py  wasi:http/outgoing-handler
+    tls.py       TLS for them                             sockets.py   wasi:sockets (tcp.py, udp.py)
     names.py     host names, asked of the pod's DNS       proxy.py     a run of the handler
     preamble.py  what a binary exports                    service.py   the handler behind the server of http.py
 

@@ -1,6 +1,6 @@
-"""A request that a guest makes: HTTP/1.1 over a connection of its own, in steps that do not wait.
+"""A request that a guest makes: HTTP/1.1 over a connection of its own, plain or TLS, in steps that do not wait.
 
-`ready` and `room` drive it: name, connection, head, body, answer. The guest waits for it with whatever else it waits for.
+`ready` and `room` drive it: name, connection, handshake, head, body, answer. The guest waits for it with whatever else it waits for.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import errno
 import os
 import select
 import socket
+import ssl
 import time
 
 from sampan.runtime.wasm import wire
@@ -16,6 +17,7 @@ from sampan.runtime.wasm.component.framing import Chunked, Lengthed, chunk, last
 from sampan.runtime.wasm.component.guest import NEVER
 from sampan.runtime.wasm.component.names import Lookup, Names
 from sampan.runtime.wasm.component.streams import PERMIT
+from sampan.runtime.wasm.component.tls import Authorities, shake
 from sampan.runtime.wasm.component.types import CodedError, IncomingResponse
 
 TYPE_CHECKING = False
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 
 _READ = 65536
 CONNECT_TIMEOUT = 30.0  # s
-LOOKUP, CONNECT, ANSWER, DONE, FAILED = range(5)
+LOOKUP, CONNECT, SECURE, ANSWER, DONE, FAILED = range(6)
+_LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Call:
@@ -40,13 +43,17 @@ class Call:
         framing: int | None,
         bodiless: bool,
         timeouts: tuple[float, float, float],
+        authorities: Authorities | None = None,
     ) -> None:
         """`framing`: the body's declared length, None: chunked. `bodiless`: the answer has no body, whatever it says.
+        `authorities`: of TLS, None: plain HTTP.
         `timeouts`: to connect, for the first byte, between bytes, in s."""
         self.host, self.port = host, port
         self.out = head
         self.length, self.bodiless = framing, bodiless
         self.timeouts = timeouts
+        self.authorities = authorities
+        self.wanted = select.POLLOUT  # by the handshake
         self.until = time.monotonic() + min(timeouts[0], CONNECT_TIMEOUT)
         self.state = LOOKUP
         self.error: OSError | None = None
@@ -75,8 +82,8 @@ class Call:
             return fd, mask, min(when, self.until)
         if self.socket is None:
             return -1, 0, 0.0
-        mask = select.POLLOUT if self.state == CONNECT else select.POLLIN
-        if self.out and self.state != CONNECT:
+        mask = {CONNECT: select.POLLOUT, SECURE: self.wanted}.get(self.state, select.POLLIN)
+        if self.out and self.state >= ANSWER:
             mask |= select.POLLOUT
         return self.socket.fileno(), mask, self.until
 
@@ -89,6 +96,8 @@ class Call:
                 self._resolve()
             if self.state == CONNECT:
                 self._connected()
+            if self.state == SECURE:
+                self._secure()
             if self.state >= ANSWER:
                 self._send()
             if self.state == ANSWER:
@@ -96,7 +105,9 @@ class Call:
             if self.state == DONE:
                 self._body()
             if time.monotonic() > self.until:
-                names = {LOOKUP: "DNS-timeout", CONNECT: "connection-timeout"}
+                names = {LOOKUP: "DNS-timeout"} | dict.fromkeys(
+                    (CONNECT, SECURE), "connection-timeout"
+                )
                 raise CodedError(names.get(self.state, "connection-read-timeout"))
         except OSError as error:
             self.error = error.with_traceback(None)
@@ -152,6 +163,19 @@ class Call:
             raise CodedError("destination-IP-unroutable")
         if result:
             raise OSError(result, os.strerror(result))
+        if self.authorities is not None:
+            self.socket = self.authorities.wrap(self.socket, self.host.rstrip("."))
+            self.state = SECURE
+            return
+        self._answer()
+
+    def _secure(self) -> None:
+        assert isinstance(self.socket, ssl.SSLSocket)
+        self.wanted = shake(self.socket)
+        if not self.wanted:
+            self._answer()
+
+    def _answer(self) -> None:
         self.state = ANSWER
         self.until = time.monotonic() + self.timeouts[1]
 
@@ -160,7 +184,7 @@ class Call:
         assert self.socket is not None
         try:
             got = self.socket.recv(_READ)
-        except BlockingIOError:
+        except _LATER:
             return False
         if not got:
             if self.state == ANSWER:
@@ -278,7 +302,7 @@ class Call:
             return
         try:
             sent = self.socket.send(self.out)
-        except BlockingIOError:
+        except _LATER:
             return
         except (BrokenPipeError, ConnectionResetError):
             self.out = b""  # an answer may have come before: reading tells

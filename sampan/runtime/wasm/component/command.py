@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sampan.runtime.wasm.component.guest import Exited
 from sampan.runtime.wasm.component.streams import Bytes, Descriptor, InputStream, OutputStream
+from sampan.runtime.wasm.component.tls import Authorities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,15 +26,17 @@ class Setting:
         stdout: int,
         stderr: int,
         names: Names | None = None,
+        authorities: Authorities | None = None,
     ) -> None:
         """`preopens`: (descriptor of the directory, name in the guest, readonly); `stdout`, `stderr`: descriptors;
-        `names`: the pod's DNS, None where it may not call out."""
+        `names`: the pod's DNS, None where it may not call out; `authorities`: whom it believes when it does."""
         self.arguments = [_text(argument) for argument in arguments]
         self.environment = [(_text(name), _text(value)) for name, value in environment]
         self.preopens = preopens
         self.stdout = stdout
         self.stderr = stderr
         self.names = names
+        self.authorities = authorities or Authorities(-1)
 
 
 def _text(value: str) -> str:

@@ -34,6 +34,8 @@ KINDS = {
     "response-outparam": 9, "incoming-response": 10, "incoming-body": 11, "future-trailers": 12, "outgoing-response": 13,
     "outgoing-body": 14, "future-incoming-response": 15,
     "descriptor": 16, "directory-entry-stream": 17, "terminal-input": 18, "terminal-output": 19,
+    "network": 20, "tcp-socket": 21, "udp-socket": 22, "resolve-address-stream": 23,
+    "incoming-datagram-stream": 24, "outgoing-datagram-stream": 25,
 }  # fmt: skip
 MAX_HANDLES = 10_000
 NEVER = float("inf")

@@ -6,6 +6,7 @@ whether it is `ready`, so that a guest's calls wait together.
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 — the codec of names that are not ASCII: its file is out of reach later
 import os
 import select
 import socket

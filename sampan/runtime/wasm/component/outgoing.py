@@ -1,7 +1,7 @@
 """wasi:http/outgoing-handler: calls out of the pod, under its network's rules.
 
 A guest calls out where its pod has a network of its own; in the host's network every call is denied, as the host's loopback is
-nobody's to give. Plain HTTP only: what speaks TLS for a pod is a proxy beside it or the mesh.
+nobody's to give.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sampan.runtime.wasm.component.guest import Guest
 
 MAX_CALLS = 64  # of one instance
+PORTS = {"HTTP": 80, "HTTPS": 443}
 
 
 class FutureResponse(Resource):
@@ -48,11 +49,12 @@ def handle(
     names = guest.world.setting.names
     if names is None:
         raise Refused(("HTTP-request-denied", None))
-    if request.scheme is not None and request.scheme[0] != "HTTP":
-        raise Refused(("TLS-protocol-error", None))
+    scheme = request.scheme[0] if request.scheme is not None else "HTTP"
+    if scheme not in PORTS:
+        raise Refused(("HTTP-request-URI-invalid", None))
     if sum(isinstance(one, FutureResponse) for one in guest.handles.values()) >= MAX_CALLS:
         raise Refused(("connection-limit-reached", None))
-    host, port = _address(request.authority or "")
+    host, port = _address(request.authority or "", PORTS[scheme])
     method = request.method[1] if request.method[0] == "other" else request.method[0].upper()
     assert request.method[0] in METHODS or request.method[0] == "other"
     head, length = _head(method, request)
@@ -63,6 +65,7 @@ def handle(
         framing=length,
         bodiless=method == "HEAD",
         timeouts=(connect, first, between),
+        authorities=guest.world.setting.authorities if scheme == "HTTPS" else None,
     )
     if request.body is not None:
         request.body.bind(Upload(call))
@@ -71,11 +74,11 @@ def handle(
     return FutureResponse(call)
 
 
-def _address(authority: str) -> tuple[str, int]:
-    """(host, port) of an authority, RFC 3986 section 3.2. Raises Refused."""
+def _address(authority: str, otherwise: int) -> tuple[str, int]:
+    """(host, port) of an authority, RFC 3986 section 3.2; `otherwise` is the port that needs no saying. Raises Refused."""
     host, colon, port = authority.rpartition(":")
     if not colon or "]" in port:
-        host, port = authority, "80"
+        host, port = authority, str(otherwise)
     host = host.removeprefix("[").removesuffix("]")
     if not host or "@" in host or "/" in host or not port.isdigit() or not 0 < int(port) < 65536:
         raise Refused(("HTTP-request-URI-invalid", None))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 
+from sampan.runtime.wasm.component import tls
 from sampan.runtime.wasm.component.command import Setting
 from sampan.runtime.wasm.component.exchange import Exchange, RequestBody
 from sampan.runtime.wasm.component.names import Names
 from sampan.runtime.wasm.component.proxy import ProxyProgram
 from sampan.runtime.wasm.engine import EngineError, Interrupted, Limits, Trap
 from sampan.runtime.wasm.http import Run, Seat, Server
+
+CALLS_OUT = "wasi:http/outgoing-handler"
 
 
 class Proxy:
@@ -20,14 +23,22 @@ class Proxy:
     def __init__(self, server: Server, program: ProxyProgram, limits: Limits) -> None:
         self.server, self.program, self.limits = server, program, limits
         self.names = _names(server.worker.launch)
+        calls = self.names is not None and CALLS_OUT in program.world.uses
+        self.bundle = tls.open_first([*tls.BUNDLES]) if calls else -1  # the host's
 
     def open(self, preopens: list[tuple[str, str, bool]]) -> None:
         """Give its instances the launch's world, with these directories: (path, name in the guest, readonly)."""
         launch = self.server.worker.launch
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         opened = [(os.open(path, flags), name, readonly) for path, name, readonly in preopens]
+        if self.bundle >= 0 and preopens:
+            own = tls.open_first([dict(launch["env"]).get(tls.VARIABLE, ""), *tls.BUNDLES])
+            if own >= 0:  # the image's or a volume's, by the container's own paths
+                os.close(self.bundle)
+                self.bundle = own
         self.program.world.setting = Setting(
-            launch["args"], launch["env"], opened, 2, 2, self.names
+            *(launch["args"], launch["env"], opened, 2, 2, self.names),
+            authorities=tls.Authorities(self.bundle),
         )
 
     def seat(self, number: int) -> None:

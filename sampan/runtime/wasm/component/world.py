@@ -17,7 +17,18 @@ import traceback
 from ctypes import byref, c_size_t, c_void_p, string_at
 
 from sampan.runtime.wasm import capi
-from sampan.runtime.wasm.component import clocks, command, exchange, files, outgoing, streams, types
+from sampan.runtime.wasm.component import (
+    clocks,
+    command,
+    exchange,
+    files,
+    outgoing,
+    sockets,
+    streams,
+    tcp,
+    types,
+    udp,
+)
 from sampan.runtime.wasm.component.guest import KINDS, Guest, Refused, Stop
 from sampan.runtime.wasm.component.values import BOOL, Encoders, Mismatch, array, decode
 from sampan.runtime.wasm.engine import Engine, EngineError
@@ -36,6 +47,9 @@ INTERFACES: dict[str, dict[str, Callable[..., Any]]] = {
     **command.INTERFACES,
     **files.INTERFACES,
     **outgoing.INTERFACES,
+    **sockets.INTERFACES,
+    **tcp.INTERFACES,
+    **udp.INTERFACES,
     "wasi:http/types": {
         function: serve
         for room in (types, exchange, outgoing)
