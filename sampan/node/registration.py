@@ -16,6 +16,7 @@ from typing import Any
 
 from sampan import __version__
 from sampan.client.client import Client
+from sampan.client.informer import Informer
 from sampan.client.resources import LEASES, NODES
 from sampan.cri.client import CRIClient
 from sampan.cri.errors import CRIError
@@ -88,12 +89,12 @@ def build(
     devices = devices or {}
     status: Object = {
         "capacity": {
-            **_by_hand("capacity", old),
+            **by_hand(old),
             **amounts,
             **{name: str(all_) for name, (all_, _) in devices.items()},
         },
         "allocatable": {
-            **_by_hand("allocatable", old),
+            **by_hand(old),
             **amounts,
             **{name: str(healthy) for name, (_, healthy) in devices.items()},
         },
@@ -143,8 +144,11 @@ def build(
     }
 
 
-def _by_hand(field: str, old: Object | None) -> dict[str, str]:
-    """Extended resources that somebody wrote on the Node stay."""
+def by_hand(old: Object | None, field: str = "capacity") -> dict[str, str]:
+    """Extended resources that somebody wrote into the Node's capacity: they stay, and may be asked for.
+
+    https://kubernetes.io/docs/tasks/administer-cluster/extended-resource-node/
+    """
     before = ((old or {}).get("status") or {}).get(field) or {}
     return {name: text for name, text in before.items() if "/" in name}
 
@@ -278,9 +282,22 @@ class Registrar:
         self.look_again()
 
     async def run(self) -> None:
+        own = Informer(self._client, NODES, field_selector=f"metadata.name={self._config.name}")
+        own.add_handler(self._on_node)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_status())
             group.create_task(self._keep_lease())
+            own.start(group)
+
+    def _on_node(self, _type: str, _old: Object | None, new: Object | None) -> None:
+        """Others write on the Node too: labels, taints, extended resources."""
+        if new is None or self._node is None:
+            return
+        if int(objects.resource_version(new)) <= int(objects.resource_version(self._node)):
+            return
+        self._node = new
+        if by_hand(new) != by_hand(new, "allocatable"):
+            self.look_again()
 
     async def _keep_status(self) -> None:
         pause = FIRST_PAUSE
@@ -383,6 +400,9 @@ class Registrar:
 
     async def _patch_status(self, wanted: Object) -> None:
         status = dict(wanted["status"])
+        for field in ("capacity", "allocatable"):  # what is no longer there goes
+            before = ((self._node or {}).get("status") or {}).get(field) or {}
+            status[field] = {**dict.fromkeys(before), **status[field]}
         # The address list merges by type; ours is the whole of it.
         status["addresses"] = [{"$patch": "replace"}, *status["addresses"]]
         self._node = await self._client.patch(

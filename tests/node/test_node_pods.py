@@ -57,13 +57,31 @@ async def test_the_node_is_registered_and_alive(node: Any, pods: Pods) -> None:
     assert leases[0]["spec"]["holderIdentity"] == NODE
 
 
+async def test_what_somebody_writes_into_the_capacity_may_be_asked_for(
+    node: Any, pods: Pods
+) -> None:
+    """Without a device plug-in: https://kubernetes.io/docs/tasks/administer-cluster/extended-resource-node/"""
+    for amount in ("4", None):
+        patch = {"status": {"capacity": {"example.com/dongle": amount}}}
+        made = await pods.client.patch(NODES, NODE, patch, subresource="status")
+        version = made["metadata"]["resourceVersion"]
+        async with asyncio.timeout(10):
+            async for event in pods.client.watch(NODES, resource_version=version):
+                if event.type != "BOOKMARK":
+                    status = event.object["status"]
+                    if status["allocatable"].get("example.com/dongle") == amount:
+                        break
+        assert status["capacity"].get("example.com/dongle") == amount
+
+
 async def test_a_pod_runs_and_ends(node: Any, pods: Pods, harbour: Harbour) -> None:
     made = await pods.create("plain")
     pod = await pods.until("plain", pod_ready, "Ready")
     (status,) = pod["status"]["containerStatuses"]
     assert status["started"] and status["containerID"].startswith("sampan://")
     assert pod["status"]["podIP"].startswith("127.42.9.")
-    assert await log_of(pods, "plain") == "ahoy\n"
+    # what it says first may come a moment after it is ready
+    assert await log_of(pods, "plain", follow="true", limitBytes="5") == "ahoy\n"
     await pods.delete("plain")
     async with CRIClient(harbour.directory / "run" / "cri.sock") as cri:
         async with asyncio.timeout(10):
