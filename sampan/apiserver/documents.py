@@ -20,10 +20,15 @@ class Document:
     __slots__ = ("_body", "_compressed", "content_type", "hash")
 
     def __init__(
-        self, body: bytes, content_type: str = "application/json", *, packed: bool = False
+        self,
+        body: bytes,
+        content_type: str = "application/json",
+        *,
+        packed: bool = False,
+        tag: str = "",
     ) -> None:
         self.content_type = content_type
-        self.hash = hashlib.sha512(body).hexdigest().upper()
+        self.hash = tag or hashlib.sha512(body).hexdigest().upper()
         self._body: bytes | None = None if packed else body
         self._compressed: bytes | None = gzip.compress(body, 6, mtime=0) if packed else None
 

@@ -22,6 +22,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from sampan.apiserver.health import Health
 from sampan.apiserver.metrics import Histogram, Labels
 from sampan.client.workqueue import queues
 
@@ -309,16 +310,6 @@ class ServerCollector(Collector):
             tuple(BUILD),
             [(tuple(str(version()[key]) for key in BUILD.values()), 1)],
         )
-        yield gauge(
-            "kubernetes_healthcheck",
-            "1 where a check is passed.",
-            ("name", "type"),
-            (
-                ((name, kind), int(not problem))
-                for kind in ("healthz", "livez", "readyz")
-                for name, problem in self.server.checks(kind).items()
-            ),
-        )
         named = [each for each in queues if each.name]
         for name, attribute, help_ in (
             ("adds", "adds", "Keys added to a controller's queue."),
@@ -328,6 +319,27 @@ class ServerCollector(Collector):
             yield counter(f"workqueue_{name}", help_, ("name",), rows)
         depths = (((each.name,), len(each)) for each in named)
         yield gauge("workqueue_depth", "Keys that wait to be handled.", ("name",), depths)
+
+
+class HealthCollector(Collector):
+    """What `/metrics/slis` tells: the health checks (KEP-3466)."""
+
+    def __init__(self, health: Health) -> None:
+        self.health = health
+
+    def collect(self) -> Iterator[Metric]:
+        counts = list(self.health.counts.items())
+        yield gauge(
+            "kubernetes_healthcheck",
+            "1 where a check is passed.",
+            ("name", "type"),
+            (
+                ((name, kind), int(not problem))
+                for kind in ("healthz", "livez", "readyz")
+                for name, problem in self.health.checks(kind).items()
+            ),
+        )
+        yield counter("kubernetes_healthchecks", "Checks made.", ("name", "type", "status"), counts)
 
 
 BUILD = {
@@ -347,7 +359,18 @@ def expose(server: APIServer, accept: str) -> tuple[bytes, str]:
     """(document, its content type), in the format that the scraper's Accept header prefers."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(ServerCollector(server))
+    registry.register(HealthCollector(server.health))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
+    return written(registry, accept)
+
+
+def expose_slis(server: APIServer, accept: str) -> tuple[bytes, str]:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(HealthCollector(server.health))
+    return written(registry, accept)
+
+
+def written(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type

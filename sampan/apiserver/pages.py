@@ -30,7 +30,16 @@ TEXT_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 KEPT = {"Cache-Control": "public, max-age=3600"}
-PATHS = ("/healthz", "/livez", "/readyz", "/metrics", "/openapi/v2", "/openapi/v3", "/version")
+PATHS = (
+    "/healthz",
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/metrics/slis",
+    "/openapi/v2",
+    "/openapi/v3",
+    "/version",
+)
 KUBERNETES = ("1", "36")
 
 
@@ -74,9 +83,10 @@ class Pages:
             )
         if path == "/version":
             return Response(200, JSON_HEADERS, orjson.dumps(version(), option=orjson.OPT_INDENT_2))
-        if path == "/metrics":
+        if path in ("/metrics", "/metrics/slis"):
             exposition = await asyncio.to_thread(import_module, "sampan.apiserver.exposition")
-            text, content_type = exposition.expose(self.server, request.header("accept"))
+            expose = exposition.expose if path == "/metrics" else exposition.expose_slis
+            text, content_type = expose(self.server, request.header("accept"))
             return Response(200, {"Content-Type": content_type}, text)
         if path == "/":
             found = ["/api", *self._groups(), *PATHS]
@@ -109,7 +119,7 @@ class Pages:
 
     def _health(self, request: Request, head: str, path: str) -> Response:
         """`/readyz`, `/readyz/check`, `?verbose` and `?exclude=`, as the generic API server answers them."""
-        checks = self.server.checks(head)
+        checks = self.server.health.checks(head)
         _, _, one = path.removeprefix("/").partition("/")
         if one:
             if one not in checks:

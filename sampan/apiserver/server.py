@@ -32,6 +32,7 @@ from sampan.apiserver.expiry import EventExpiry
 from sampan.apiserver.fairness import Fairness
 from sampan.apiserver.fieldmanager import FieldManager
 from sampan.apiserver.flowcontrol import follow as follow_flow_control
+from sampan.apiserver.health import Health
 from sampan.apiserver.http import HTTPServer
 from sampan.apiserver.metrics import Metrics
 from sampan.apiserver.metrics_api import MetricsAPI
@@ -107,9 +108,9 @@ class APIServer:
         self.peers = Peers(self)
         self.aggregator = Aggregator(self, (MetricsAPI(self),))
         self.port = config.port
-        self.ready = False
-        self.closing = False
-        self._tasks: list[asyncio.Task[None]] = []
+        self.health = Health()
+        if store.shared:
+            self.health.store = lambda: self.peers.problem
 
     async def start(self, *, serve: bool = True) -> None:
         """Ready on return. `serve` False leaves HTTP out: only `handle` answers."""
@@ -142,7 +143,7 @@ class APIServer:
             await self.http.accept(self.pki)
             self.renewal = Renewal(self.pki, ensure, self._use_renewed)
             self._own("certificate renewal", self.renewal.run())
-        self.ready = True
+        self.health.ready = True
         self._own("priority and fairness", follow_flow_control(self, self.fairness))
         self._own("apiservice availability", self.aggregator.run())
 
@@ -153,6 +154,14 @@ class APIServer:
         self.http.reload(self.pki)
         forget_credentials()
         write_admin_kubeconfig(self.config.kubeconfig, self.address, self.pki)
+
+    @property
+    def ready(self) -> bool:
+        return self.health.ready
+
+    @property
+    def closing(self) -> bool:
+        return self.health.closing
 
     @property
     def address(self) -> str:
@@ -170,7 +179,7 @@ class APIServer:
         """A task of the server; `close` ends it, and one that fails makes the server not live."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         task.add_done_callback(self._ended)
-        self._tasks.append(task)
+        self.health.add(task)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None and not self.closing:
@@ -189,33 +198,19 @@ class APIServer:
                     log.warning("history before %d cannot be forgotten: %s", before, error)
             before = self.store.revision
 
-    def checks(self, kind: str) -> dict[str, str]:
-        """Health checks by name: "" or what is wrong."""
-        found = {"ping": "", "log": "", "store": ""}
-        for task in self._tasks:
-            failed = task.done() and not self.closing
-            found[f"poststarthook/{task.get_name().replace(' ', '-')}"] = (
-                "the task ended" if failed else ""
-            )
-        if self.store.shared:
-            found["etcd"] = self.peers.problem
-        if kind == "readyz":
-            found["informer-sync"] = "" if self.ready else "not started"
-            found["shutdown"] = "the server is shutting down" if self.closing else ""
-        return found
-
     async def close(self) -> None:
         """Answer what was begun, end watches, release the port. Idempotent."""
         if self.closing:
             return
-        self.closing = True
+        self.health.closing = True
         if self.ready:
             await self.peers.leave()
         self.caches.close()
         await self.http.close()
-        for task in self._tasks:
+        tasks = self.health.tasks.values()
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.access.close()
         await self.webhooks.close()
 

@@ -10,8 +10,10 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 
-async def scrape(api: Harness, accept: str = "") -> tuple[dict[str, Metric], str]:
-    response = await api.send("GET", "/metrics", accept=accept)
+async def scrape(
+    api: Harness, accept: str = "", path: str = "/metrics"
+) -> tuple[dict[str, Metric], str]:
+    response = await api.send("GET", path, accept=accept)
     text = (await response.read()).decode()
     kind = response.headers["Content-Type"]
     reader = parse_openmetrics if "openmetrics" in kind else parse

@@ -122,7 +122,8 @@ class OpenAPI:
 
         group, version = self._group_version(path)
         rows = self.table.in_version(group, version)
-        return Document(v3.document(rows, self.schemas(group, version), self.version), packed=True)
+        body = v3.document(rows, self.schemas(group, version), self.version)
+        return Document(body, packed=True, tag=self._hash(group, version))
 
     def _group_version(self, path: str) -> tuple[str, str]:
         match path.removeprefix(INDEX + "/").split("/"):
