@@ -101,7 +101,7 @@ def test_data_outlives_pods_and_the_cluster(boat: Cluster) -> None:
     }
     for kind in KINDS:
         assert measured[f"data-hold-{kind}-0"] > 0
-        boat.kubectl("delete", "pod", f"hold-{kind}-0", f"writer-{kind}")
+    boat.kubectl("delete", "pod", "--wait=false", *(f"hold-{kind}-0" for kind in KINDS))
     seen = {kind: told(boat, kind, before=seen[kind]) for kind in KINDS}
     boat.sampan("down", timeout=120)
     boat.start()
