@@ -57,6 +57,7 @@ class StatefulSetController(Controller):
         self.sets = self.informer(STATEFULSETS)
         self.revisions = self.informer(CONTROLLERREVISIONS)
         self.pods = self.informer(PODS)
+        self.claims = self.informer(PERSISTENTVOLUMECLAIMS)
         self.expectations = Expectations(self.pods)
         self.events = context.recorder(self.name)
 
@@ -75,10 +76,10 @@ class StatefulSetController(Controller):
         update, collisions = await history.current(status.get("collisionCount", 0))
         current = history.named(status.get("currentRevision", "")) or update
         picture = Picture(workload, pods, current, update, self.clock())
+        await self.keep_claims(picture)  # before a pod goes, so that its claims know whose they are
         if self.expectations.satisfied(key):
             steps = next_steps(picture)
             await self.take(key, picture, steps)
-        await self.keep_claims(picture)
         used = {labels(pod).get(HASH, "") for pod in pods}
         names = {current["metadata"]["name"], update["metadata"]["name"]}
         await history.forget_old(used | names)
@@ -132,11 +133,12 @@ class StatefulSetController(Controller):
         self.events.event(workload, "Normal", "SuccessfulDelete", text)
 
     async def keep_claims(self, picture: Picture) -> None:
-        """Own the claims as the retention policy says, so that they go with the set, or with their pod (KEP-1847)."""
+        """Own the claims as the retention policy says, so that they go with the set, or with their pod (KEP-1847); and no
+        longer, when it says so no more.
+        """
         workload = picture.workload
         policy = workload["spec"].get("persistentVolumeClaimRetentionPolicy") or {}
-        templates = workload["spec"].get("volumeClaimTemplates") or ()
-        if not templates or set(policy.values()) <= {"Retain"}:
+        if not workload["spec"].get("volumeClaimTemplates"):
             return
         for pod in picture.pods:
             ordinal = ordinal_of(workload, pod)
@@ -149,24 +151,24 @@ class StatefulSetController(Controller):
         self, volume_claim: Object, pod: Object | None, picture: Picture, policy: Object
     ) -> None:
         metadata = volume_claim["metadata"]
-        try:
-            present = await self.client.get(
-                PERSISTENTVOLUMECLAIMS, metadata["name"], metadata["namespace"]
-            )
-        except ApiError as error:
-            if error.code == 404:
-                return
-            raise
         wanted = []
         if policy.get("whenDeleted") == "Delete":
             wanted.append(owner_reference(picture.workload))
         if pod is not None and policy.get("whenScaled") == "Delete":
             wanted.append(owner_reference(pod, controller=not wanted))
         ours = {picture.workload["metadata"]["uid"], *(p["metadata"]["uid"] for p in picture.pods)}
-        kept = [each for each in owners(present) if each["uid"] not in ours]
-        if [*kept, *wanted] != owners(present):
-            changed = {**present["metadata"], "ownerReferences": [*kept, *wanted]}
-            await self.client.update(PERSISTENTVOLUMECLAIMS, {**present, "metadata": changed})
+        place = metadata["namespace"], metadata["name"]
+        present = self.claims.get(*place)
+        if present is None or owned(present, ours, wanted) == owners(present):
+            return
+        try:
+            present = await self.client.get(PERSISTENTVOLUMECLAIMS, metadata["name"], place[0])
+        except ApiError as error:
+            if error.code == 404:
+                return
+            raise
+        changed = {**present["metadata"], "ownerReferences": owned(present, ours, wanted)}
+        await self.client.update(PERSISTENTVOLUMECLAIMS, {**present, "metadata": changed})
 
     async def write_status(self, picture: Picture, collisions: int) -> None:
         workload = picture.workload
@@ -176,6 +178,11 @@ class StatefulSetController(Controller):
 
 
 # Decisions
+
+
+def owned(claim: Object, ours: set[str], wanted: list[Object]) -> list[Object]:
+    """The claim's owners, with those that are wanted in place of all that are the set's."""
+    return [*(each for each in owners(claim) if each["uid"] not in ours), *wanted]
 
 
 @dataclass(slots=True)

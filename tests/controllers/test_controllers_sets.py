@@ -177,6 +177,15 @@ async def test_a_retention_policy_lets_claims_go_with_their_pods(alive):
         PERSISTENTVOLUMECLAIMS,
         lambda items: [c["metadata"]["name"] for c in items] == ["data-web-0"],
     )
+    # Owned by the set as long as the policy says so.
+    for policy, count in (("Delete", 1), ("Retain", 0)):
+        changed = {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": policy}}
+        await alive.client.patch(STATEFULSETS, "web", {"spec": changed}, "default")
+        await alive.get_until(
+            PERSISTENTVOLUMECLAIMS,
+            "data-web-0",
+            lambda c, n=count: len(c["metadata"].get("ownerReferences", ())) == n,
+        )
 
 
 async def test_going_back_gives_the_old_revision_a_new_number(alive):
