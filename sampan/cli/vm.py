@@ -109,11 +109,14 @@ def machine(
     restart: str,
     interactive: bool,
     terminal: bool,
+    kernel: str = "",
 ) -> Object:
     """The VirtualMachine that the options describe. Raises VMError naming the option."""
     spec: Object = {"image": image, "cpus": cpus, "memory": amount("--memory", memory)}
     if size:
         spec["size"] = amount("--size", size)
+    if kernel:
+        spec["kernel"] = kernel
     if arguments:
         spec["args"] = list(arguments)
     spec["restartPolicy"] = restart
@@ -245,14 +248,13 @@ def require_sshd(config: Config, image: str) -> None:
 
 
 def require_kernel(config: Config, wanted: str) -> None:
-    """Raises VMError unless `wanted` is the kernel that machines of this node are booted with."""
-    from sampan.cli.vmkernels import used
+    """Raises VMError unless `wanted` is a kernel of this node."""
+    from sampan.cli.vmkernels import installed
 
-    here = used(config)
-    if wanted not in (here, "default"):
+    if wanted not in installed(config):
         raise VMError(
-            f"--kernel {wanted}: machines of this node are booted with {here or 'none yet'}; see: sampan vm kernels. "
-            f"Another one is set for all of them: sampan vm kernels use {wanted}"
+            f"--kernel {wanted}: this node has no such kernel; those that it has: sampan vm kernels. "
+            "Debian's newest is brought by: sampan vm kernels fetch"
         )
 
 
@@ -262,7 +264,7 @@ def run(config: Config, image: str, *, ssh: bool, kernel: str, wait: bool, **opt
             require_kernel(config, kernel)
         if ssh:
             require_sshd(config, image)
-        made = machine(image, keys=own_keys() if ssh else (), **options)
+        made = machine(image, keys=own_keys() if ssh else (), kernel=kernel, **options)
     except VMError as error:
         say(str(error))
         return 2

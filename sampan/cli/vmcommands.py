@@ -59,7 +59,10 @@ def vm_run(
         str, typer.Option(help="Disk that its files stay on: 10g. [default: they are in memory]")
     ] = "",
     kernel: Annotated[
-        str, typer.Option(help="Guest kernel that is expected (sampan vm kernels).")
+        str,
+        typer.Option(
+            help="Guest kernel, by its release (sampan vm kernels). [default: the node's]"
+        ),
     ] = "",
     ssh: Annotated[
         bool, typer.Option("--ssh", help="Start the image's sshd, for your keys of ~/.ssh.")

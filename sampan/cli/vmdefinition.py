@@ -70,6 +70,7 @@ SPEC = thing(
             "description": "Virtual processors.",
         },
         "memory": text("Memory of the machine, its kernel's included.", pattern=MEMORY, default="256Mi"),
+        "kernel": text("Release of the guest kernel, one of those that the node has; the node's own without."),
         "size": text("Size of a disk that its files stay on while it is stopped; without one they are in memory, and go with it.", pattern=MEMORY),
         "command": listed("Instead of the image's entry point.", {"type": "string"}),
         "args": listed("Instead of the image's arguments.", {"type": "string"}),

@@ -87,6 +87,8 @@ def pod_of(machine: Object) -> Object:
         for volume in volumes
     ]
     annotations = {"sampan.dev/vm-memory": spec["memory"]}
+    if spec.get("kernel"):
+        annotations["sampan.dev/vm-kernel"] = spec["kernel"]
     if spec.get("size"):
         mounts.append({"name": "sampan-disk", "mountPath": DISK_PLACE})
         claim = {"claimName": disk_name(metadata["name"])}

@@ -32,6 +32,7 @@ MEMORY, CONFIG, STATE = "memory-ranges", "config.json", "state.json"
 class CloudHypervisor:
     name = "cloud-hypervisor"
     accelerator = "kvm"
+    shares_files = False
 
     def probe(self) -> Support:
         program = shutil.which(PROGRAM)

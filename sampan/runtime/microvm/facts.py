@@ -25,6 +25,7 @@ class Facts:
     jailed: bool = False  # its VMM has a user of its own
     shares: list[list[Any]] = field(default_factory=list)  # [path, read-only], by number
     disks: list[str] = field(default_factory=list)  # what is in the writable drives
+    driver: str = "qemu"
     inits: dict[str, str] = field(default_factory=dict)  # by container id, of those that are one
     present: list[str] = field(default_factory=list)  # guest paths of volumes
 

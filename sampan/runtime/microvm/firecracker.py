@@ -30,6 +30,7 @@ Call = tuple[str, str, dict[str, Any]]  # method, target, body
 class Firecracker:
     name = "firecracker"
     accelerator = "kvm"
+    shares_files = False
 
     def probe(self) -> Support:
         program = shutil.which(PROGRAM)

@@ -67,6 +67,22 @@ def find(own: Path, *, check: bool = True) -> Kernel:
     raise MissingPiece("no guest kernel has been downloaded", FETCH)
 
 
+def named(own: Path, release: str) -> Kernel:
+    """A kernel that is here, by its release. Raises MissingPiece, BadArtifact."""
+    known = sorted(
+        {record.parent.name for place in places(own) for record in place.glob(f"*/{RECORD}")}
+    )
+    if release not in known:
+        here = ", ".join(known) or "none"
+        raise MissingPiece(
+            f"there is no guest kernel {release} on this node; it has: {here}", FETCH
+        )
+    return load(
+        next(place / release for place in places(own) if (place / release / RECORD).exists()),
+        check=False,
+    )
+
+
 def load(directory: Path, *, check: bool = True) -> Kernel:
     """Raises BadArtifact unless every file is what was recorded when it was unpacked. `check` False: by the record alone."""
     try:

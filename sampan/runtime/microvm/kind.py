@@ -11,9 +11,9 @@ import signal
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from sampan.runtime import files, kernel
+from sampan.runtime import kernel
 from sampan.runtime.container.cgroups import Cgroup
-from sampan.runtime.microvm import boot, kernels, presence
+from sampan.runtime.microvm import boot, drivers, kernels, presence
 from sampan.runtime.microvm.boot import BootFiles
 from sampan.runtime.microvm.errors import (
     BadArtifact,
@@ -26,7 +26,6 @@ from sampan.runtime.microvm.facts import Facts
 from sampan.runtime.microvm.images import Drives
 from sampan.runtime.microvm.pool import Pool, clone
 from sampan.runtime.microvm.qemu import RECORD as VMM_RECORD
-from sampan.runtime.microvm.qemu import Qemu
 from sampan.runtime.microvm.rehearsal import Rehearsal
 from sampan.runtime.microvm.sandbox import MicroSandbox
 from sampan.runtime.microvm.settings import Settings
@@ -35,11 +34,11 @@ from sampan.runtime.microvm.vmm import Driver
 from sampan.runtime.sandbox import CannotStart, SandboxRecord, SandboxSpec, Support
 
 LOG = logging.getLogger(__name__)
-MEMORY = "sampan.dev/vm-memory"  # annotation of a pod: a quantity
+# Annotations of a pod: a quantity, and the release of a guest kernel that the node has.
+MEMORY, KERNEL = "sampan.dev/vm-memory", "sampan.dev/vm-kernel"
 GUEST_OWN = 64  # MiB that the guest's kernel takes for itself, at least
 VMM_OWN = 48  # MiB of a pod's overhead that are not the guest's
 LEAST, STEP, MOST = 128, 64, 1 << 20  # MiB
-PROVEN = "proven.json"
 
 
 class MicroVMKind:
@@ -72,14 +71,15 @@ class MicroVMKind:
             self._settle()
         except (MissingPiece, BadArtifact) as error:
             return Support(False, why=str(error), install=getattr(error, "install", kernels.FETCH))
-        found = Qemu().probe()
+        try:
+            found = drivers.named(drivers.chosen(self.settings)).probe()
+        except MissingPiece as error:
+            return Support(False, why=str(error), install=error.install)
         if not found.usable:
             return found
-        proven = self._proven()
-        detail = f"{found.detail}, Linux {self._boot_files.kernel.release}"
-        return Support(
-            True, f"{detail}, {accelerated(proven)}" if proven else f"{detail}, not booted yet"
-        )
+        proven = drivers.proven(self.directory, self.settings)
+        how = accelerated(proven.accelerator) if proven else "not booted yet"
+        return Support(True, f"{found.detail}, Linux {self._boot_files.kernel.release}, {how}")
 
     async def probe(self) -> Support:
         """Boot a guest to its agent."""
@@ -112,44 +112,38 @@ class MicroVMKind:
         assert self._files is not None
         return self._files
 
-    async def template(self, memory: int, cpus: int) -> tuple[Driver, Template]:
+    def _files_for(self, spec: SandboxSpec) -> BootFiles:
+        release = spec.annotations.get(KERNEL, "")
+        if release in ("", self._boot_files.kernel.release):
+            return self._boot_files
+        return BootFiles(kernels.named(self.directory / "kernels", release), boot.agent())
+
+    async def template(
+        self, memory: int, cpus: int, boot_files: BootFiles | None = None
+    ) -> tuple[Driver, Template]:
         """The first that is asked for settles which accelerator works here."""
         async with self._proving:
             if self._driver is None:
                 self._driver = await self._prove(memory, cpus)
-        return self._driver, await self.templates.get(self._driver, self._boot_files, memory, cpus)
+        files_ = boot_files or self._boot_files
+        return self._driver, await self.templates.get(self._driver, files_, memory, cpus)
 
     async def _prove(self, memory: int, cpus: int) -> Driver:
         """A driver with which a guest has booted, found out once after each boot of the host."""
         files_ = self._boot_files
-        proven = self._proven()
-        wanted = self.settings.accelerator
-        choices = [proven] if proven else [wanted] if wanted != "auto" else candidates()
+        known = drivers.proven(self.directory, self.settings)
         failures = []
-        for accelerator in choices:
-            driver = Qemu(accelerator)
+        for driver in [known] if known else drivers.candidates(self.settings):
             try:
                 await self.templates.get(driver, files_, memory, cpus)
             except (VMMError, ChannelLost, TimeoutError, OSError) as error:
-                LOG.info("%s does not boot a guest here: %s", accelerator, error)
-                failures.append(f"{accelerator}: {error}")
+                LOG.info("%s, %s: no guest boots: %s", driver.name, driver.accelerator, error)
+                failures.append(f"{driver.accelerator}: {error}")
                 continue
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            record = {"boot": boot_id(), "edition": driver.edition(), "accelerator": accelerator}
-            files.replace(self.directory / PROVEN, json.dumps(record))
+            drivers.prove(self.directory, driver)
             return driver
-        (self.directory / PROVEN).unlink(missing_ok=True)
+        (self.directory / drivers.PROVEN).unlink(missing_ok=True)
         raise VMMError("; ".join(failures))
-
-    def _proven(self) -> str:
-        """The accelerator that worked since the host was booted, "" when that is not known."""
-        try:
-            record = json.loads((self.directory / PROVEN).read_bytes())
-            accelerator = str(record["accelerator"])
-            known = record["boot"] == boot_id() and record["edition"] == Qemu(accelerator).edition()
-        except (OSError, ValueError, KeyError, TypeError, VMMError):
-            return ""
-        return accelerator if known and self.settings.accelerator in ("auto", accelerator) else ""
 
     # pods
 
@@ -158,18 +152,26 @@ class MicroVMKind:
         try:
             self._settle()
             memory, cpus = size_of(spec, self.settings)
-            if os.geteuid() == 0:
+            boot_files = self._files_for(spec)
+            if os.geteuid() == 0 and boot_files is self._boot_files:
                 started = await self.pool.take(memory, cpus)
             else:
                 # QEMU's own network has the pod's ports from its start on: no machine can be ready beforehand.
-                driver, template = await self.template(memory, cpus)
+                # The same goes for a kernel of the pod's own.
+                driver, template = await self.template(memory, cpus, boot_files)
                 started = await clone(driver, template, self._machines, forwards(spec))
         except MicroVMError as error:
             raise CannotStart(f"microVM: {error}") from error
         except OSError as error:
             raise CannotStart(f"microVM: {error.strerror or error}") from error
+        driver_ = self._driver
+        assert driver_ is not None
         sandbox = MicroSandbox(
-            spec, self.drives, self.instance, sharing=self._boot_files.kernel.shares_files
+            spec,
+            self.drives,
+            self.instance,
+            sharing=boot_files.kernel.shares_files and driver_.shares_files,
+            driver=driver_.name,
         )
         try:
             await sandbox.create(started)
@@ -191,7 +193,7 @@ class MicroVMKind:
         except (OSError, ValueError, TypeError):
             return None
         sandbox = MicroSandbox(spec, self.drives, self.instance)
-        machine = await Qemu().adopt(Path(facts.directory))
+        machine = await drivers.named(facts.driver).adopt(Path(facts.directory))
         if machine is None:
             await sandbox.stop(0)
             shutil.rmtree(facts.directory, ignore_errors=True)
@@ -228,18 +230,8 @@ class MicroVMKind:
         self.templates.close()
 
 
-def candidates() -> list[str]:
-    """KVM where its device can be opened, which says little; emulation works everywhere."""
-    usable = os.access("/dev/kvm", os.R_OK | os.W_OK)
-    return ["kvm", "tcg"] if usable else ["tcg"]
-
-
 def accelerated(accelerator: str) -> str:
     return "KVM" if accelerator == "kvm" else "emulated (no usable KVM)"
-
-
-def boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def refuse_host_namespaces(spec: SandboxSpec) -> None:

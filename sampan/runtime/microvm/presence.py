@@ -16,6 +16,18 @@ from sampan.runtime.sandbox import Support
 
 QEMU = "qemu-system-x86_64"
 INSTALL_QEMU = "apt-get install --no-install-recommends qemu-system-x86"
+# The VMMs: their programs, and how to have them.
+VMMS = {
+    "qemu": (QEMU, INSTALL_QEMU),
+    "cloud-hypervisor": (
+        "cloud-hypervisor",
+        "see https://github.com/cloud-hypervisor/cloud-hypervisor/releases",
+    ),
+    "firecracker": (
+        "firecracker",
+        "see https://github.com/firecracker-microvm/firecracker/releases",
+    ),
+}
 FETCH = "python -m sampan.runtime.microvm.kernels fetch"
 BUILD_AGENT = "python native/build.py, in a checkout; a package has it"
 AGENTS = Path(__file__).parent / "agent"
@@ -28,18 +40,29 @@ def glance(directory: Path) -> Support:
     machine = platform.machine()
     if machine != "x86_64":
         return Support(False, why=f"QEMU's microvm machine is for x86_64, and this is {machine}")
-    if qemu() is None:
-        return Support(False, why=f"{QEMU} is not installed", install=INSTALL_QEMU)
+    wanted = setting(directory, "driver") or "auto"
+    vmm = vmm_of(wanted)
+    if vmm is None:
+        program, install = VMMS.get(wanted, VMMS["qemu"])
+        return Support(False, why=f"{program} is not installed", install=install)
     if not (agent_file().exists() and agent_file("rehearsal").exists()):
         return Support(False, why="the guest agent was not built", install=BUILD_AGENT)
     release = next(releases(directory / "kernels"), "") or named_kernel(directory)
     if not release:
         return Support(False, why="no guest kernel has been downloaded", install=FETCH)
-    return Support(True, detail=f"QEMU, Linux {release}, not booted yet")
+    return Support(True, detail=f"{vmm}, Linux {release}, not booted yet")
 
 
 def qemu() -> str | None:
     return shutil.which(QEMU, path="/usr/local/bin:/usr/bin:/bin")
+
+
+def vmm_of(wanted: str) -> str | None:
+    """The VMM that is meant and here: by name, or (`auto`) the first that is installed; None when there is none."""
+    for name, (program, _) in VMMS.items():
+        if wanted in ("auto", name) and (qemu() if name == "qemu" else shutil.which(program)):
+            return name
+    return None
 
 
 def agent_file(name: str = "agent") -> Path:
@@ -67,7 +90,12 @@ def releases(own: Path) -> Iterator[str]:
 
 def named_kernel(directory: Path) -> str:
     """What the settings name, "" when they name none."""
+    return setting(directory, "kernel")
+
+
+def setting(directory: Path, name: str) -> str:
+    """Without importing what checks them; "" when it is not there."""
     try:
-        return str(json.loads((directory / "settings.json").read_bytes()).get("kernel", ""))
+        return str(json.loads((directory / "settings.json").read_bytes()).get(name, ""))
     except (OSError, ValueError, AttributeError):
         return ""

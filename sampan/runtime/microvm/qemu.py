@@ -64,6 +64,7 @@ def version(program: str) -> tuple[int, ...]:
 
 class Qemu:
     name = "qemu"
+    shares_files = True
 
     def __init__(self, accelerator: str = "tcg") -> None:
         self.accelerator = accelerator

@@ -61,9 +61,16 @@ SYNC_LIMIT = 10.0
 
 class MicroSandbox:
     def __init__(
-        self, spec: SandboxSpec, drives: Drives, instance: str, *, sharing: bool = False
+        self,
+        spec: SandboxSpec,
+        drives: Drives,
+        instance: str,
+        *,
+        sharing: bool = False,
+        driver: str = "qemu",
     ) -> None:
         self.spec = spec
+        self._driver = driver
         self._sharing = sharing  # its guest's kernel can have directories of the host
         self._drives = drives
         parent = spec.cgroup_parent or f"/{instance}/{spec.id}"
@@ -92,6 +99,7 @@ class MicroSandbox:
             started.cpus,
             sharing=self._sharing,
             jailed=confine.usable(),
+            driver=self._driver,
         )
         try:
             if confine.usable():

@@ -1,6 +1,6 @@
 """What a user may choose about microVMs: `<data>/runtime/microvm/settings.json`; without the file, the defaults.
 
-{"driver": "qemu", "accelerator": "auto", "memory": 256, "cpus": 1, "pool": 1, "kernel": "/path/to/vmlinux"}
+{"driver": "auto", "accelerator": "auto", "memory": 256, "cpus": 1, "pool": 1, "kernel": "/path/to/vmlinux"}
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from pathlib import Path
 from sampan.runtime.microvm.errors import BadArtifact
 
 NAME = "settings.json"
-CHOICES = {"driver": ("qemu",), "accelerator": ("auto", "kvm", "tcg")}
+CHOICES = {
+    "driver": ("auto", "qemu", "cloud-hypervisor", "firecracker"),
+    "accelerator": ("auto", "kvm", "tcg"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    driver: str = "qemu"
+    driver: str = "auto"
     accelerator: str = "auto"
     memory: int = 256  # MiB of a pod that has no limit
     cpus: int = 1

@@ -95,6 +95,9 @@ class Machine(Protocol):
 class Driver(Protocol):
     name: str
     accelerator: str  # kvm | tcg
+    shares_files: (
+        bool  # its machines have the port for file requests, and drives that may be written to
+    )
 
     def probe(self) -> Support:
         """Is the program here? Whether it boots a guest is found out by booting one."""

@@ -1,0 +1,89 @@
+"""Which VMM and which kernel: what the settings and a pod's annotation say, and what is said when it is not here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from runtime_fixture import Runtime
+
+from sampan.cri.errors import CRIError
+from sampan.runtime.microvm import drivers, kernels, presence
+from sampan.runtime.microvm.errors import MissingPiece, VMMError
+from sampan.runtime.microvm.settings import Settings
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty PATH, and no QEMU anywhere."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(presence, "qemu", lambda: None)
+    return tmp_path
+
+
+def install(path: Path, name: str) -> None:
+    (path / name).write_text(f"#!/bin/sh\necho {name} v1.2.3\n")
+    (path / name).chmod(0o755)
+
+
+def test_what_is_installed_decides(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingPiece, match="qemu-system-x86_64 is not installed") as caught:
+        drivers.chosen(Settings())
+    assert "apt-get install" in caught.value.install
+    install(path, "firecracker")
+    assert drivers.chosen(Settings()) == "firecracker"
+    install(path, "cloud-hypervisor")
+    assert drivers.chosen(Settings()) == "cloud-hypervisor"
+    assert drivers.chosen(Settings(driver="firecracker")) == "firecracker"
+    with pytest.raises(MissingPiece, match="qemu-system-x86_64 is not installed"):
+        drivers.chosen(Settings(driver="qemu"))
+    monkeypatch.setattr(presence, "qemu", lambda: "/usr/bin/qemu-system-x86_64")
+    assert drivers.chosen(Settings()) == "qemu"
+
+
+def test_what_needs_kvm_is_refused_without(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(path, "firecracker")
+    monkeypatch.setattr(drivers, "kvm_opens", lambda: False)
+    with pytest.raises(VMMError, match="firecracker needs KVM, and /dev/kvm cannot be opened"):
+        drivers.candidates(Settings())
+    with pytest.raises(VMMError, match="the setting `accelerator` is tcg"):
+        drivers.candidates(Settings(driver="firecracker", accelerator="tcg"))
+    monkeypatch.setattr(drivers, "kvm_opens", lambda: True)
+    (driver,) = drivers.candidates(Settings())
+    assert (driver.name, driver.accelerator) == ("firecracker", "kvm")
+
+
+def test_what_was_proven_is_believed_until_the_choice_changes(path: Path) -> None:
+    install(path, "firecracker")
+    driver = drivers.named("firecracker")
+    drivers.prove(path / "kind", driver)
+    found = drivers.proven(path / "kind", Settings())
+    assert found is not None and found.name == "firecracker"
+    assert drivers.proven(path / "kind", Settings(accelerator="tcg")) is None
+    install(path, "cloud-hypervisor")
+    assert drivers.proven(path / "kind", Settings()) is None
+    record = json.loads((path / "kind" / drivers.PROVEN).read_bytes())
+    (path / "kind" / drivers.PROVEN).write_text(json.dumps({**record, "boot": "another"}))
+    assert drivers.proven(path / "kind", Settings(driver="firecracker")) is None
+
+
+def test_a_doctor_says_which_vmm_is_missing(path: Path) -> None:
+    (path / "settings.json").write_text('{"driver": "cloud-hypervisor"}')
+    found = presence.glance(path)
+    assert not found.usable and found.why == "cloud-hypervisor is not installed"
+    assert "github.com/cloud-hypervisor" in found.install
+
+
+@pytest.mark.root
+async def test_a_pod_s_own_kernel(runtime: Runtime, home: Path) -> None:
+
+    with pytest.raises(CRIError, match=r"no guest kernel 1\.2\.3 on this node; it has: "):
+        await runtime.pod("microvm", annotations={"sampan.dev/vm-kernel": "1.2.3"})
+    with pytest.raises(CRIError, match="no guest kernel"):
+        await runtime.pod("microvm", annotations={"sampan.dev/vm-kernel": "../kernels"})
+    release = kernels.find(home / "state" / "microvm" / "kernels").release
+    pod = await runtime.pod("microvm", annotations={"sampan.dev/vm-kernel": release})
+    container = await runtime.container(pod, "sh", "-c", "uname -r")
+    await runtime.ended(container)
+    assert await runtime.log(container) == release
