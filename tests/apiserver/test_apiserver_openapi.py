@@ -77,7 +77,7 @@ def test_the_hash_of_a_document_is_its_tag() -> None:
     address = fetch("/openapi/v3").json()["paths"]["apis/apps/v1"]["serverRelativeURL"]
     response = fetch(address)
     assert response.headers["ETag"] == f'"{address.partition("=")[2]}"'
-    assert fetch(address, if_none_match=response.headers["ETag"]).status == 304
+    assert fetch(address, **{"if-none-match": response.headers["ETag"]}).status == 304
 
 
 def test_patch_says_what_dry_run_and_validation_need() -> None:
