@@ -7,10 +7,13 @@ no time and cannot stop half-way; the files go afterwards, and after a crash at 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import shutil
 import tempfile
 from pathlib import Path
+
+from sampan.node import linux
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +32,9 @@ class Directories:
             raise ValueError(f"{name!r} is not the directory of a volume")
         if not self.base.is_dir():
             return
+        if left := linux.mounts_below((self.base / name).resolve()):
+            # What is mounted in a volume is not the volume's: its files are not to go with it.
+            raise OSError(errno.EBUSY, f"still mounted: {', '.join(left)}")
         place = Path(tempfile.mkdtemp(prefix=GOING, dir=self.base))
         try:
             (self.base / name).rename(place / "volume")
