@@ -236,7 +236,7 @@ async def test_what_is_mounted_in_a_volume_is_spared(tmp_path: Path) -> None:
         (place / "file").touch()
         async with asyncio.TaskGroup() as group:
             kept = directories.Directories(tmp_path / "storage", group)
-            with pytest.raises(OSError, match="still mounted: .*/foreign"):
+            with pytest.raises(OSError, match=r"still mounted: .*/foreign"):
                 kept.remove("pvc-1")
         assert (place / "file").exists()
     finally:
