@@ -12,10 +12,12 @@ Changes are small transactions (kerneltable.py).
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 
+from sampan.network import conntrack
 from sampan.network.errors import NetlinkError
 from sampan.network.kerneltable import KernelTable
 from sampan.network.nftables import Chain, Map, Table
@@ -163,6 +165,15 @@ def _external(table: Table, rule: Rule, tag: str, pod_cidr: str) -> None:
     )
 
 
+def udp_endpoints(rules: Iterable[Rule]) -> frozenset[Endpoint]:
+    return frozenset(
+        endpoint
+        for rule in rules
+        if rule.protocol == "udp"
+        for endpoint in (*rule.internal, *rule.external)
+    )
+
+
 class NFTProxy:
     def __init__(
         self,
@@ -178,10 +189,18 @@ class NFTProxy:
         self.bridge = bridge or f"{instance}0"
         self._kernel = KernelTable(self.table, before=self._route)
         self._routed = False
+        self._udp: frozenset[Endpoint] = frozenset()  # that flows may have been translated to
 
     async def apply(self, services: list[Object], slices: list[Object]) -> None:
         rules = plan(services, slices, self.node)
         await self._kernel.put(build_table(self.table, rules, self.pod_cidr))
+        known = self._udp
+        self._udp = udp_endpoints(rules)
+        if gone := known - self._udp:
+            try:
+                await asyncio.to_thread(conntrack.forget_udp, gone)
+            except NetlinkError as error:
+                log.warning("UDP flows to endpoints that are gone: %s", error)
 
     def _route(self) -> None:
         """Node → service address: a route picks the bridge's own address as source, before translation."""

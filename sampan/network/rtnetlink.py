@@ -13,14 +13,18 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
 
 from sampan.network.errors import NetlinkError
+from sampan.network.netlink import (
+    NLA_F_NESTED,
+    NLM_F_DUMP,
+    NetlinkSocket,
+    attribute,
+    attributes,
+)
 
 # <linux/netlink.h>, <linux/rtnetlink.h>, <linux/if_link.h>, <linux/veth.h>
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
-NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_GETADDR = 20, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
@@ -32,34 +36,9 @@ IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC = 1, 4, 5, 7
 RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_LINK, RTN_UNICAST = 254, 3, 253, 1
 IFF_UP = 1
-NLA_F_NESTED = 0x8000
-_HEADER = struct.Struct("=IHHII")
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBi")
 _ROUTE = struct.Struct("=BBBBBBBBI")
-_ATTRIBUTE = struct.Struct("=HH")
-
-
-def attribute(kind: int, value: bytes | int | str) -> bytes:
-    """One attribute, padded to four bytes. An int is 32 bits, a str ends with a NUL."""
-    if isinstance(value, int):
-        value = struct.pack("=I", value)
-    elif isinstance(value, str):
-        value = value.encode() + b"\0"
-    size = 4 + len(value)
-    return _ATTRIBUTE.pack(size, kind) + value + b"\0" * (-size % 4)
-
-
-def attributes(data: bytes) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
-    at = 0
-    while at + 4 <= len(data):
-        size, kind = _ATTRIBUTE.unpack_from(data, at)
-        if size < 4:
-            break
-        found[kind & 0x3FFF] = data[at + 4 : at + size]
-        at += (size + 3) & ~3
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,60 +57,16 @@ class Route:
     gateway: str
 
 
-class Netlink:
+class Netlink(NetlinkSocket):
     """A socket in the present network namespace. Methods raise NetlinkError with the kernel's errno."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-        )
-        self._socket.bind((0, 0))
-        self._sequence = 0
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def __enter__(self) -> Netlink:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _request(self, what: str, kind: int, flags: int, body: bytes) -> list[tuple[int, bytes]]:
-        """Send one message; the messages of the answer (empty for a plain acknowledgement)."""
-        self._sequence += 1
-        flags |= NLM_F_REQUEST
-        if flags & NLM_F_DUMP != NLM_F_DUMP:
-            flags |= NLM_F_ACK
-        self._socket.send(_HEADER.pack(16 + len(body), kind, flags, self._sequence, 0) + body)
-        answer: list[tuple[int, bytes]] = []
-        while True:
-            data = self._socket.recv(1 << 18)
-            at = 0
-            while at + 16 <= len(data):
-                size, number, _, sequence, _ = _HEADER.unpack_from(data, at)
-                payload = data[at + 16 : at + size]
-                at += (size + 3) & ~3
-                if sequence != self._sequence:
-                    continue
-                if number == NLMSG_DONE:
-                    return answer
-                if number == NLMSG_ERROR:
-                    code = -struct.unpack_from("=i", payload)[0]
-                    if code:
-                        raise NetlinkError(what, code)
-                    return answer
-                answer.append((number, payload))
+        super().__init__(socket.NETLINK_ROUTE)
 
     # Links
 
     def links(self) -> list[Link]:
-        answer = self._request(
+        answer = self.request(
             "list links", RTM_GETLINK, NLM_F_DUMP, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
         )
         return [self._read_link(body) for _, body in answer]
@@ -139,7 +74,7 @@ class Netlink:
     def link(self, name: str) -> Link | None:
         body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute(IFLA_IFNAME, name)
         try:
-            answer = self._request(f"get link {name}", RTM_GETLINK, 0, body)
+            answer = self.request(f"get link {name}", RTM_GETLINK, 0, body)
         except NetlinkError as error:
             if error.errno == errno.ENODEV:
                 return None
@@ -173,7 +108,7 @@ class Netlink:
         body = _LINK.pack(socket.AF_UNSPEC, 0, 0, IFF_UP, IFF_UP)
         body += attribute(IFLA_IFNAME, name) + attribute(IFLA_MTU, mtu)
         body += attribute(IFLA_ADDRESS, address) + info
-        self._request(f"add bridge {name}", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
+        self.request(f"add bridge {name}", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
 
     def add_veth(
         self, name: str, peer: str, mtu: int, master: int, peer_namespace: int | None = None
@@ -189,16 +124,16 @@ class Netlink:
         body += attribute(IFLA_IFNAME, name) + attribute(IFLA_MTU, mtu)
         if master:
             body += attribute(IFLA_MASTER, master)
-        self._request(f"add veth {name}", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + info)
+        self.request(f"add veth {name}", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + info)
 
     def set_up(self, index: int) -> None:
         body = _LINK.pack(socket.AF_UNSPEC, 0, index, IFF_UP, IFF_UP)
-        self._request(f"set link {index} up", RTM_NEWLINK, 0, body)
+        self.request(f"set link {index} up", RTM_NEWLINK, 0, body)
 
     def enslave(self, index: int, master: int) -> None:
         """Make a link a port of bridge `master`, and set it up."""
         body = _LINK.pack(socket.AF_UNSPEC, 0, index, IFF_UP, IFF_UP)
-        self._request(
+        self.request(
             f"add link {index} to bridge", RTM_NEWLINK, 0, body + attribute(IFLA_MASTER, master)
         )
         self.set_hairpin(index)
@@ -207,13 +142,13 @@ class Netlink:
         """Let a bridge port send a frame back where it came from: a pod that reaches itself through a service."""
         port = attribute(IFLA_PROTINFO | NLA_F_NESTED, attribute(IFLA_BRPORT_MODE, b"\1"))
         body = _LINK.pack(socket.AF_BRIDGE, 0, index, 0, 0) + port
-        self._request(f"set hairpin on link {index}", RTM_SETLINK, 0, body)
+        self.request(f"set hairpin on link {index}", RTM_SETLINK, 0, body)
 
     def delete_link(self, name: str) -> bool:
         """False when there is none."""
         body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute(IFLA_IFNAME, name)
         try:
-            self._request(f"delete link {name}", RTM_DELLINK, 0, body)
+            self.request(f"delete link {name}", RTM_DELLINK, 0, body)
         except NetlinkError as error:
             if error.errno == errno.ENODEV:
                 return False
@@ -229,12 +164,12 @@ class Netlink:
         body = _ADDRESS.pack(family, prefix, 0, 0, index)
         body += attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
         flags = NLM_F_CREATE | NLM_F_REPLACE
-        self._request(f"add address {address}/{prefix}", RTM_NEWADDR, flags, body)
+        self.request(f"add address {address}/{prefix}", RTM_NEWADDR, flags, body)
 
     def addresses(self) -> Iterator[tuple[int, str, int]]:
         """(interface index, IPv4 address, prefix length)."""
         body = _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)
-        for _, answer in self._request("list addresses", RTM_GETADDR, NLM_F_DUMP, body):
+        for _, answer in self.request("list addresses", RTM_GETADDR, NLM_F_DUMP, body):
             _, prefix, _, _, index = _ADDRESS.unpack_from(answer)
             local = attributes(answer[8:]).get(IFA_LOCAL)
             if local is not None:
@@ -261,12 +196,12 @@ class Netlink:
             body += attribute(RTA_GATEWAY, socket.inet_aton(gateway))
         body += attribute(RTA_OIF, index)
         flags = NLM_F_CREATE | NLM_F_REPLACE
-        self._request(f"add route to {destination}", RTM_NEWROUTE, flags, body)
+        self.request(f"add route to {destination}", RTM_NEWROUTE, flags, body)
 
     def default_route(self) -> Route | None:
         """The IPv4 default route of the main table, the first one when there are several."""
         body = _ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
-        for _, answer in self._request("list routes", RTM_GETROUTE, NLM_F_DUMP, body):
+        for _, answer in self.request("list routes", RTM_GETROUTE, NLM_F_DUMP, body):
             _, prefix, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(answer)
             if prefix or table != RT_TABLE_MAIN or kind != RTN_UNICAST:
                 continue

@@ -85,6 +85,30 @@ def ask(address: str, port: int, place: Attachment | None = None, *, udp: bool =
     return netns.in_thread(run)
 
 
+def flow(place: Attachment, proxy: NFTProxy, of: Any, old: str, new: str, loop: Any) -> list[str]:
+    """Who answers one UDP socket of the pod before and after the endpoint `old` made place for `new`."""
+
+    def to(address: str) -> None:
+        piece = endpoints(address, port="u")
+        piece["ports"][0]["protocol"] = "UDP"
+        asyncio.run_coroutine_threadsafe(proxy.apply([of], [piece]), loop).result()
+
+    def open_socket() -> socket.socket:
+        netns.enter(place.namespace or "")
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        client.settimeout(3)
+        client.connect(("10.43.0.5", 53))
+        return client
+
+    answers = []
+    with netns.in_thread(open_socket) as client:
+        for address in (old, new):
+            to(address)
+            client.send(b"?")
+            answers.append(client.recv(100).decode().split()[0])
+    return answers
+
+
 async def names(count: int, *args: Any, only_one: bool = False, **options: Any) -> list[str]:
     """Who answered in `count` tries; four times as many, until two have, since the choice is random."""
     seen: set[str] = set()
@@ -163,6 +187,9 @@ async def main(directory: Path) -> dict[str, Any]:
     seen["node port on localhost"] = await names(12, "127.0.0.1", 30080)
     seen["node port from pod"] = await names(12, network.gateway, 30080, second)
     seen["node port from outside"] = await names(12, "192.0.2.1", 30080, far)
+    seen["udp flow of an endpoint that goes"] = await asyncio.to_thread(
+        flow, first, proxy, service(ports=udp_ports), b, a, asyncio.get_running_loop()
+    )
     one = [endpoints(a), udp_slice]
     await proxy.apply([service(ports=udp_ports)], one)
     seen["hairpin"] = ask("10.43.0.5", 80, first)

@@ -90,6 +90,10 @@ def test_both_endpoints_answer(seen: dict[str, Any], path: str) -> None:
     assert seen[path] == ["A", "B"]
 
 
+def test_a_udp_flow_does_not_stick_to_an_endpoint_that_is_gone(seen: dict[str, Any]) -> None:
+    assert seen["udp flow of an endpoint that goes"] == ["B", "A"]
+
+
 def test_endpoints_leave(seen: dict[str, Any]) -> None:
     assert seen["one endpoint left"] == ["A"]
     assert seen["refused"] == ["ConnectionRefusedError"] * 4
