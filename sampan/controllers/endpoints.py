@@ -275,10 +275,11 @@ def endpoints_address(service: Object, pod: Object) -> Object:
 
 def subset(ports: tuple[Port, ...], ready: list[Object], unready: list[Object]) -> Object:
     result: Object = {}
-    if ready:
-        result["addresses"] = ready
-    if unready:
-        result["notReadyAddresses"] = unready
+    for field, addresses in (("addresses", ready), ("notReadyAddresses", unready)):
+        if addresses:  # by number, so that an order never is a change
+            result[field] = sorted(
+                addresses, key=lambda each: ipaddress.ip_address(each["ip"]).packed
+            )
     result["ports"] = [
         {k: v for k, v in slice_port(port).items() if k != "name" or v} for port in ports
     ]

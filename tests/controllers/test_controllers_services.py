@@ -14,7 +14,7 @@ from sampan.client.resources import (
     SERVICEACCOUNTS,
     SERVICES,
 )
-from sampan.controllers.endpoints import SLICE_SIZE, plan_slices
+from sampan.controllers.endpoints import SLICE_SIZE, plan_slices, subset
 
 MIRRORED = "endpointslicemirroring-controller.k8s.io"
 
@@ -197,3 +197,10 @@ def test_slices_hold_exactly_the_pods(rounds):
             for p in pods
         )
         assert play(pods, slices)[1] == 0, "the same again writes nothing"
+
+
+def test_addresses_of_endpoints_are_in_order():
+    addresses = [{"ip": ip} for ip in ("10.0.0.10", "10.0.0.9", "10.0.0.2")]
+    found = subset((), addresses, addresses[:2])
+    assert [each["ip"] for each in found["addresses"]] == ["10.0.0.2", "10.0.0.9", "10.0.0.10"]
+    assert [each["ip"] for each in found["notReadyAddresses"]] == ["10.0.0.9", "10.0.0.10"]

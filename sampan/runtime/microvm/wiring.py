@@ -18,8 +18,9 @@ import socket
 import struct
 from dataclasses import dataclass
 
+from sampan.network.netlink import attribute
 from sampan.network.netns import enter
-from sampan.network.rtnetlink import Netlink, attribute, sysctl
+from sampan.network.rtnetlink import Netlink, sysctl
 
 TUNSETIFF = 0x400454CA
 IFF_TAP, IFF_NO_PI = 0x0002, 0x1000
@@ -81,17 +82,17 @@ class Wiring(Netlink):
     def move(self, name: str, namespace: int) -> None:
         body = _LINK.pack(socket.AF_UNSPEC, 0, self.index(name), 0, 0)
         body += attribute(IFLA_NET_NS_FD, namespace)
-        self._request(f"move {name}", RTM_NEWLINK, 0, body)
+        self.request(f"move {name}", RTM_NEWLINK, 0, body)
 
     def delete_address(self, index: int, address: str, prefix: int) -> None:
         packed = ipaddress.ip_address(address).packed
         body = _ADDRESS.pack(socket.AF_INET, prefix, 0, 0, index) + attribute(IFA_LOCAL, packed)
-        self._request(f"remove address {address}", RTM_DELADDR, 0, body)
+        self.request(f"remove address {address}", RTM_DELADDR, 0, body)
 
     def add_ingress(self, index: int) -> None:
         body = _TC.pack(socket.AF_UNSPEC, index, INGRESS, INGRESS_PARENT, 0)
         body += attribute(TCA_KIND, "ingress")
-        self._request("add ingress", RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body)
+        self.request("add ingress", RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body)
 
     def redirect(
         self, index: int, to: int, protocol: int, order: int, matches: tuple[Match, ...]
@@ -105,7 +106,7 @@ class Wiring(Netlink):
         options = attribute(TCA_U32_SEL, selector(matches))
         options += attribute(TCA_U32_ACT | NLA_F_NESTED, attribute(1 | NLA_F_NESTED, action))
         body += attribute(TCA_OPTIONS | NLA_F_NESTED, options)
-        self._request("add filter", RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL, body)
+        self.request("add filter", RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
 def selector(matches: tuple[Match, ...]) -> bytes:
