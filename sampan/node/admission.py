@@ -15,7 +15,7 @@ from sampan.kube.quantity import parse
 from sampan.node import podspec
 from sampan.node.plan import Verdict
 from sampan.node.podspec import MAIN, SIDECAR, Object
-from sampan.node.resize import requested
+from sampan.node.resources import requested
 
 ANY = "0.0.0.0"  # of a host port: every address of the node
 COUNTED = ("cpu", "memory", "ephemeral-storage")

@@ -27,6 +27,7 @@ from sampan.kube.errors import ApiError
 from sampan.network import resolv
 from sampan.node import machine, registration
 from sampan.node.cache import ObjectCache
+from sampan.node.cgroups import Groups
 from sampan.node.config import NodeConfig
 from sampan.node.context import Context
 from sampan.node.devices import sockets
@@ -177,6 +178,7 @@ class NodeAgent:
             sandbox_slots=asyncio.Semaphore(config.parallel_pods),
             devices=devices,
             gate=gate,
+            cgroups=Groups(config.cgroup_root, facts.cpus),
             policies=Policies(
                 self.client,
                 config.name,

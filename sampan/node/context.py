@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sampan.client.client import Client
 from sampan.cri.client import CRIClient
 from sampan.network.resolv import ResolvConf
+from sampan.node.cgroups import Groups
 from sampan.node.config import NodeConfig
 from sampan.node.devices.broker import Broker
 from sampan.node.environment import NodeFacts
@@ -57,6 +58,7 @@ class Context:
     sandbox_slots: asyncio.Semaphore
     devices: Broker
     gate: Gate
+    cgroups: Groups
     policies: Policies
     pods: Callable[[], Iterable[Object]] = tuple  # all that are bound to this node
     handlers: frozenset[str] = field(default_factory=frozenset)

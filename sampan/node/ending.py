@@ -18,7 +18,7 @@ from sampan.client.resources import PODS
 from sampan.cri.errors import NotFound
 from sampan.kube import objects
 from sampan.kube.errors import ApiError
-from sampan.node import cgroups, hooks, podspec, sandboxconfig
+from sampan.node import hooks, podspec, sandboxconfig
 from sampan.node.context import Context
 from sampan.node.errors import HookError
 from sampan.node.observed import EXITED, RUNNING, ContainerState
@@ -171,7 +171,8 @@ class Ending:
         self.worker.prober.close()
         if not self.settled:
             self.worker.volumes.remove_mounts()
-            cgroups.remove(sandboxconfig.cgroup_parent(self.worker.pod, self.context.config))
+            group = sandboxconfig.cgroup_parent(self.worker.pod, self.context.config)
+            self.context.cgroups.remove(group, self.worker.uid)
             self.context.references.release(self.worker.uid)
             self.context.tokens.forget(self.worker.uid)
             self.context.gate.release(self.worker.uid)

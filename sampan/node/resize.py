@@ -23,7 +23,8 @@ from sampan.node import podspec
 from sampan.node.observed import ContainerState
 from sampan.node.plan import Resized, Stop, View
 from sampan.node.podspec import INIT, MAIN, SIDECAR, Named, Object
-from sampan.node.resources import amount, container_resources
+from sampan.node.resources import container_resources, requested
+from sampan.node.sandboxconfig import cgroup_parent
 
 if TYPE_CHECKING:
     from sampan.node.context import Context
@@ -81,6 +82,8 @@ class Resizing:
             return before.conditions != self.told().conditions
         self._pending = None
         failures = []
+        group = cgroup_parent(pod, self.context.config)
+        self.context.cgroups.lift(group, pod)
         for named, state in differing:
             desired = resources_of(named.container)
             self.allocated[state.id] = desired
@@ -99,6 +102,8 @@ class Resizing:
             self._progress = ("Error", "; ".join(failures))
             self.worker.wake_at(time.time() + FAILED_RETRY)
         else:
+            self.context.cgroups.count(pod)
+            self.context.cgroups.set_pod(group, pod)
             self._progress = None
             self.worker.event("Normal", "ResizeCompleted", "Pod resize completed")
         return True
@@ -212,19 +217,6 @@ def judge(
                 f"capacity: {whole}",
             )
     return None
-
-
-def requested(pod: Object, name: str) -> int:
-    """Thousandths that the pod's containers ask for, init containers not beside the others."""
-
-    def of(container: Object) -> int:
-        found = amount(container, "requests", name)
-        return found.milli() if found is not None else 0
-
-    beside = sum(
-        of(named.container) for named in podspec.containers(pod) if named.kind in (MAIN, SIDECAR)
-    )
-    return max([beside, *(of(n.container) for n in podspec.containers(pod) if n.kind == INIT)])
 
 
 def into_container(status: Object, container_id: str, resized: Resized) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sampan.kube.quantity import Quantity, parse
 from sampan.node import podspec
-from sampan.node.podspec import Object
+from sampan.node.podspec import INIT, MAIN, SIDECAR, Object
 
 GUARANTEED, BURSTABLE, BEST_EFFORT = "Guaranteed", "Burstable", "BestEffort"
 MIN_SHARES, MAX_SHARES = 2, 262144
@@ -88,6 +88,19 @@ def container_resources(pod: Object, container: Object, machine_memory: int) -> 
 def amount_limit(container: Object, resource: str) -> Quantity | None:
     found = ((container.get("resources") or {}).get("limits") or {}).get(resource)
     return None if found is None else parse(found)
+
+
+def requested(pod: Object, name: str) -> int:
+    """Thousandths that the pod's containers ask for, init containers not beside the others."""
+
+    def of(container: Object) -> int:
+        found = amount(container, "requests", name)
+        return found.milli() if found is not None else 0
+
+    beside = sum(
+        of(named.container) for named in podspec.containers(pod) if named.kind in (MAIN, SIDECAR)
+    )
+    return max([beside, *(of(n.container) for n in podspec.containers(pod) if n.kind == INIT)])
 
 
 def pod_resources(pod: Object) -> dict[str, Any]:

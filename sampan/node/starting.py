@@ -140,6 +140,7 @@ class Starting:
         if platform:
             config.annotations[IMAGE_OS] = platform
         cri = self.context.cri
+        self.context.cgroups.set_pod(config.linux.cgroup_parent, self.worker.pod)
         answer = await cri.run_pod_sandbox(config=config, runtime_handler=handler)
         at_host = self.worker.pod["spec"].get("hostNetwork")
 

@@ -297,6 +297,8 @@ class PodWorker:
             self.fail(refused)
         else:
             self.admitted = True
+        if self.admitted and self.holds_room():
+            self.context.cgroups.count(self.pod)
 
     def wake_at(self, at: float) -> None:
         if self._timer:

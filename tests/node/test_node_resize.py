@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from sampan.client.resources import PODS
 from sampan.cri import api_pb2 as pb
 from sampan.cri.errors import Internal
 from sampan.node import resize, status
+from sampan.node.cgroups import Groups
+from sampan.node.config import NodeConfig
 from sampan.node.environment import NodeFacts
 from sampan.node.plan import Resized
 from sampan.node.resize import Resizing
@@ -73,6 +76,8 @@ class Context:
         self.node_facts = NodeFacts(("10.0.0.1",), ALLOCATABLE)
         self.machine = type("Machine", (), {"memory": 1 << 30})
         self.pods = lambda: others
+        self.config = NodeConfig("boat", Path("/none"), Path("/none"), Path("/none"))
+        self.cgroups = Groups("", 1)
 
 
 def resizing(was: dict[str, Any], wanted: dict[str, Any], *others: Any, **fields: Any) -> Any:

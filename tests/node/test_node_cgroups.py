@@ -1,0 +1,84 @@
+"""Cgroups of pods and of classes of service: kubelet's values, in the kernel's own files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from node_pods import container, make_pod
+
+from sampan.node import cgroups
+from sampan.node.cgroups import Groups, settings
+
+SMALL = {"requests": {"cpu": "250m"}, "limits": {"cpu": "500m", "memory": "64Mi"}}
+
+
+def pod(uid: str, *resources: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    containers = [container(f"c{n}", resources=each) for n, each in enumerate(resources)]
+    made = make_pod(*containers, **spec)
+    made["metadata"]["uid"] = uid
+    return made
+
+
+def test_a_pod_has_limits_when_each_of_its_containers_has() -> None:
+    wanted = cgroups.of_pod(pod("a", SMALL, SMALL))
+    assert settings(wanted, unified=True) == [
+        ("cpu", "cpu.weight", "20"), ("cpu", "cpu.max", "100000 100000"), ("memory", "memory.max", str(128 << 20)),
+    ]  # fmt: skip
+    assert settings(wanted, unified=False) == [
+        ("cpu", "cpu.shares", "512"), ("cpu", "cpu.cfs_period_us", "100000"),
+        ("cpu", "cpu.cfs_quota_us", "100000"), ("memory", "memory.limit_in_bytes", str(128 << 20)),
+    ]  # fmt: skip
+    partly = settings(cgroups.of_pod(pod("b", SMALL, {})), unified=True)
+    assert partly[1:] == [("cpu", "cpu.max", "max 100000"), ("memory", "memory.max", "max")]
+    boxed = settings(cgroups.of_pod(pod("c", SMALL, overhead={"memory": "1Mi"})), unified=True)
+    assert boxed[1:] == [("cpu", "cpu.max", "max 100000"), ("memory", "memory.max", "max")]
+
+
+@pytest.fixture
+def root() -> Iterator[str]:
+    name = f"sptest{os.getpid()}n"
+    yield name
+    cgroups.remove(name)
+    assert not [path for path in cgroups.roots().values() if (path / name).exists()]
+
+
+def value(group: str, *names: str) -> str:
+    """Of the first of these files that there is: v2's name for it, or v1's."""
+    tops = set(cgroups.controllers().values())
+    (found,) = [t / group / name for t in tops for name in names if (t / group / name).exists()]
+    return found.read_text().strip()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="cgroups need root")
+def test_what_the_kernel_is_told(root: str) -> None:
+    groups = Groups(root, 2)
+    kubepods = f"{root}/kubepods"
+    one, two = pod("one", SMALL), pod("two", SMALL, SMALL)
+    group = f"/{kubepods}/burstable/podone"
+    for each in (one, two, pod("idle", {})):
+        groups.count(each)
+    shares = value(f"{kubepods}/burstable", "cpu.weight", "cpu.shares")
+    assert shares in ("30", "768")
+    assert value(f"{kubepods}/besteffort", "cpu.weight", "cpu.shares") in ("1", "2")
+    groups.set_pod(group, one)
+    assert value(group[1:], "memory.max", "memory.limit_in_bytes") == str(64 << 20)
+    assert value(group[1:], "cpu.max", "cpu.cfs_quota_us") in ("50000 100000", "50000")
+
+    # A resize, by a process that did not make the group.
+    groups = Groups(root, 2)
+    larger = pod("one", {**SMALL, "limits": {"cpu": "1", "memory": "128Mi"}})
+    groups.lift(group, larger)
+    assert value(group[1:], "memory.max", "memory.limit_in_bytes") != str(64 << 20)
+    assert value(group[1:], "cpu.max", "cpu.cfs_quota_us") in ("max 100000", "-1")
+    groups.set_pod(group, larger)
+    assert value(group[1:], "memory.max", "memory.limit_in_bytes") == str(128 << 20)
+
+    groups.count(one)
+    groups.remove(group, "one")
+    groups.count(two)
+    assert value(f"{kubepods}/burstable", "cpu.weight", "cpu.shares") in ("20", "512")
+    assert not [top for top in cgroups.controllers().values() if (top / group[1:]).exists()]
