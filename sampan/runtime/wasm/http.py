@@ -119,6 +119,7 @@ class Server:
             os.dup2(write, 2, inheritable=False)
             os.close(write)
             self.poll.register(self.stderr, select.EPOLLIN)
+        os.dup2(2, 1, inheritable=False)  # what was there is the zygote's log
         self.poll.register(self.listener.fileno(), select.EPOLLIN | select.EPOLLEXCLUSIVE)
         _thread.start_new_thread(self.watch, ())
         self.sit(self.seats[0], leading=True)

@@ -40,4 +40,6 @@ def wait(channel: socket.socket) -> tuple[dict, list[int], socket.socket | None]
     if not word:
         os._exit(0)
     line = socket.socket(fileno=descriptors.pop()) if word == b"line" else None
-    return unseal(read(descriptors[0])), descriptors[1:], line
+    launch = unseal(read(descriptors[0]))
+    os.close(descriptors[0])
+    return launch, descriptors[1:], line

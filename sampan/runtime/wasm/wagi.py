@@ -84,7 +84,9 @@ class Wagi:
         output = os.pread(scratch.output, _READ, 0)
         if len(output) == _READ:
             size = os.fstat(scratch.output).st_size
-            output = os.pread(scratch.output, min(size, _RESPONSE_LIMIT), 0)
+            output = os.pread(scratch.output, size, 0) if size <= _RESPONSE_LIMIT else b""
             if size > _KEEP_SCRATCH:
                 os.ftruncate(scratch.output, 0)
+            if not output:
+                raise ValueError(f"the answer is larger than {_RESPONSE_LIMIT >> 20} MiB")
         return output

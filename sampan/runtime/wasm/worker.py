@@ -161,6 +161,8 @@ class Worker:
             scratch = launch["control"] + ".d"
             os.makedirs(scratch, 0o700, exist_ok=True)
             os.chdir(scratch)
+        if self.vault >= 0:
+            os.close(self.vault)
         isolation.no_new_privileges()
         isolation.become(launch["uid"], launch["gid"], launch["groups"])
         self.preopens = self.visible()

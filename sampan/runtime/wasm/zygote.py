@@ -134,13 +134,13 @@ class Zygote:
         data = read(descriptors[0])
         launch = unseal(data)
         if launch["mode"] != HTTP or launch["http"]["processes"] == 1:
-            pid = self.worker(launch, descriptors)
+            pid = self.worker(launch, descriptors, [], None)
             self.workers[pid] = Child(launch, None, b"", 0)
         else:
             line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 try:
-                    pid = self.worker(launch, descriptors, line, theirs)
+                    pid = self.worker(launch, descriptors, [line.fileno()], theirs)
                 except BaseException:
                     line.close()
                     raise
@@ -151,11 +151,7 @@ class Zygote:
         self.wants_spare = self.spare is None and not born_in_cgroup(launch)
 
     def worker(
-        self,
-        launch: dict,
-        descriptors: list[int],
-        ours: socket.socket | None = None,
-        line: socket.socket | None = None,
+        self, launch: dict, descriptors: list[int], shed: list[int], line: socket.socket | None
     ) -> int:
         """The pid of a worker with this launch, descriptors and line: the spare, else a new one. Raises OSError."""
         spare, self.spare = self.spare, None
@@ -163,21 +159,21 @@ class Zygote:
             if not born_in_cgroup(launch) and spare.give(descriptors, line):
                 return spare.pid
             spare.channel.close()
-        return self.fork(launch, descriptors[1:], ours, line)
+        return self.fork(launch, descriptors[1:], [descriptors[0], *shed], line)
 
     def fork(
         self,
         launch: dict,
         descriptors: list[int],
-        ours: socket.socket | None = None,
+        shed: list[int],
         line: socket.socket | None = None,
     ) -> int:
-        """A worker with these descriptors and this line; `ours` is the zygote's. Raises OSError."""
+        """A worker with these descriptors and this line, without those that it is to shed. Raises OSError."""
         alone()
         pid = fork(launch)
         if pid == 0:
-            if ours is not None:
-                ours.close()
+            for fd in shed:
+                os.close(fd)
             self.become_worker(lambda: (launch, descriptors, line))
         return pid
 
@@ -232,7 +228,7 @@ class Zygote:
         launch["slot"] = slot
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
-            pid = self.fork(launch, [theirs.fileno(), *descriptors], ours)
+            pid = self.fork(launch, [theirs.fileno(), *descriptors], [ours.fileno()])
             self.workers[pid] = Child(launch, None, b"", first)
             child.crew.add(pid)
             socket.send_fds(child.line, [b"extra%d" % slot], [ours.fileno()])
