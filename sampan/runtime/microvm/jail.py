@@ -14,16 +14,18 @@ here too, in a root that holds nothing at all; it gives up what it does not need
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import platform
 import stat
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sampan.runtime import kernel
-from sampan.runtime.processes import spawn
+from sampan.runtime.processes import ended, spawn
 
 CLONE_NEWPID = 0x20000000
 FIRST_UID = (
@@ -94,7 +96,16 @@ async def start(
             if uid and not bare:
                 _libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
 
-    return await kernel.in_thread(launch)
+    launching = asyncio.ensure_future(kernel.in_thread(launch))
+    try:
+        return await asyncio.shield(launching)
+    except asyncio.CancelledError:
+        # The thread uses the caller's descriptors until it is through, and what it has started is nobody's.
+        with suppress(OSError):
+            child = await launching
+            child.kill()
+            await ended(child, spare=True)
+        raise
 
 
 def build_root(place: Path, uid: int) -> None:

@@ -101,19 +101,28 @@ class MicroSandbox:
             jailed=confine.usable(),
             driver=self._driver,
         )
+        # Beside the rest: the kernel moves a process to another cgroup when all processors have taken note.
+        confined = asyncio.ensure_future(asyncio.to_thread(self._confine, started))
         try:
-            if confine.usable():
-                confine.confine(self._cgroup, started.machine.pid, self.spec, started.memory)
-            await self._channel.call(
-                Type.SETUP, await identity.setup(self.spec, started.machine.pid)
-            )
-            self._volumes = self._provision()
-            await self._volumes.files.put(identity.pod_files(self.spec))
+            try:
+                await self._introduce(self._channel, started.machine.pid)
+            finally:
+                await confined
             self._save()
         except BaseException:
             await asyncio.shield(self.stop(0))
             raise
         self._watch()
+
+    def _confine(self, started: Started) -> None:
+        if confine.usable():
+            confine.confine(self._cgroup, started.machine.pid, self.spec, started.memory)
+
+    async def _introduce(self, link: Channel, vmm: int) -> None:
+        """The guest knows who it is, and has the pod's own files."""
+        await link.call(Type.SETUP, await identity.setup(self.spec, vmm))
+        self._volumes = self._provision()
+        await self._volumes.files.put(identity.pod_files(self.spec))
 
     async def adopt(
         self, machine: Machine, facts: Facts, containers: dict[str, ContainerSpec]
