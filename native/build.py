@@ -49,7 +49,13 @@ def headers(architecture: str) -> list[str]:
 
 
 # Process 1 of images that are machines by themselves shares these with the agent.
-INIT = (HERE / "init" / "init.c", HERE / "network.c", HERE / "wire.c", HERE / "sys.c")
+INIT = (
+    HERE / "init" / "init.c",
+    HERE / "early.c",
+    HERE / "network.c",
+    HERE / "wire.c",
+    HERE / "sys.c",
+)
 # The host's end of a machine's shared directories.
 SHARE = (
     *(HERE / "share" / name for name in ("share.c", "operations.c", "nodes.c")),

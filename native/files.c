@@ -7,17 +7,6 @@
 /* K_OP */
 enum change { DIRECTORY = 1, WHOLE, APPEND, LINK, RENAME, REMOVE_TREE, IN_PLACE };
 
-struct entry64 {
-    u64 inode, offset;
-    u16 size;
-    u8 type;
-    char name[];
-};
-
-static struct failure fail(long error, const char *where) {
-    return (struct failure){(int)(error < 0 ? -error : 0), where};
-}
-
 /* Remove `name` in `directory` and all below; symlinks are not followed. Depth is that of the tree, which the host made. */
 static long remove_tree(int directory, const char *name, int depth) {
     long result = SYS(unlinkat, directory, name, 0);

@@ -1,39 +1,22 @@
 /* Boot and identity; see guest.h. */
 #include "guest.h"
 
+#include "early.h"
+
 #include <linux/mount.h>
 #include <linux/random.h>
 #include <linux/reboot.h>
 
-enum { DETACH = 2, CLOCK_REALTIME = 0, MODULES_MAX = 64, DRIVES = 24 };
+enum { DETACH = 2, CLOCK_REALTIME = 0, DRIVES = 24 };
 
 static int random_device = -1; /* open before there is a pod */
-
-static void mount_at(const char *kind, const char *at, u64 flags, const char *options) {
-    make_directories(at, 0755);
-    SYS(mount, kind, at, kind, flags, options);
-}
-
-/* /modules/00-name.ko …, in the order of their names; afterwards their memory is given back. */
-static void load_modules(void) {
-    for (int number = 0; number < MODULES_MAX; number++) {
-        TEXT(path, 32);
-        add(&path, "/modules/");
-        add_number(&path, (u64)number);
-        int fd = open_at(path.at, O_RDONLY, 0);
-        if (fd < 0) return;
-        SYS(finit_module, fd, "", 0);
-        close_fd(fd);
-        SYS(unlinkat, AT_FDCWD, path.at, 0);
-    }
-}
 
 void guest_boot(void) {
     SYS(mkdirat, AT_FDCWD, "/dev", 0755);
     mount_at("devtmpfs", "/dev", MS_NOSUID, "mode=755");
     for (int fd = 0; fd < 3; fd++) open_at("/dev/null", O_RDWR, 0);
     for (int fd = 0; fd < 3; fd++) SYS(fcntl, fd, F_SETFD, 0);
-    load_modules();
+    load_modules("/modules/");
     /* The first root cannot be pivoted away from (pivot_root(2)): go on in a tmpfs mounted over it. */
     mount_at("tmpfs", "/root", 0, "mode=755");
     SYS(mkdirat, AT_FDCWD, "/root/dev", 0755);
@@ -42,9 +25,7 @@ void guest_boot(void) {
     SYS(mount, ".", "/", 0, MS_MOVE, 0);
     SYS(chroot, ".");
     SYS(chdir, "/");
-    mount_at("proc", "/proc", MS_NOSUID | MS_NOEXEC | MS_NODEV, 0);
-    mount_at("sysfs", "/sys", MS_NOSUID | MS_NOEXEC | MS_NODEV, 0);
-    mount_at("cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NOEXEC | MS_NODEV, 0);
+    mount_kernel();
     mount_at("tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=755");
     make_directories("/run/image", 0755);
     make_directories("/run/v", 0755);
@@ -57,14 +38,12 @@ void guest_boot(void) {
     /* Containers that are prepared see what is mounted after them. */
     SYS(mount, 0, "/", 0, MS_REC | MS_SHARED, 0);
     random_device = open_at("/dev/urandom", O_WRONLY, 0);
+    /* Pods have no IPv6 address, so eth0 shall neither give itself one nor ask around for routers. */
+    write_file("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1", 1);
     network_begin();
     /* Nothing wakes a guest that has nothing to do: no memory is compacted in advance, few figures are gathered. */
     write_file("/proc/sys/vm/compaction_proactiveness", "0", 1);
     write_file("/proc/sys/vm/stat_interval", "60", 2);
-}
-
-static struct failure fail(long error, const char *where) {
-    return (struct failure){(int)(error < 0 ? -error : 0), where};
 }
 
 /* Clones of one snapshot would all draw the same numbers: credit fresh ones and make the kernel use them at once. */

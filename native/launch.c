@@ -10,8 +10,6 @@
 
 enum { LAUNCH_LIMIT = 20 /* seconds */ };
 
-static struct failure fail(int error, const char *where) { return (struct failure){error < 0 ? -error : error, where}; }
-
 static struct failure settings(u32 place, const u8 *message, size count) {
     size offset = 0;
     struct field field;
@@ -50,7 +48,7 @@ static struct failure reported(int got, const struct report *report) {
 struct failure child_waits(struct stage *stage) {
     struct report report;
     int got = receive(stage, &report);
-    return got ? reported(got, &report) : fail(ECHILD, "start the process");
+    return got ? reported(got, &report) : fail(-ECHILD, "start the process");
 }
 
 static int fetch(const struct stage *stage, int descriptor) {
@@ -142,7 +140,7 @@ struct failure container_start(struct task *task, const u8 *message, size count)
     if (!stage_take(&stage, message, count)) {
         int joined = namespace_of(message, count, pause_pid);
         if (!joined && get_number(message, count, K_PID_MODE, PIDS_OWN) == PIDS_TARGET)
-            return fail(ESRCH, "the container to share processes with is not running");
+            return fail(-ESRCH, "the container to share processes with is not running");
         failure = stage_make(&stage, message, count, joined);
         if (failure.error) return failure;
     }
@@ -162,7 +160,7 @@ struct failure container_start(struct task *task, const u8 *message, size count)
 
 struct failure process_start(struct task *task, const u8 *message, size count) {
     struct task *container = task_find((u32)get_number(message, count, K_TARGET, 0));
-    if (!container || container->kind != CONTAINER || !container->pid) return fail(ESRCH, "the container is not running");
+    if (!container || container->kind != CONTAINER || !container->pid) return fail(-ESRCH, "the container is not running");
     struct child child = {.message = message, .count = count, .first = container->pid};
     child.mounts = open_namespace(container->pid, "mnt");
     child.groups = open_namespace(container->pid, "cgroup");
@@ -186,7 +184,7 @@ struct failure process_start(struct task *task, const u8 *message, size count) {
 
 struct failure container_update(u32 channel, const u8 *message, size count) {
     struct task *task = task_find(channel);
-    if (!task || task->kind != CONTAINER || !task->pid) return fail(ESRCH, "the container is not running");
+    if (!task || task->kind != CONTAINER || !task->pid) return fail(-ESRCH, "the container is not running");
     return settings(task->place, message, count);
 }
 

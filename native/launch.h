@@ -9,6 +9,10 @@ struct failure {
     int error;
     const char *where;
 };
+/* By a result as system calls give it: nothing has failed unless that is negative. */
+static inline struct failure fail(long result, const char *where) {
+    return (struct failure){(int)(result < 0 ? -result : 0), where};
+}
 
 /* Make the container's cgroup and root and start its first process, by the message START. */
 struct failure container_start(struct task *task, const u8 *message, size count);

@@ -39,10 +39,6 @@ struct route {
 static u32 own_address; /* network byte order */
 static int asking = -1; /* a socket to set things with; open before there is a pod, for its start costs time */
 
-static struct failure fail(long error, const char *where) {
-    return (struct failure){(int)(error < 0 ? -error : 0), where};
-}
-
 static u32 get_address(const u8 *message, size count, u16 key) {
     struct field field;
     u32 address = 0;
@@ -63,8 +59,6 @@ static long with_address(int fd, unsigned what, u32 address) {
 
 void network_begin(void) {
     asking = (int)SYS(socket, INET, DATAGRAM | O_CLOEXEC, 0);
-    /* Pods have no IPv6 address, so eth0 shall neither give itself one nor ask around for routers. */
-    write_file("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1", 1);
     flags_of(asking, "lo", UP);
     flags_of(asking, "eth0", UP);
 }

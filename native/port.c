@@ -18,13 +18,6 @@ static size first, last;
 
 static void forget(void) { have = gathered = first = last = 0; }
 
-struct entry64 {
-    u64 inode, offset;
-    u16 size;
-    u8 type;
-    char name[];
-};
-
 /* /dev/vport<device>p<port>, of the first such device. */
 int port_serial(char number, int flags) {
     static char entries[4096];

@@ -65,10 +65,6 @@ __attribute__((noreturn)) static void relay(int fuse, int serial) {
     for (;;) request(bytes);
 }
 
-static struct failure fail(long error, const char *where) {
-    return (struct failure){(int)(error < 0 ? -error : 0), where};
-}
-
 struct failure guest_share(void) {
     static int shared;
     if (shared) return fail(0, "");

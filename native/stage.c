@@ -13,10 +13,6 @@ static struct stage kept;
 static u8 kept_shape[SHAPE_MAX];
 static size kept_shape_size;
 
-static struct failure fail(long error, const char *where) {
-    return (struct failure){(int)(error < 0 ? -error : 0), where};
-}
-
 void place_name(struct text *path, const char *before, u32 place, const char *after) {
     add(path, before);
     add_number(path, place);
@@ -28,13 +24,6 @@ void place_kill(u32 place) {
     place_name(&path, "/sys/fs/cgroup/c", place, "/cgroup.kill");
     write_file(path.at, "1", 1);
 }
-
-struct entry64 {
-    u64 inode, offset;
-    u16 size;
-    u8 type;
-    char name[];
-};
 
 /* A group, and those that an init has made in it. */
 static void remove_group(int parent, const char *name, int depth) {

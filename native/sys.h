@@ -58,6 +58,14 @@ int memcmp(const void *left, const void *right, size count);
 size length(const char *text);
 int same(const char *left, const char *right);
 
+/* What getdents64 gives: struct linux_dirent64 of getdents(2). */
+struct entry64 {
+    u64 inode, offset;
+    u16 size;
+    u8 type;
+    char name[];
+};
+
 /* A bounded text under construction; what does not fit is cut, and the end is always NUL. */
 struct text {
     char *at;

@@ -9,20 +9,16 @@
  *     sampan.ip=ADDRESS/BITS[,GATEWAY]   of eth0; without it only lo is set up
  *     sampan.end=reset                   how the machine ends: where there is no ACPI to power off by
  */
+#include "../early.h"
 #include "../guest.h"
 
 #include <linux/mount.h>
 #include <linux/reboot.h>
 #include <linux/signal.h>
 
-enum { TAKE_TERMINAL = 0x540E /* TIOCSCTTY */, START_LIMIT = 1 << 20, WORDS_MAX = 4096, COMMAND_LINE = 4096, MODULES_MAX = 64 };
+enum { TAKE_TERMINAL = 0x540E /* TIOCSCTTY */, START_LIMIT = 1 << 20, WORDS_MAX = 4096, COMMAND_LINE = 4096 };
 
 static char command_line[COMMAND_LINE];
-
-static void mount_at(const char *kind, const char *at, u64 flags, const char *options) {
-    make_directories(at, 0755);
-    SYS(mount, kind, at, kind, flags, options);
-}
 
 static void say(const char *before, u64 number, const char *after) {
     TEXT(line, 512);
@@ -58,20 +54,6 @@ __attribute__((noreturn)) static void give_up(const char *what, long error) {
     end();
 }
 
-/* In the order in which they were numbered when the image was built; without a device they do nothing. */
-static void load_modules(void) {
-    for (int number = 0; number < MODULES_MAX; number++) {
-        TEXT(path, 48);
-        add(&path, "/.sampan/modules/");
-        add_number(&path, (u64)number);
-        int fd = open_at(path.at, O_RDONLY, 0);
-        if (fd < 0) return;
-        SYS(finit_module, fd, "", 0);
-        close_fd(fd);
-        SYS(unlinkat, AT_FDCWD, path.at, 0);
-    }
-}
-
 /* ADDRESS as the four bytes of a network packet; moves *at behind it. */
 static u32 address_at(const char **at) {
     u32 address = 0;
@@ -97,6 +79,7 @@ static void set_up_network(void) {
         put_field(&message, K_NETMASK, &mask, sizeof mask);
         if (gateway) put_field(&message, K_GATEWAY, &gateway, sizeof gateway);
     }
+    network_begin();
     struct failure failure = network_setup(message.at, message.used);
     if (failure.error) say(failure.where, (u64)failure.error, " (errno)");
 }
@@ -107,13 +90,11 @@ static void boot(void) {
     for (int fd = 0; console >= 0 && fd < 3; fd++)
         if (fd != console) SYS(dup3, console, fd, 0);
     for (int fd = 0; fd < 3; fd++) SYS(fcntl, fd, F_SETFD, 0);
-    mount_at("proc", "/proc", MS_NOSUID | MS_NOEXEC | MS_NODEV, 0);
-    mount_at("sysfs", "/sys", MS_NOSUID | MS_NOEXEC | MS_NODEV, 0);
-    mount_at("cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NOEXEC | MS_NODEV, 0);
+    mount_kernel();
     mount_at("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "mode=620,gid=5,ptmxmode=666");
     mount_at("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777");
     read_file("/proc/cmdline", command_line, sizeof command_line);
-    load_modules();
+    load_modules("/.sampan/modules/");
     set_up_network();
 }
 

@@ -21,13 +21,6 @@ struct space {
     u64 blocks, free, available, files, free_files;
     s64 id, name_length, fragment_size, flags, spare[4];
 };
-struct entry64 {
-    u64 inode, offset;
-    u16 size;
-    u8 type;
-    char name[];
-};
-
 static const void *argument(const struct request *request, size count) { return request->count >= count ? request->body : NULL; }
 
 /* One name of a directory, which begins at `offset` of the body; NULL when it is none. */
