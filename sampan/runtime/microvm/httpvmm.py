@@ -186,7 +186,7 @@ async def launch(
         os.close(log)
     try:
         async with asyncio.timeout(APPEAR_LIMIT):
-            while not (directory / "control").exists():
+            while not listens(directory / "control"):
                 if child.poll() is not None:
                     said = (directory / "vmm.log").read_text(errors="replace").strip()[-500:]
                     raise VMMError(f"{argv[0]} ended with {child.returncode}: {said}")
@@ -196,6 +196,15 @@ async def launch(
         child.wait()
         raise VMMError(f"{argv[0]} opened no API socket within {APPEAR_LIMIT:g} s") from None
     return child
+
+
+def listens(path: Path) -> bool:
+    """There is a moment in which the socket is there and takes no connections yet."""
+    try:
+        sockets.connect(path).close()
+    except OSError:
+        return False
+    return True
 
 
 def link_file(descriptor: int, target: Path) -> None:
