@@ -31,7 +31,9 @@ make:make lint
 containernetworking-plugins:tests of CNI
 etcd-server:tests of clusters on etcd, each with members of its own
 curl:the tests' plainest client
-skopeo:tests of the embedded registry with a client that we did not write
+skopeo:tests of the embedded registry with clients that we did not write
+podman:the same
+buildah:the same
 wrk:make bench
 util-linux:tests in namespaces of their own"
 

@@ -137,7 +137,10 @@ class Repository:
         return path if "://" in path else self.url(path)
 
     def _next_scheme(self, error: Exception) -> bool:
-        """A loopback registry may speak TLS, an insecure one plain HTTP: try the other once, before any answer."""
+        """A loopback registry may speak TLS, an insecure one plain HTTP: try the other once, before any answer.
+
+        Without a port in its name the other scheme is another port: then nobody there is a reason, too.
+        """
         if len(self.schemes) < 2:
             return False
         import aiohttp
@@ -146,6 +149,10 @@ class Repository:
             error,
             aiohttp.ClientSSLError | aiohttp.ServerDisconnectedError | aiohttp.ClientResponseError,
         )
+        if urlsplit(f"//{self.endpoint.host}").port is None:
+            silent = aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
+            unknown = isinstance(error, aiohttp.ClientConnectorDNSError)
+            wrong = wrong or (isinstance(error, silent) and not unknown)
         if wrong:
             self.schemes.pop(0)
         return wrong

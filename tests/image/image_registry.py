@@ -33,7 +33,7 @@ class Registry:
         self.host = ""
         self._runner: web.AppRunner | None = None
 
-    async def start(self) -> Registry:
+    async def start(self, address: str = "127.0.0.1", port: int = 0) -> Registry:
         app = web.Application()
         app.router.add_get("/token", self._token)
         app.router.add_post("/token", self._refresh)
@@ -42,9 +42,9 @@ class Registry:
         app.router.add_get("/v2/{repo:.+}/blobs/{digest}", self._blob)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, address, port)
         await site.start()
-        self.host = f"127.0.0.1:{self._runner.addresses[0][1]}"
+        self.host = f"{address}:{self._runner.addresses[0][1]}"
         return self
 
     async def stop(self) -> None:

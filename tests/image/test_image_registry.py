@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from image_registry import PASSWORD, USER, Registry
 
 from sampan.image.auth import Auth
 from sampan.image.errors import BadImage, ImageNotFound, RegistryError, Unauthorized
+from sampan.image.hosts import Endpoint
 from sampan.image.manifest import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor
 from sampan.image.store import ImageStore
-from sampan.image.transport import parse_challenge
+from sampan.image.transport import Repository, parse_challenge, session
 
 AUTH = Auth(USER, PASSWORD)
 
@@ -186,3 +188,26 @@ def test_challenges() -> None:
     header = 'Bearer realm="https://a/t",service=reg,scope="repository:x:pull,push"'
     fields = {"realm": "https://a/t", "service": "reg", "scope": "repository:x:pull,push"}
     assert parse_challenge(header) == ("bearer", fields)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="port 80 needs root")
+async def test_an_insecure_registry_that_is_deaf_on_443_is_asked_on_80() -> None:
+    """As containers/image does; a registry that was not called insecure is never asked in the clear."""
+    address = "127.{}.{}.{}".format(*os.urandom(2), 80)
+    deaf = await Registry().start(address, 80)
+    manifest = publish(deaf, "app", "1")
+    try:
+        for schemes in (("https", "http"), ("https",)):
+            endpoint = Endpoint(address, schemes)
+            async with session(endpoint) as http:
+                repository = Repository(http, endpoint, "app")
+                asked = repository.get("manifests/1", {}, lambda answer: answer.read())
+                if "http" in schemes:
+                    assert digest(await asked) == manifest
+                else:
+                    with pytest.raises(RegistryError, match=f"https://{address}/v2/app"):
+                        await asked
+        assert deaf.requests.total() == 1
+    finally:
+        await deaf.stop()

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -454,3 +455,53 @@ async def test_skopeo(boat: Boat, tmp_path: Path) -> None:
     await skopeo("delete", login, "--tls-verify=false", f"{top}/copy/app:2")
     await boat.refused("GET", f"/v2/copy/app/manifests/{image.manifest}", 404, "MANIFEST_UNKNOWN")
     assert boat.store.inspect(f"{boat.server.host}/team/app:1").pinned
+
+
+TOOLS = {
+    # how its users load an archive, push what is in it, and pull it again
+    "podman": ("load -i {archive}", "push --tls-verify=false {name} {target}", "pull --tls-verify=false {target}"),
+    "buildah": ("pull docker-archive:{archive}", "push --tls-verify=false {name} {target}", "pull --tls-verify=false {target}"),
+}  # fmt: skip
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("tool", TOOLS)
+async def test_other_clients_push_and_pull(
+    boat: Boat, tmp_path: Path, tool: str, request: pytest.FixtureRequest
+) -> None:
+    """podman and buildah, as Debian has them, on storage of their own."""
+    if shutil.which(tool) is None or os.geteuid() != 0:
+        pytest.skip(f"needs {tool}, and root")
+    source = ImageStore(tmp_path / "source", platforms=PLATFORMS)
+    image_id = add_image(source, "docker.io/library/app:1", [layer(entry("hello", b"ship"))])
+    archive = tmp_path / "app.tar"
+    source.save(["app:1"], archive)
+    environment = {**os.environ, "REGISTRY_AUTH_FILE": str(boat.credentials.auth_file)}
+    # podman takes no runroot of more than 50 characters.
+    short = Path(tempfile.mkdtemp(prefix="boats-"))
+    request.addfinalizer(lambda: shutil.rmtree(short, ignore_errors=True))
+    storage = ["--root", str(short / "root"), "--runroot", str(short / "run"), "--storage-driver", "vfs"]  # fmt: skip
+
+    async def call(words: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            tool, *storage, *words.split(), env=environment,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+        assert process.returncode == 0, err.decode()
+        return out.decode()
+
+    target = f"{boat.server.host}/team/{tool}:1"
+    load, push, pull = (
+        text.format(archive=archive, name="docker.io/library/app:1", target=target)
+        for text in TOOLS[tool]
+    )
+    await call(load)
+    await call(push)
+    pushed = boat.store.inspect(target)
+    assert pushed.id == image_id
+    unpacked = await boat.store.unpack(target)
+    assert (unpacked.layers[0] / "hello").read_bytes() == b"ship"
+    await call("rmi --all --force")
+    await call(pull)
+    assert image_id.removeprefix("sha256:")[:12] in await call("images --all")
