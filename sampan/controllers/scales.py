@@ -33,4 +33,4 @@ async def resource_of(client: Client, api_version: str, kind: str) -> GVR:
     for each in await discover(client):
         if each.gvr.group == group and each.kind == kind:
             return GVR(group, version or each.gvr.version, each.gvr.resource)
-    raise NotServed(f"kind {kind!r} of {group!r} is not served")
+    raise NotServed(f'no matches for kind "{kind}" in group "{group}"')

@@ -64,6 +64,7 @@ class Policies:
         self._pods: Informer | None = None  # while there is a policy
         self._namespaces: Informer | None = None
         self._reading: list[asyncio.Task[None]] = []
+        self._swept = False  # policies that were deleted while nobody looked have left the cache
         self._here: dict[str, tuple[Object, str]] = {}  # uid → pod, address: the API knows it later
         self._admitted: dict[str, str] = {}
         self._waiting: list[asyncio.Future[None]] = []
@@ -95,6 +96,7 @@ class Policies:
         """The pod is gone from this node."""
         self._here.pop(uid, None)
         self._admitted.pop(uid, None)
+        self._changed.set()
 
     # Following the API
 
@@ -172,6 +174,7 @@ class Policies:
 
     async def _apply(self, group: asyncio.TaskGroup, enforcer: Enforcer) -> None:
         policies = self._known(self._policies, "networkpolicy")
+        self._sweep()
         if not policies:
             self._stop_reading()
             await enforcer.apply([], [], [])
@@ -187,6 +190,15 @@ class Policies:
         if self._dns:
             known.append(dns_pod(self._dns))
         await enforcer.apply(policies, known, self._known(self._namespaces, "namespace"))
+
+    def _sweep(self) -> None:
+        if self._swept or self._policies is None or not self._policies.has_synced:
+            return
+        self._swept = True
+        for kept in self._cache.load("networkpolicy"):
+            meta = kept["metadata"]
+            if self._policies.get(meta["namespace"], meta["name"]) is None:
+                self._cache.put("networkpolicy", meta["namespace"], meta["name"], None)
 
     def _known(self, informer: Informer | None, kind: str) -> list[Object]:
         if informer is not None and informer.has_synced:

@@ -133,6 +133,21 @@ async def test_pods_are_looked_at_only_while_a_policy_is(client: Client, cache: 
         assert len(table.applied) == count
 
 
+async def test_a_policy_deleted_while_nobody_looked_is_not_kept(client: Client, cache: Any) -> None:
+    async with asyncio.TaskGroup() as group:
+        writer = group.create_task(cache.run())
+        old = {**POLICY, "metadata": {"name": "old", "namespace": "default"}}
+        cache.put("networkpolicy", "default", "old", old)
+        await cache.flush()
+        await client.create(NETWORKPOLICIES, POLICY, "default")
+        table = Table()
+        async with running(Policies(client, "boat", cache, table)):
+            await table.until(lambda found, *_: found)
+            await cache.flush()
+        writer.cancel()
+    assert [kept["metadata"]["name"] for kept in cache.load("networkpolicy")] == ["deny"]
+
+
 async def test_a_pod_waits_for_the_table_that_knows_it(client: Client, cache: Any) -> None:
     await client.create(NETWORKPOLICIES, POLICY, "default")
     table = Table()

@@ -122,6 +122,7 @@ class HorizontalController(Controller):
             scale = await self.client.get(gvr, name, key.namespace, subresource="scale")
         except (ApiError, NotServed) as error:
             text = error.message if isinstance(error, ApiError) else str(error)
+            self.selectors.pop(key, None)
             self.events.event(autoscaler, "Warning", "FailedGetScale", text)
             why = ("FailedGetScale", CANNOT_SCALE.format(text))
             self.condition(autoscaler, "AbleToScale", False, why)
