@@ -6,6 +6,8 @@ told by a conflict and looks again. Killed in between, the next reconcile goes o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sampan.client.client import Client
 from sampan.client.resources import PERSISTENTVOLUMECLAIMS, PERSISTENTVOLUMES
 from sampan.controllers.base import Object
@@ -36,11 +38,15 @@ class Written:
         return False
 
 
-async def bind(client: Client, volume: Object, claim: Object) -> tuple[Object, Object]:
-    """Both as they are when they are bound to each other. Idempotent."""
+async def bind(
+    client: Client, volume: Object, claim: Object, marks: Mapping[str, str] | None = None
+) -> tuple[Object, Object]:
+    """Both as they are when they are bound to each other, with these annotations on the claim. Idempotent.
+
+    The volume's phase follows from that, and is the volume controller's to write: each status has one writer.
+    """
     volume = await name_claim(client, volume, claim)
-    volume = await write_volume_phase(client, volume, "Bound")
-    claim = await name_volume(client, volume, claim)
+    claim = await name_volume(client, volume, claim, marks or {})
     return volume, await write_claim_phase(client, claim, "Bound", volume)
 
 
@@ -51,12 +57,14 @@ async def name_claim(client: Client, volume: Object, claim: Object) -> Object:
     return await client.update(PERSISTENTVOLUMES, persistent.named_for(volume, claim))
 
 
-async def name_volume(client: Client, volume: Object, claim: Object) -> Object:
+async def name_volume(
+    client: Client, volume: Object, claim: Object, more: Mapping[str, str]
+) -> Object:
     spec, name = claim["spec"], volume["metadata"]["name"]
     chosen = bool(spec.get("volumeName"))
     if chosen and persistent.BIND_COMPLETED in objects.annotations(claim):
         return claim
-    marks = {persistent.BIND_COMPLETED: "yes"}
+    marks = {**more, persistent.BIND_COMPLETED: "yes"}
     if not chosen:
         marks[persistent.BOUND_BY_CONTROLLER] = "yes"
     changed = persistent.annotated({**claim, "spec": {**spec, "volumeName": name}}, marks)

@@ -7,7 +7,7 @@ Lost. A claim whose class waits for the first pod is left alone until the schedu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sampan.client.resources import (
     NODES,
@@ -89,9 +89,11 @@ class ClaimController(Controller):
             self.written.note(fresh)
         return None
 
-    async def bind(self, volume: Object, claim: Object) -> tuple[Object, Object]:
+    async def bind(
+        self, volume: Object, claim: Object, marks: Mapping[str, str] | None = None
+    ) -> tuple[Object, Object]:
         """Both as they are when they are bound; the volume is looked at again once its informer shows that."""
-        bound, claim = await bind(self.client, volume, claim)
+        bound, claim = await bind(self.client, volume, claim, marks)
         if bound is not volume:
             self.written.note(bound)
         return bound, claim
@@ -201,15 +203,12 @@ class ClaimController(Controller):
             self.events.event(claim, "Warning", "ProvisioningFailed", text)
             return claim
         provisioner = str(storage_class["provisioner"])
-        if any(
-            objects.annotations(claim).get(key) != provisioner for key in persistent.PROVISIONERS
-        ):
-            marks = dict.fromkeys(persistent.PROVISIONERS, provisioner)
-            claim = await self.client.update(
-                PERSISTENTVOLUMECLAIMS, persistent.annotated(claim, marks)
-            )
+        marks = dict.fromkeys(persistent.PROVISIONERS, provisioner)
         if provisioner in localpath.PROVISIONERS:
-            return await self.make_directory(claim, storage_class)
+            return await self.make_directory(claim, storage_class, marks)
+        if not marks.items() <= objects.annotations(claim).items():
+            marked = persistent.annotated(claim, marks)
+            claim = await self.client.update(PERSISTENTVOLUMECLAIMS, marked)
         if provisioner.startswith("kubernetes.io/"):
             text = f"no volume plugin matched name: {provisioner}"
             self.events.event(claim, "Warning", "ProvisioningFailed", text)
@@ -218,7 +217,9 @@ class ClaimController(Controller):
             self.events.event(claim, "Normal", "ExternalProvisioning", text)
         return claim
 
-    async def make_directory(self, claim: Object, storage_class: Object) -> Object:
+    async def make_directory(
+        self, claim: Object, storage_class: Object, marks: Mapping[str, str]
+    ) -> Object:
         metadata = claim["metadata"]
         title = f"{metadata['namespace']}/{metadata['name']}"
         text = f'External provisioner is provisioning volume for claim "{title}"'
@@ -239,7 +240,7 @@ class ClaimController(Controller):
             volume = await self.client.get(PERSISTENTVOLUMES, made["metadata"]["name"])
         text = f"Successfully provisioned volume {volume['metadata']['name']}"
         self.made.event(claim, "Normal", "ProvisioningSucceeded", text)
-        return (await self.bind(volume, claim))[1]
+        return (await self.bind(volume, claim, marks))[1]
 
     async def node_for(self, claim: Object, storage_class: Object) -> Object:
         chosen = objects.annotations(claim).get(persistent.SELECTED_NODE)
