@@ -37,7 +37,7 @@ from sampan.runtime.microvm.protocol import Change, Key
 from sampan.runtime.microvm.qemu import command
 from sampan.runtime.microvm.settings import Settings
 from sampan.runtime.microvm.syscalls import numbers
-from sampan.runtime.microvm.vmm import SLOTS, MachineSpec
+from sampan.runtime.microvm.vmm import DISKS, SLOTS, MachineSpec
 from sampan.runtime.microvm.volumes import Treatment
 from sampan.runtime.sandbox import CannotStart, Mount, Resources, SandboxSpec
 
@@ -585,7 +585,7 @@ def test_a_clone_has_the_devices_of_its_template() -> None:
 
     first, second = command("qemu", "tcg", made, base), command("qemu", "tcg", clone, base)
     assert devices(first) == devices(second)
-    assert len([name for name in devices(first) if name.startswith("virtio-blk")]) == SLOTS
+    assert len([name for name in devices(first) if name.startswith("virtio-blk")]) == SLOTS + DISKS
     assert "-kernel" in first and "-kernel" not in second
     assert not [
         word
