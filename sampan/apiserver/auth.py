@@ -56,6 +56,10 @@ class Lookup(Protocol):
         self, group: str, version: str, plural: str, namespace: str, name: str
     ) -> EntryLike | None: ...
 
+    def seen(
+        self, group: str, version: str, plural: str, namespace: str, name: str
+    ) -> EntryLike | None: ...
+
 
 class TokenSource(Protocol):
     """One way of knowing for whom a bearer token speaks, beside our own service accounts."""
@@ -106,6 +110,7 @@ class _Known:
     # What it was bound to when last asked: the very entries of the cache, so that an unchanged one is recognised
     # without reading it again.
     bound: list[object] = field(default_factory=list)
+    references: tuple[tuple[str, str, Reference], ...] = ()
 
 
 class Authenticator:
@@ -123,20 +128,47 @@ class Authenticator:
         self.sources = sources
         self.anonymous = anonymous
         self._known: dict[bytes, _Known] = {}  # by the token's hash
+        self._headers: dict[str, _Known] = {}  # the same, by the whole header that it came in
 
     async def authenticate(self, request: Request) -> User:
         """The user; `request.user` when the transport already knows. Raises ApiError 401."""
         if request.user is not None:
             return request.user
+        header = request.headers.get("authorization", "")
+        known = self._headers.get(header)
+        if known is not None and self._holds(known):
+            return known.user
         token = take_bearer(request)
         if token:
             try:
-                return await self.user_of_token(token)
+                user = await self.user_of_token(token)
             except InvalidToken as error:
                 raise errors.unauthorized() from error
+            if header:
+                self._remember(header, token)
+            return user
         if self.anonymous.allows(request.path):
             return ANONYMOUS
         raise errors.unauthorized()
+
+    def _remember(self, header: str, token: str) -> None:
+        known = self._known.get(hashlib.sha256(token.encode()).digest())
+        if known is not None:
+            if len(self._headers) >= REMEMBERED:
+                self._headers.clear()
+            self._headers[header] = known
+
+    def _holds(self, known: _Known) -> bool:
+        """Is the token still good, and what it is bound to as it was? False: it must be looked at again."""
+        found = known.token
+        if found.expires and found.expires <= self.signer.clock():
+            return False
+        bound = known.bound
+        seen = self.lookup.seen
+        for index, (plural, namespace, wanted) in enumerate(known.references):
+            if seen("", "v1", plural, namespace, wanted.name) is not bound[index]:
+                return False
+        return True
 
     async def user_of_token(self, token: str) -> User:
         """For whom a token speaks, here. Raises InvalidToken."""
@@ -179,7 +211,8 @@ class Authenticator:
     async def _check_bound(self, known: _Known, token: str) -> None:
         before = known.bound
         now: list[object] = []
-        for index, (plural, namespace, wanted) in enumerate(_references(known.token)):
+        known.references = known.references or tuple(_references(known.token))
+        for index, (plural, namespace, wanted) in enumerate(known.references):
             entry = await self.lookup.entry("", "v1", plural, namespace, wanted.name)
             if entry is None:
                 raise InvalidToken(f"{plural} {wanted.name} was deleted")

@@ -25,8 +25,9 @@ class ServerConfig:
     authorization: bool = True  # False: whoever is authenticated may do anything
     body_limit: int = 3 * 1024 * 1024
     # Seats that the priority levels share. Kubernetes has 600 for many processors; here one does nearly all the work, so more
-    # seats would bring no more answers, only a longer wait for each of them, whoever's it is.
-    max_requests_in_flight: int = 120
+    # seats would bring no more answers, only a longer wait for each of them, whoever's it is. A write holds its seat while it
+    # waits for the disk with others: these many give service accounts' 82, and the disk its crowd.
+    max_requests_in_flight: int = 200
     request_timeout: float = 60.0  # seconds; watches and upgrades are not bound by it
     watch_timeout: tuple[float, float] = (
         1800.0,

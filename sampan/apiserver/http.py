@@ -93,6 +93,7 @@ class HTTPServer:
             self._socket.close()
         self.door.pre_shutdown()
         await self.door.shutdown(SHUTDOWN)
+        self.exchange.close()
 
 
 def tls_context(pki: PKIPaths) -> ssl.SSLContext:

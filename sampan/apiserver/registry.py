@@ -168,7 +168,7 @@ class Registry:
             raise
         if resource.storage == "core/events" and self.on_event_written:
             self.on_event_written(key)
-        return Entry(key, cache.splice(value, revision), revision)
+        return written(cache, key, value, revision)
 
     async def place(self, resource: Resource, obj: Object, expect: int = 0) -> None:
         """Write an object of the server's own as it is. Whoever was quicker wins."""
@@ -307,7 +307,7 @@ class Registry:
             await strategy.settle(self, new, old)
         if resource.storage == "core/events" and self.on_event_written:
             self.on_event_written(entry.key)
-        return Entry(entry.key, cache.splice(value, revision), revision)
+        return written(cache, entry.key, value, revision)
 
     async def _managers(self, call: Call, old: Object, new: Object, track: bool) -> Any:
         """metadata.managedFields of what is to be written; a write of the server's own leaves it alone."""
@@ -423,6 +423,14 @@ class Registry:
         if strategy.allocates:
             await strategy.settle(self, None, old)
         return Deleted(Entry(entry.key, respliced(data, revision), revision), gone=True)
+
+
+def written(cache: ResourceCache, key: str, value: bytes, revision: int) -> Entry:
+    """What was just stored, as it is sent. The cache has most often made it already, for those who watch."""
+    entry = cache.entries.get(key)
+    if entry is not None and entry.revision == revision:
+        return entry
+    return Entry(key, cache.splice(value, revision), revision)
 
 
 def from_record(cache: ResourceCache, record: Record | None) -> Entry | None:

@@ -5,14 +5,10 @@ Imported by the supervisor before it forks, so it imports next to nothing.
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
-import traceback
 from pathlib import Path
-
-from sampan.cli.config import Config
 
 PR_SET_PDEATHSIG = 1
 
@@ -48,25 +44,3 @@ def end_with_parent() -> None:
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def begin_pki(config: Config) -> int:
-    """Make the certificates in a child, whose pid this is: the crypto library is large, and needed once a year."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        importlib.import_module("sampan.cli.parts").make_pki(config)
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
-
-
-def end_pki(config: Config, pid: int) -> None:
-    """The certificates exist on return."""
-    if os.waitpid(pid, 0)[1]:
-        raise SystemExit(f"the certificates in {config.pki} could not be made; see above")

@@ -19,7 +19,6 @@ SCHEDULER = "system:kube-scheduler"
 
 async def run_server(config: Config, notify: Callable[..., None]) -> None:
     """Serve until cancelled."""
-    from sampan import controllers
     from sampan.apiserver import memory
     from sampan.apiserver.config import ServerConfig
     from sampan.apiserver.security import SecurityConfig
@@ -28,7 +27,6 @@ async def run_server(config: Config, notify: Callable[..., None]) -> None:
     from sampan.client.client import Client
     from sampan.client.inprocess import InProcess
     from sampan.client.transport import User
-    from sampan.scheduler.scheduler import Scheduler
 
     first, _, last = config.service_node_ports.partition("-")
     store = await open_store(config)
@@ -54,6 +52,10 @@ async def run_server(config: Config, notify: Callable[..., None]) -> None:
     try:
         await api.start()
         notify("api", api.address)
+        # Only now: whoever waits for the API need not wait for these to be imported.
+        from sampan import controllers
+        from sampan.scheduler.scheduler import Scheduler
+
         manager = client_of(MANAGER)
         manages, schedules = asyncio.Event(), asyncio.Event()
 

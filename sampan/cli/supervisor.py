@@ -30,14 +30,13 @@ from typing import Any
 from sampan.cli.asked import ControlSocket, reply
 from sampan.cli.becoming import (
     Notifier,
-    begin_pki,
-    end_pki,
     end_with_parent,
     name_process,
     redirect_output,
 )
 from sampan.cli.config import Config
 from sampan.cli.control import BUSY
+from sampan.cli.warm import SERVER, WARM, begin_pki, end_pki, read_orders, warm
 
 STOP_GRACE = 10.0  # seconds between SIGTERM and SIGKILL of a part
 STABLE = 10.0  # a part that lived this long starts again without a pause
@@ -46,15 +45,6 @@ GIVE_UP = 5  # deaths in a row of a part that has not become ready, while the cl
 DRAIN_SLACK = 5.0  # seconds beyond the time that pods were given when the node shuts down
 RUNTIME_PATIENCE = 30.0  # seconds for the runtime to come back when its pods are to be stopped
 API_PATIENCE = 3.0  # seconds that the node part waits at start for the API server
-
-# What the parts share, in the order in which they are forked: a part sees what was imported before it.
-WARM: dict[str, tuple[str, ...]] = {
-    "server": ("asyncio", "ssl", "uvloop", "orjson", "aiohttp.web_server", "sampan.cli.parts",
-               "sampan.client.client", "sampan.client.informer", "sampan.client.workqueue"),
-    "runtime": ("grpc.aio", "google.protobuf", "sampan.cri.server"),
-    "node": ("sampan.cri.client", "sampan.client.http", "sampan.node.agent", "sampan.node.server",
-             "sampan.network.dns", "sampan.network.nft"),
-}  # fmt: skip
 
 # The report by which a part says that it has become ready.
 READY = {"server": "ready", "runtime": "cri", "node": "registered"}
@@ -89,20 +79,25 @@ class Supervisor:
         self.failed = False
         self.asked = 0  # how often somebody asked to stop: more than once means now
         self.waiting: list[socket.socket] = []  # clients that asked to stop
+        self.made = -1  # a pipe that ends when the certificates are made
 
     def run(self) -> bool:
         """Supervise until told to stop; False when it gave up or could not stop the pods."""
         wake = self.set_up()
-        pki = begin_pki(self.config)
+        pki, self.made = begin_pki(self.config)
         try:
-            for name, modules in WARM.items():
-                for module in modules:
-                    importlib.import_module(module)
-                if name == "server":
-                    end_pki(self.config, pki)
-                if name == "node":
-                    self.wait_for_api(wake)
-                self.fork(self.parts[name])
+            warm("server")
+            self.fork(self.parts["server"])
+            # On two processors: the server imports what it alone has, while this process imports what the others share.
+            # They begin when the API is there; a third process beside these two would only hold it up.
+            warm("runtime")
+            warm("node")
+            os.close(self.made)
+            self.made = -1
+            end_pki(self.config, pki)
+            self.wait_for_api(wake)
+            self.fork(self.parts["runtime"])
+            self.fork(self.parts["node"])
             self.loop(wake)
         finally:
             self.finish(wake)
@@ -113,8 +108,8 @@ class Supervisor:
         wake = self.set_up()
         self.stop_pods = True
         try:
-            for module in (*WARM["server"], *WARM["runtime"]):
-                importlib.import_module(module)
+            warm("server")
+            warm("runtime")
         finally:
             self.finish(wake)
         return not self.failed
@@ -197,8 +192,7 @@ class Supervisor:
     # Parts
 
     def fork(self, part: Part) -> None:
-        gc.collect()
-        gc.freeze()
+        gc.freeze()  # a child that looked for garbage here would copy every page
         reader, writer = os.pipe2(os.O_CLOEXEC)
         part.due = 0.0
         try:
@@ -233,6 +227,7 @@ class Supervisor:
             self.control.close()
             os.close(self.lock_fd)
             os.close(self.lifeline_end)
+            gc.enable()
             if self.events >= 0:
                 os.close(self.events)
             for other in self.parts.values():
@@ -241,6 +236,10 @@ class Supervisor:
                         os.close(fd)
             redirect_output(self.config.logs / f"{name}.log")
             name_process(f"sampan-{name}")
+            if self.made >= 0:
+                importlib.import_module(SERVER)  # takes as long as the certificates, which it needs
+                os.read(self.made, 1)
+                os.close(self.made)
             parts = importlib.import_module("sampan.cli.parts")
             parts.run(name, self.config, Notifier(notify), self.lifeline)
             status = 0
@@ -435,23 +434,33 @@ class Supervisor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sampan.cli.supervisor")
-    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--data-dir", type=Path)
     parser.add_argument(
         "--clear", action="store_true", help="stop the pods that were left, and end"
     )
-    parser.add_argument("--foreground", action="store_true", help="stop when the starter is killed")
+    parser.add_argument("--orders-fd", type=int, help="where to read what to run; see launch.py")
     parser.add_argument("--events-fd", type=int, default=-1)
-    parser.add_argument("--born", type=float, default=None, help="time that `after` counts from")
+    parser.add_argument("whose", nargs="*", help="the command line that this is for")
     arguments = parser.parse_args()
-    config = Config.load(arguments.data_dir)
-    if arguments.foreground:
-        end_with_parent()
+    gc.disable()  # importing makes many objects and no garbage; each part collects for itself
+    data_dir, born = arguments.data_dir, None
+    if arguments.orders_fd is not None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it has something to end in order
+        warm("server")
+        orders = read_orders(arguments.orders_fd)
+        data_dir, born = Path(orders["data_dir"]), orders["born"]
+        redirect_output(Path(orders["log"]))
+        if orders["foreground"]:
+            end_with_parent()
+        else:
+            os.setsid()
+    config = Config.load(data_dir)
     # gRPC, which the node imports for a probe that needs it, is never there when we fork.
     os.environ |= {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "ERROR"}
     name_process("sampan")
     if arguments.events_fd >= 0:
         os.set_inheritable(arguments.events_fd, False)
-    supervisor = Supervisor(config, arguments.events_fd, arguments.born)
+    supervisor = Supervisor(config, arguments.events_fd, born)
     raise SystemExit(0 if (supervisor.clear() if arguments.clear else supervisor.run()) else 1)
 
 

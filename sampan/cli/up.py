@@ -9,7 +9,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +17,7 @@ import typer
 
 from sampan.cli.config import Config, ConfigError
 from sampan.cli.control import BUSY, ask
+from sampan.cli.launch import waiting
 
 # What to show of the steps that parts report: (part, step) -> words.
 WORDS = {
@@ -125,25 +125,14 @@ def check_ports(config: Config) -> None:
 
 def launch(config: Config, foreground: bool, born: float) -> tuple[subprocess.Popen[bytes], int]:
     """The supervisor, and where it tells what happens."""
-    reader, writer = os.pipe()
-    command = [sys.executable, "-m", "sampan.cli.supervisor", "--data-dir", str(config.data_dir)]
-    command += ["--events-fd", str(writer), "--born", f"{born:.6f}"]
-    command += ["--foreground"] if foreground else []
-    with open(config.logs / "supervisor.log", "ab", opener=private) as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=(writer,),
-            start_new_session=not foreground,
-            env=os.environ | {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"},
-        )
-    os.close(writer)
+    begun = waiting(config.data_dir)
+    log = config.logs / "supervisor.log"
+    begun.command(config.data_dir, log, foreground=foreground, born=born)
+    process = begun.process
     if foreground:  # a service manager tells us; what is told goes to who acts
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: process.send_signal(number))
-    return process, reader
+    return process, begun.events
 
 
 def stay(process: subprocess.Popen[bytes]) -> int:
@@ -196,10 +185,6 @@ def say_merged(config: Config) -> int:
 
     typer.echo(f"merged into {merge_kubeconfig(config)} as context sampan")
     return 0
-
-
-def private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def tail(path: os.PathLike[str], lines: int = 24) -> str:

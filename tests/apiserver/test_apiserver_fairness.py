@@ -266,8 +266,8 @@ async def test_objects_steer_and_headers_tell(api: Harness) -> None:
     async with asyncio.timeout(DEADLINE):
         while "mine" not in {each.name for each in fairness.schemas}:
             await asyncio.sleep(0)
-    assert fairness.levels["mine"].seats == 60
-    assert fairness.levels["workload-low"].seats == 25
+    assert fairness.levels["mine"].seats == 100
+    assert fairness.levels["workload-low"].seats == 41
     answer = await over_the_wire(api, ALICE, "GET", "/version")
     assert answer.headers[SCHEMA_HEADER] == mine["metadata"]["uid"]
     assert answer.headers[LEVEL_HEADER] == made["metadata"]["uid"]
@@ -367,7 +367,7 @@ async def test_defaults_come_back_and_only_ours_are_kept(api: Harness) -> None:
     await api.patch("merge", f"{levels}/global-default", mine)
     fairness = api.server.fairness
     async with asyncio.timeout(DEADLINE):
-        while fairness.levels["global-default"].seats != 65:
+        while fairness.levels["global-default"].seats != 109:
             await asyncio.sleep(0)
     # What nobody took over does not change for long.
     one = {"spec": {"limited": {"nominalConcurrencyShares": 1}}}
@@ -386,7 +386,7 @@ async def test_levels_are_counted(api: Harness) -> None:
     name = 'apiserver_flowcontrol_rejected_requests_total{flow_schema="global-default"'
     assert f'{name},priority_level="global-default",reason="concurrency-limit"}} 1.0' in text
     assert 'apiserver_request_terminations_total{code="429"' in text
-    assert 'apiserver_flowcontrol_nominal_limit_seats{priority_level="system"} 15.0' in text
+    assert 'apiserver_flowcontrol_nominal_limit_seats{priority_level="system"} 25.0' in text
     level.executing = 0
 
 

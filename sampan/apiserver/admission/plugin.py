@@ -75,9 +75,11 @@ class Lookup:
     async def entry(
         self, group: str, version: str, plural: str, namespace: str, name: str
     ) -> Entry | None:
-        row = self.table.lookup(group, version, plural)
-        assert row is not None
-        cache = self.caches.ready(row) or await self.caches.get(row)
+        found = self.seen(group, version, plural, namespace, name)
+        if found is not None:
+            return found
+        row = self.table.rows[group, version, plural]
+        cache = await self.caches.get(row)
         found = cache.entries.get(row.key(namespace, name))
         if found is None and self.caches.store.shared:
             await self.caches.confirm()  # another server may just have made it
@@ -85,11 +87,19 @@ class Lookup:
             found = cache.entries.get(row.key(namespace, name))
         return found
 
+    def seen(
+        self, group: str, version: str, plural: str, namespace: str, name: str
+    ) -> Entry | None:
+        """What `entry` gives, when it can be told without waiting."""
+        row = self.table.rows[group, version, plural]
+        cache = self.caches.ready(row)
+        return cache.entries.get(row.key(namespace, name)) if cache is not None else None
+
     async def all(self, group: str, version: str, plural: str, having: bytes = b"") -> list[Object]:
         """Every object of the kind in whose JSON `having` occurs."""
         row = self.table.lookup(group, version, plural)
         assert row is not None
-        cache = await self.caches.get(row)
+        cache = self.caches.ready(row) or await self.caches.get(row)
         return [entry.object() for entry in cache.entries.values() if having in entry.data]
 
     async def within(self, group: str, version: str, plural: str, namespace: str) -> list[Entry]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import orjson
+
 from sampan.apiserver.admission.plugin import MIRROR_ANNOTATION, Object, Plugin
 from sampan.apiserver.call import Call
 from sampan.kube import errors, objects
@@ -58,19 +60,35 @@ def mount_token(spec: Object) -> None:
     for container in without:
         mounts = container.setdefault("volumeMounts", [])
         mounts.append({"name": volume, "readOnly": True, "mountPath": TOKEN_MOUNT})
-    field = {"apiVersion": "v1", "fieldPath": "metadata.namespace"}
-    sources = [
-        {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
-        {
-            "configMap": {
-                "name": "kube-root-ca.crt",
-                "items": [{"key": "ca.crt", "path": "ca.crt"}],
-            }
-        },
-        {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": field}]}},
-    ]
     volumes = spec.setdefault("volumes", [])
-    volumes.append({"name": volume, "projected": {"sources": sources, "defaultMode": 420}})
+    volumes.append({"name": volume, "projected": orjson.loads(_PROJECTED)})
+
+
+# As bytes: reading it gives each pod a copy of its own.
+_PROJECTED = orjson.dumps(
+    {
+        "sources": [
+            {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+            {
+                "configMap": {
+                    "name": "kube-root-ca.crt",
+                    "items": [{"key": "ca.crt", "path": "ca.crt"}],
+                }
+            },
+            {
+                "downwardAPI": {
+                    "items": [
+                        {
+                            "path": "namespace",
+                            "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"},
+                        }
+                    ]
+                }
+            },
+        ],
+        "defaultMode": 420,
+    }
+)
 
 
 def _name_of_volume(spec: Object) -> str:

@@ -341,9 +341,12 @@ def qos_class(pod: Object) -> str:
     members = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
     if spec.get("resources"):
         members = [spec]
+    return _qos_of([member.get("resources") for member in members])
+
+
+def _qos(resources: list[Object | None]) -> str:
     any_set, guaranteed = False, True
-    for member in members:
-        found = member.get("resources")
+    for found in resources:
         if not found:
             guaranteed = False
             continue
@@ -355,3 +358,6 @@ def qos_class(pod: Object) -> str:
     if not any_set:
         return "BestEffort"
     return "Guaranteed" if guaranteed else "Burstable"
+
+
+_qos_of: Final = Crowd(_qos)
