@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sampan.image.store import ImageStore
 from sampan.network.pods import PodNetwork
+from sampan.runtime.cdi import DIRECTORIES
 from sampan.runtime.kinds import KINDS
 
 OCI_RUNTIMES = ("crun", "runc")  # what a RuntimeClass made for another engine often names
@@ -24,6 +25,7 @@ class RuntimeConfig:
     default_kind: str = ""  # "": container where it works, else wasm
     # OCI runtimes by handler, as a name or a path: "container" has its engine named, any other name is a handler more.
     engines: dict[str, str] = field(default_factory=dict)
+    cdi_directories: tuple[Path, ...] = DIRECTORIES  # where device vendors describe their devices
 
     @property
     def known(self) -> tuple[str, ...]:

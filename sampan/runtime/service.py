@@ -29,7 +29,7 @@ from sampan.cri.errors import (
 from sampan.image import UnpackedImage
 from sampan.image.errors import ImageError, ImageNotFound
 from sampan.network.pods import Attachment, PodRef
-from sampan.runtime import files, imagevolumes, spec, views
+from sampan.runtime import cdi, files, imagevolumes, spec, views
 from sampan.runtime.config import RuntimeConfig
 from sampan.runtime.hostports import HostPorts
 from sampan.runtime.inventory import Inventory, kind_of_image
@@ -220,10 +220,13 @@ class RuntimeService:
                 )
         try:
             image = await self.config.images.unpack(reference)
+            cdi.inject(config, self.config.cdi_directories)
         except ImageNotFound as error:
             raise NotFound(str(error)) from error
         except ImageError as error:
             raise Internal(str(error)) from error
+        except cdi.BadDevice as error:
+            raise FailedPrecondition(str(error)) from error
         identifier = secrets.token_hex(32)
         directory = self.config.directory / "containers" / identifier
         entry = ContainerEntry(
