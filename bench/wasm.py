@@ -5,7 +5,7 @@
 One core is a CPU limit of one: one worker, with connections enough that it never waits for wrk, which has what is left of the machine.
 Two cores is no limit, with more connections: the service takes a second worker. wrk and whatever else runs take their share of both cores,
 so the rate for a second of the workers' own processor time stands beside each. The components are the tests' (componentize-py,
-componentize-js); what cannot be built here is left out.
+jco); what cannot be built here is left out.
 """
 
 from __future__ import annotations
