@@ -101,8 +101,9 @@ async def test_a_busy_service_takes_another_core_and_gives_it_back(lab: Lab, web
         )
     assert (await service.get("/stderr"))[0] == 200
     await logged(service.process, "a complaint")
-    await ended(other)
-    assert workers_of(service.process.pid) == {service.process.pid}, "idle: one is enough"
+    first = {service.process.pid}
+    while others := workers_of(service.process.pid) - first:  # idle: one is enough
+        await ended(others.pop())
     assert service.process.running
     assert (await service.get("/"))[0] == 200
 
