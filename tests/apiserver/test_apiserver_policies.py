@@ -19,9 +19,12 @@ from apiserver_harness import (
     pod,
     service_account,
 )
+from metrics_harness import scrape, value
 from policy_harness import (
     GROUP,
     Object,
+    applying,
+    mutating,
     refused,
     rule,
     validating,
@@ -197,6 +200,36 @@ async def test_warn_and_audit(api: Harness) -> None:
         "expressionIndex": 0,
         "validationActions": ["Warn", "Audit"],
     }
+
+
+async def test_checks_are_counted(api: Harness) -> None:
+    await validating(
+        api,
+        "object.data.a == 'b'",
+        "object.data.none == 'b'",
+        bound={"validationActions": ["Deny", "Audit"]},
+        matchConditions=[{"name": "n", "expression": "object.metadata.name != 'free'"}],
+    )
+    await validating(api, "object.data.none == 'b'", name="i", failurePolicy="Ignore")
+    await mutating(api, applying("Object{data: {'c': 'd'}}"), name="m")
+    await refused(api, "POST", MAPS, config_map("a"))
+    await api.call("POST", MAPS, config_map("free"))
+    found, _ = await scrape(api)
+    checks = found["apiserver_validating_admission_policy_check"]
+    name = "apiserver_validating_admission_policy_check_total"
+    fault = {"policy": "p", "policy_binding": "p-b", "error_type": "invalid_error"}
+    for labels, count in (
+        ({**fault, "enforcement_action": "deny"}, 1),
+        ({**fault, "enforcement_action": "audit"}, 1),
+        ({"policy": "i", "enforcement_action": "allow", "error_type": "invalid_error"}, 2),
+    ):
+        assert value(checks, name, **labels) == count, labels
+    mutated = found["apiserver_mutating_admission_policy_check"]
+    name = "apiserver_mutating_admission_policy_check_total"
+    assert value(mutated, name, policy="m", error_type="no_error") == 2
+    left_out = found["apiserver_admission_match_condition_exclusions"]
+    name = "apiserver_admission_match_condition_exclusions_total"
+    assert value(left_out, name, name="p", kind="policy", type="validate", operation="CREATE") == 1
 
 
 async def test_where_a_binding_counts(api: Harness) -> None:
