@@ -32,7 +32,7 @@ from sampan.controllers.pods import (
     rank_for_deletion,
 )
 from sampan.kube.errors import ApiError
-from sampan.kube.objects import condition_true, is_deleting, labels, set_condition
+from sampan.kube.objects import condition, condition_true, is_deleting, labels, set_condition
 from sampan.kube.selectors import LabelSelector, from_object
 
 BURST = 500  # most creations or deletions in one reconcile
@@ -161,11 +161,13 @@ def replica_set_status(
     # `replicas` is required; the other counts are left out at zero, as the API does.
     status = {k: v for k, v in status.items() if v or k == "replicas"}
     holder: Object = {"status": {"conditions": [dict(c) for c in old.get("conditions") or ()]}}
-    if failure is not None:
+    known = condition(replica_set, "ReplicaFailure")
+    if failure is not None and known is None:
+        # Said once: the next refusal names another pod, and a status that changes each time would be acted on at once.
         reason = "FailedCreate" if len(active) < spec.get("replicas", 1) else "FailedDelete"
         moment = stamp(clock)
         set_condition(holder, "ReplicaFailure", "True", reason, failure.message, moment)
-    else:
+    elif failure is None:
         holder["status"]["conditions"] = [
             c for c in holder["status"]["conditions"] if c["type"] != "ReplicaFailure"
         ]

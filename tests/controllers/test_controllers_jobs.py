@@ -274,6 +274,23 @@ async def test_a_running_job_forbids_the_next_or_is_replaced(world):
     await world.gone(JOBS, first["metadata"]["name"])
 
 
+async def test_a_job_is_not_replaced_by_itself(world):
+    """The informer may show the Job before the status that says that it was made."""
+    await world.client.create(CRONJOBS, cron_job(concurrencyPolicy="Replace"), "default")
+    await tick(world)
+    (first,) = await world.until(JOBS, lambda items: items)
+
+    def told(found):
+        return (found.get("status") or {}).get("lastScheduleTime")
+
+    await world.get_until(CRONJOBS, "tick", told)
+    forget = {"status": {"lastScheduleTime": None}}
+    await world.client.patch(CRONJOBS, "tick", forget, "default", subresource="status")
+    await world.get_until(CRONJOBS, "tick", told)
+    (still,) = (await world.client.list(JOBS, "default")).items
+    assert still["metadata"]["uid"] == first["metadata"]["uid"]
+
+
 async def test_a_suspended_cron_job_makes_nothing(world):
     await world.client.create(CRONJOBS, cron_job(suspend=True), "default")
     await tick(world)

@@ -16,6 +16,8 @@ from sampan.client.resources import (
     SERVICEACCOUNTS,
 )
 from sampan.controllers.base import Expectations, Key
+from sampan.controllers.replicaset import replica_set_status
+from sampan.kube.errors import ApiError
 from sampan.kube.objects import condition, controller_of
 
 REVISION = "deployment.kubernetes.io/revision"
@@ -340,3 +342,16 @@ async def test_killed_anywhere_it_converges_to_the_same(idle: World, seed: int):
     assert sorted((await revisions(idle)).values()) == ["1", "2", "3", "4"]
     playing.cancel()
     await asyncio.gather(playing, return_exceptions=True)
+
+
+def test_a_refusal_is_told_once_and_tried_again_in_peace():
+    """Every refusal names another pod; were that written each time, the change would be acted on at once."""
+    refused = {"metadata": {"generation": 1}, "status": {}}
+    spec = {"replicas": 2, "template": {"spec": {}}}
+    first = ApiError(403, "Forbidden", 'pods "web-1" is forbidden: exceeded quota')
+    second = ApiError(403, "Forbidden", 'pods "web-2" is forbidden: exceeded quota')
+    status = replica_set_status({**refused, "spec": spec}, [], [], first, 100.0)
+    again = replica_set_status({**refused, "spec": spec, "status": status}, [], [], second, 200.0)
+    assert again == status and "web-1" in status["conditions"][0]["message"]
+    calm = replica_set_status({**refused, "spec": spec, "status": status}, [], [], None, 300.0)
+    assert "conditions" not in calm

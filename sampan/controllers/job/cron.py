@@ -110,6 +110,11 @@ class CronJobController(Controller):
             text = f"Missed scheduled time to start a job: {moment:%a, %d %b %Y %H:%M:%S} +0000"
             self.events.event(cron_job, "Warning", "MissSchedule", text)
             return
+        job = job_of(cron_job, moment)
+        if any(each["metadata"]["name"] == job["metadata"]["name"] for each in jobs):
+            # made by the last turn, whose status the informer does not show yet: it must not be replaced by itself
+            status["lastScheduleTime"] = stamp(moment.timestamp())
+            return
         policy = spec.get("concurrencyPolicy", "Allow")
         if policy == "Forbid" and active:
             text = "Not starting job because prior execution is running and concurrency policy is Forbid"
@@ -119,7 +124,6 @@ class CronJobController(Controller):
             for job in active:
                 await self.delete(cron_job, job)
             active = []
-        job = job_of(cron_job, moment)
         try:
             made = await self.client.create(JOBS, job, job["metadata"]["namespace"])
         except ApiError as error:
