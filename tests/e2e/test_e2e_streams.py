@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -229,6 +230,39 @@ def test_debug_a_copy(pods: Space) -> None:
     )  # fmt: skip
     pods.ready("pod/copied")
     assert pods.kubectl("exec", "copied", "-c", "tools", "--", "hostname") == "copied\n"
+
+
+@pytest.mark.root
+def test_debug_beside_a_container(pods: Space) -> None:
+    """An ephemeral container that sees the target's processes, and the rest of the pod goes on."""
+    before = pods.get("pod", "sleep-container")["status"]["containerStatuses"]
+    target = before[0]["name"]
+    pods.kubectl(
+        "debug", "sleep-container", "--image=box:container", f"--target={target}", "--container=beside",
+        "--profile=general", "--", "/bin/sh", "-c", "cat /proc/1/cmdline | tr '\\0' ' '",
+    )  # fmt: skip
+    ended = "jsonpath={.status.ephemeralContainerStatuses[0].state.terminated.exitCode}=0"
+    pods.kubectl("wait", f"--for={ended}", "--timeout=30s", "pod/sleep-container")
+    first = pods.kubectl("exec", "sleep-container", "--", "cat", "/proc/1/cmdline")
+    assert pods.kubectl("logs", "sleep-container", "-c", "beside") == first.replace("\0", " ")
+    after = pods.get("pod", "sleep-container")["status"]["containerStatuses"]
+    assert after[0]["containerID"] == before[0]["containerID"]
+
+
+@pytest.mark.root
+def test_debug_the_node(pods: Space) -> None:
+    """A pod in the node's namespaces, with the node's files below /host."""
+    made = pods.kubectl(
+        "debug", "node/boat", "--image=box:container", "--profile=general", "--",
+        "/bin/sh", "-c", "cat /host/etc/os-release; hostname; cat /proc/1/comm",
+    )  # fmt: skip
+    found = re.search(r"debugging pod (\S+) with container (\S+) on node boat", made)
+    assert found, made
+    pods.phase(found[1], "Succeeded")
+    files = Path("/etc/os-release").read_text()
+    first = Path("/proc/1/comm").read_text()
+    assert pods.kubectl("logs", found[1]) == f"{files}{socket.gethostname()}\n{first}"
+    pods.kubectl("delete", "pod", found[1], "--wait=false")
 
 
 # Copy

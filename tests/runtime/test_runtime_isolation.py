@@ -109,6 +109,29 @@ async def test_other_processes_are_out_of_reach(runtime):
 
 
 @pytest.mark.root
+async def test_another_pods_memory_is_out_of_reach(runtime):
+    """By its process, by shared memory, by the machine's memory."""
+    pod = await runtime.pod()
+    owner = await runtime.container(
+        pod, "sh", "-c", "echo treasure >/dev/shm/chest; export HELD=treasure; exec sleep 4242",
+        linux=RUNTIME_DEFAULT,
+    )  # fmt: skip
+    pid = (runtime.base / "state" / "containers" / owner / "container.pid").read_text()
+    other = await runtime.container(await runtime.pod(), "sleep", "1000", linux=RUNTIME_DEFAULT)
+    for reach in (
+        f"cat /proc/{pid}/mem", f"cat /proc/{pid}/environ", f"ls /proc/{pid}/root/",
+        "cat /dev/shm/chest", "head -c1 /dev/mem", "head -c1 /dev/kmem",
+        "head -c4096 /proc/kcore | grep .", "grep -l treasure /proc/*/environ /dev/shm/*",
+    ):  # fmt: skip
+        answer = await runtime.exec(other, "sh", "-c", reach)
+        assert answer.exit_code != 0 and b"treasure" not in answer.stdout, reach
+    # The same steps find it from beside it.
+    assert (await runtime.exec(owner, "cat", "/dev/shm/chest")).stdout == b"treasure\n"
+    found = await runtime.exec(owner, "sh", "-c", "grep -l treasure /proc/*/environ")
+    assert b"/proc/1/environ" in found.stdout
+
+
+@pytest.mark.root
 async def test_no_descriptor_of_the_host_leaks(runtime):
     pod = await runtime.pod()
     container = await runtime.container(
