@@ -155,12 +155,12 @@ def addons(config: Config) -> list[tuple[Any, dict[str, Any]]]:
         },
     }
     return [
+        *policy_readers(),  # first: the node asks as soon as it is up
         *found,
         (SERVICES, dns),
         (STORAGECLASSES, local_path(ours)),
         (CONFIGMAPS, cluster_info(config)),
         (CLUSTERROLES, metrics_reader()),
-        *policy_readers(),
     ]
 
 
