@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sampan.runtime.sandbox import CannotStart
+from sampan.runtime.wasm import capi
 from sampan.runtime.wasm.aot import Cache
 from sampan.runtime.wasm.kind import SMALLEST
 
@@ -72,6 +73,19 @@ async def test_a_doubtful_entry_is_made_again(tmp_path: Path, module: Path, dama
     assert path.stat().st_mode & 0o777 == 0o600
     assert os.pread(old, 1 << 20, 0) == damaged, "the file that workers have mapped was written to"
     os.close(old)
+
+
+async def test_code_of_another_engine_or_machine_is_not_used(
+    tmp_path: Path, module: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry says whose it is by its name: after an upgrade, or on a disk that moved, it is passed over."""
+    own = (await Cache(tmp_path / "aot").get(module)).path
+    monkeypatch.setattr(capi, "version", lambda: "1.0.0")
+    foreign = (await Cache(tmp_path / "aot").get(module)).path
+    assert foreign != own
+    foreign.write_bytes(b"what another engine made")
+    monkeypatch.undo()
+    assert (await Cache(tmp_path / "aot").get(module)).path == own
 
 
 async def test_a_live_cache_sees_damage(tmp_path: Path, module: Path) -> None:
