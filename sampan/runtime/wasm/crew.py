@@ -75,14 +75,14 @@ class Crew:
 
     def look(self, now: float) -> None:
         """After each round of the loop: note, share out, grow, go."""
+        own = len(self.server.connections.open)
+        if self.open[self.slot] != own:  # at once: an idle loop does not come by again
+            self.open[self.slot] = own
         window = now - self.since
         if window < WINDOW:
             return
         busy = 1 - self.waited / window
         self.since, self.waited = now, 0.0
-        own = len(self.server.connections.open)
-        if self.open[self.slot] != own:
-            self.open[self.slot] = own
         if self.server.draining:
             return
         if busy >= BUSY and own > 1:
