@@ -130,7 +130,7 @@ def vm_logs(
     data_dir: DataDir = None,
 ) -> None:
     """Show what the machine's program wrote."""
-    from sampan.cli.vm import stream
+    from sampan.cli.vmstreams import stream
 
     options = [f"--tail={tail}", *(["-f"] if follow else []), *(["-p"] if previous else [])]
     raise typer.Exit(stream(config_of(data_dir), "logs", namespace, name, options))
@@ -146,7 +146,7 @@ def vm_exec(
     data_dir: DataDir = None,
 ) -> None:
     """Run a command in a machine."""
-    from sampan.cli.vm import execute_in
+    from sampan.cli.vmstreams import execute_in
 
     given = list(command or [])
     given = given[1:] if given[:1] == ["--"] else given
@@ -161,7 +161,7 @@ def vm_ssh(
     data_dir: DataDir = None,
 ) -> None:
     """Log in to a machine that was run with --ssh."""
-    from sampan.cli.vm import ssh
+    from sampan.cli.vmstreams import ssh
 
     raise typer.Exit(ssh(config_of(data_dir), name, namespace, arguments or []))
 
@@ -169,7 +169,7 @@ def vm_ssh(
 @vm.command("attach", epilog="Example: sampan vm attach web")
 def vm_attach(name: Name, namespace: Namespace = "default", data_dir: DataDir = None) -> None:
     """Connect to the program of a machine that was run with -i."""
-    from sampan.cli.vm import attach
+    from sampan.cli.vmstreams import attach
 
     raise typer.Exit(attach(config_of(data_dir), name, namespace))
 

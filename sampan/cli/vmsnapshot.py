@@ -14,7 +14,8 @@ from typing import Any
 import typer
 
 from sampan.cli.config import Config
-from sampan.cli.vm import VMError, find, run_stored, say, with_api
+from sampan.cli.vm import run_stored
+from sampan.cli.vmapi import VMError, find, say, with_api
 from sampan.client.client import Client
 
 Object = dict[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sampan.cli import vm
+from sampan.cli import vmoptions as vm
 
 PLAIN = {
     "name": "", "namespace": "default", "arguments": (), "cpus": 1, "memory": "256m", "size": "", "environment": (),
