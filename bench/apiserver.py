@@ -24,8 +24,9 @@ from bench import processes
 from bench.load import HAS_WRK, Client, Server, Streams, account, wrk
 from bench.table import Figure, progress, show
 
-READERS = 16
-WRITERS = 64
+CONNECTIONS = 16  # of which the budgets speak
+CROWD = 64  # more share each commit
+WRITERS = CROWD
 LISTED = 500
 EVENTS = 20  # one after another, to see how long each takes to reach the last watcher
 
@@ -42,6 +43,8 @@ POD = (
     '"resources":{"requests":{"cpu":"10m","memory":"16Mi"}},'
     '"env":[{"name":"POD_NAME","valueFrom":{"fieldRef":{"fieldPath":"metadata.name"}}}]}]}}'
 )
+
+CREATES = (("ConfigMap", MAPS, 4200, MAP), ("Pod", PODS, 2500, POD))
 
 
 class Bench:
@@ -188,10 +191,19 @@ async def measure(server: Server, options: argparse.Namespace) -> list[Figure]:
     streams = await bench.client.open()
     await bench.prepare(streams)
     figures = [
-        await bench.rate("GET one ConfigMap, 16 connections", f"{LIST}/c0", READERS, 10000),
-        await bench.rate("LIST 500 ConfigMaps", LIST, READERS, 450),
-        await bench.rate("create ConfigMap, durable, 64 at once", MAPS, WRITERS, 4200, MAP),
-        await bench.rate("create Pod, durable, 64 at once", PODS, WRITERS, 2500, POD),
+        await bench.rate("GET one ConfigMap, 16 connections", f"{LIST}/c0", CONNECTIONS, 10000),
+        await bench.rate("LIST 500 ConfigMaps, 16 connections", LIST, CONNECTIONS, 450),
+        *[
+            await bench.rate(
+                f"create {kind}, durable, {writers} connections",
+                path,
+                writers,
+                budget,
+                body.replace('"%s"', f'"%s-{writers}"', 1),
+            )
+            for kind, path, budget, body in CREATES
+            for writers in (CONNECTIONS, CROWD)
+        ],
         *await fan_out(bench.client, streams, server.pid, options.watchers),
     ]  # fmt: skip
     streams[1].close()

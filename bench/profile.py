@@ -18,15 +18,15 @@ from pathlib import Path
 
 import uvloop
 
-from bench.apiserver import LIST, MAP, MAPS, READERS, WRITERS, Bench
+from bench.apiserver import CONNECTIONS, LIST, MAP, MAPS, WRITERS, Bench
 from bench.load import HAS_WRK, Server
 from bench.table import progress
 
 OUT = Path(__file__).resolve().parent / "out"
 # What is asked for: path, connections, body of a create.
 LOADS = {
-    "get": (f"{LIST}/c0", READERS, ""),
-    "list": (LIST, READERS, ""),
+    "get": (f"{LIST}/c0", CONNECTIONS, ""),
+    "list": (LIST, CONNECTIONS, ""),
     "create": (MAPS, WRITERS, MAP),
 }
 RATE = 250  # samples a second
