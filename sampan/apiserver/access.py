@@ -14,6 +14,7 @@ from typing import Any
 from sampan.apiserver.admission.plugin import Lookup
 from sampan.apiserver.auth import Anonymous, Authenticator, impersonated
 from sampan.apiserver.authz import MASTERS, Authorizer, node_name
+from sampan.apiserver.entries import Entry
 from sampan.apiserver.feed import Feed
 from sampan.apiserver.nodeauthz import NodeAuthorizer, NodeGraph
 from sampan.apiserver.rbac import KINDS, RBAC_GROUP, Attributes, RBACIndex
@@ -23,7 +24,7 @@ from sampan.apiserver.routes import RequestInfo
 from sampan.apiserver.security import SecurityConfig
 from sampan.apiserver.token_sources import token_sources
 from sampan.apiserver.tokens import TokenSigner
-from sampan.apiserver.watchcache import Entry, WatchCache
+from sampan.apiserver.watchcache import WatchCache
 from sampan.client.transport import Request, User
 from sampan.kube import signing_requests
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from sampan.apiserver import conversion
 from sampan.apiserver.body import applied_configuration, conforming
 from sampan.apiserver.call import Call, boolean
+from sampan.apiserver.entries import Entry
 from sampan.apiserver.registry import RETRIES, STALE, Object
-from sampan.apiserver.watchcache import Entry
 from sampan.kube.errors import ApiError
 
 if TYPE_CHECKING:

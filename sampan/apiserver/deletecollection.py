@@ -6,9 +6,9 @@ import asyncio
 
 from sampan.apiserver import memory
 from sampan.apiserver.call import Call
+from sampan.apiserver.entries import Entry
 from sampan.apiserver.registry import DeleteOptions, Registry
 from sampan.apiserver.routes import RequestInfo
-from sampan.apiserver.watchcache import Entry
 from sampan.kube.errors import ApiError
 
 AT_ONCE = 64

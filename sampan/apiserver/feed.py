@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sampan.apiserver.watchcache import Entry, Event, ResourceCache
+from sampan.apiserver.entries import Entry, Event
+from sampan.apiserver.watchcache import ResourceCache
 
 Apply = Callable[[Entry | None, Entry | None], None]  # (the entry now, the one before)
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import orjson
 
 from sampan.apiserver.call import Call, revision_of
+from sampan.apiserver.entries import Entry
 from sampan.apiserver.selection import EXACT, Continue, Selection
-from sampan.apiserver.watchcache import Entry, ResourceCache, WatchCache
+from sampan.apiserver.watchcache import ResourceCache, WatchCache
 from sampan.kube import errors
 from sampan.kube.errors import ApiError
 from sampan.store import Compacted

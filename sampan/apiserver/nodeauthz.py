@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from sampan.apiserver.bootstrap_rbac import NODE_RULES
+from sampan.apiserver.entries import Entry
 from sampan.apiserver.feed import Feed
 from sampan.apiserver.rbac import Attributes
 from sampan.apiserver.resources import Resource, Table
-from sampan.apiserver.watchcache import Entry, WatchCache
+from sampan.apiserver.watchcache import WatchCache
 from sampan.kube import objects
 
 NODE_LEASES = "kube-node-lease"

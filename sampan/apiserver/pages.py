@@ -12,11 +12,11 @@ import orjson
 
 from sampan import __version__
 from sampan.apiserver.call import Call
+from sampan.apiserver.entries import Entry
 from sampan.apiserver.lists import Listed
 from sampan.apiserver.present import JSON_HEADERS, respond_entry, respond_list
 from sampan.apiserver.registry import Object
 from sampan.apiserver.routes import RequestInfo
-from sampan.apiserver.watchcache import Entry
 from sampan.client.transport import Request, Response, User
 from sampan.kube import errors
 from sampan.kube.errors import ApiError

@@ -26,6 +26,7 @@ from sampan.apiserver.body import (
 )
 from sampan.apiserver.call import Call
 from sampan.apiserver.deletecollection import delete_all
+from sampan.apiserver.entries import Entry
 from sampan.apiserver.fairness import OBJECTS_PER_SEAT
 from sampan.apiserver.negotiate import PLAIN, accepted
 from sampan.apiserver.present import (
@@ -46,7 +47,6 @@ from sampan.apiserver.registry import Object
 from sampan.apiserver.routes import RequestInfo
 from sampan.apiserver.selection import select
 from sampan.apiserver.subresources import SUBRESOURCES
-from sampan.apiserver.watchcache import Entry
 from sampan.apiserver.watches import Stream, error_frame
 from sampan.client.transport import Request, Response, User
 from sampan.kube import errors

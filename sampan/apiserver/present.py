@@ -8,9 +8,9 @@ import orjson
 
 from sampan.apiserver import conversion
 from sampan.apiserver.call import Call
+from sampan.apiserver.entries import BOOKMARK, Entry, frame
 from sampan.apiserver.lists import Listed, encode_list
 from sampan.apiserver.negotiate import JSON, YAML
-from sampan.apiserver.watchcache import BOOKMARK, Entry, frame
 from sampan.client.transport import Request, Response
 from sampan.kube import errors
 from sampan.kube.errors import ApiError

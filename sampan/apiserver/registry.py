@@ -16,11 +16,12 @@ import orjson
 
 from sampan.apiserver.admission.chain import Admission
 from sampan.apiserver.call import Call
+from sampan.apiserver.entries import Entry, encode, respliced
 from sampan.apiserver.fieldmanager import FieldManager, after_admission, times_only
 from sampan.apiserver.resources import Resource
 from sampan.apiserver.stamps import Clock, generated_name, new_uid
 from sampan.apiserver.strategies import Strategies, Strategy
-from sampan.apiserver.watchcache import Entry, ResourceCache, WatchCache, encode, respliced
+from sampan.apiserver.watchcache import ResourceCache, WatchCache
 from sampan.kube import errors, objects
 from sampan.kube.errors import ApiError
 from sampan.store import Conflict, Record, Store

@@ -13,9 +13,10 @@ from typing import Any, Final
 import orjson
 
 from sampan.apiserver.call import Call, boolean, integer, revision_of
+from sampan.apiserver.entries import Entry
 from sampan.apiserver.resources import Resource
 from sampan.apiserver.resources.core import RESOURCES as CORE
-from sampan.apiserver.watchcache import Entry, Matcher
+from sampan.apiserver.watchcache import Matcher
 from sampan.kube import errors
 from sampan.kube.errors import ApiError, Cause
 from sampan.kube.selectors import FieldRequirement, FieldSelector, parse_fields, parse_labels

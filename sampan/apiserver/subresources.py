@@ -19,12 +19,12 @@ from sampan.apiserver.body import (
 )
 from sampan.apiserver.call import Call, boolean
 from sampan.apiserver.crd.scale import CustomScale
+from sampan.apiserver.entries import Entry
 from sampan.apiserver.negotiate import accepted
 from sampan.apiserver.present import respond_object
 from sampan.apiserver.registry import Change, DeleteOptions
 from sampan.apiserver.strategies.base import keep
 from sampan.apiserver.strategies.certificates import SigningRequestStrategy
-from sampan.apiserver.watchcache import Entry
 from sampan.client.transport import Response
 from sampan.kube import errors, objects, selectors
 from sampan.kube.errors import ApiError

@@ -14,22 +14,11 @@ from collections.abc import AsyncIterator, Callable
 import orjson
 
 from sampan.apiserver.call import Call, revision_of
+from sampan.apiserver.entries import ADDED, BOOKMARK, DELETED, ERROR, Entry, Event, frame
 from sampan.apiserver.lists import fresh
 from sampan.apiserver.metrics import Watching
 from sampan.apiserver.selection import Selection
-from sampan.apiserver.watchcache import (
-    ADDED,
-    BOOKMARK,
-    DELETED,
-    ERROR,
-    Entry,
-    Event,
-    ResourceCache,
-    WatchCache,
-    Watcher,
-    frame,
-    transition,
-)
+from sampan.apiserver.watchcache import ResourceCache, WatchCache, Watcher, transition
 from sampan.kube import errors
 from sampan.kube.errors import ApiError
 from sampan.store import Compacted

@@ -21,12 +21,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
 from sampan.store import Change, Closed, Compacted, Conflict, Page, Record, StoreError
+from sampan.store.batch import Batch, Pending, Write
+from sampan.store.compaction import sweep, vacuum
 from sampan.store.files import connect, explain, lock_file, open_file, upper_bound
 from sampan.store.watches import Hub, Watch
 
@@ -41,7 +42,6 @@ WATCH_PAGE = 256  # changes read from the log at once
 WATCH_PAGE_BYTES = 1 << 20
 WATCH_WINDOW = 2000  # revisions looked through at once, for a watch that wants few of them
 SWEEP = 1000  # revisions swept in one transaction of a compaction
-VACUUM_PAGES = 64  # pages given back in one transaction
 WRITE_CACHE = 2048  # KiB of page cache
 READ_CACHE = 1024
 SNAPSHOTS = 2  # idle connections kept for long ranges
@@ -62,38 +62,6 @@ PAST = """SELECT past.key, log.value, log.created, log.revision FROM (
 CHANGES = """SELECT log.key, log.value, log.revision, log.created, old.value FROM log LEFT JOIN log AS old
     ON old.revision = log.previous WHERE log.revision > ? AND log.revision <= ? AND log.key >= ? {below}
     ORDER BY log.revision LIMIT ?"""
-
-
-@dataclass(slots=True)
-class Write:
-    """A put (`value` is bytes) or a delete (None) that waits for its commit."""
-
-    key: str
-    value: bytes | None
-    expect: int | None
-    done: asyncio.Future[int]
-    outcome: int | Conflict | None = None
-
-
-@dataclass(slots=True)
-class Pending:
-    """A change that is written and not yet committed; its previous value is read only when a watch wants it."""
-
-    key: str
-    value: bytes | None
-    revision: int
-    created: int
-    previous: int
-
-
-@dataclass(slots=True)
-class Batch:
-    """What one transaction carries."""
-
-    writes: list[Write]
-    changes: list[Pending]
-    work: Callable[[sqlite3.Connection], None] | None = None  # run by the thread before COMMIT
-    done: asyncio.Future[None] | None = None  # of `work`
 
 
 class SQLiteStore:
@@ -296,6 +264,9 @@ class SQLiteStore:
 
     def _apply(self, write: Write, batch: Batch) -> None:
         execute = self._writer.execute
+        if write.expect == 0 and write.value is not None:
+            self._create(write, batch)
+            return
         row = execute("SELECT revision, created FROM live WHERE key = ?", (write.key,)).fetchone()
         found, created = row or (0, 0)
         expect = write.expect
@@ -317,6 +288,19 @@ class SQLiteStore:
             execute("INSERT INTO live VALUES (?, ?, ?)", (write.key, revision, revision))
         write.outcome = revision
         batch.changes.append(Pending(write.key, write.value, revision, created, found))
+
+    def _create(self, write: Write, batch: Batch) -> None:
+        """The key must be absent: writing it tells, without a look first."""
+        execute = self._writer.execute
+        revision = self._revision + len(batch.changes) + 1
+        row = (write.key, revision, revision)
+        if not execute("INSERT OR IGNORE INTO live VALUES (?, ?, ?)", row).rowcount:
+            write.outcome = Conflict(write.key, Record(*execute(RECORD, (write.key,)).fetchone()))
+            return
+        log = (revision, write.key, revision, 0, write.value)
+        execute("INSERT INTO log VALUES (?, ?, ?, ?, ?)", log)
+        write.outcome = revision
+        batch.changes.append(Pending(write.key, write.value, revision, revision, 0))
 
     def _commit_loop(self) -> None:
         """The writer thread: waits for the disk, and tells the loop once per batch."""
@@ -430,10 +414,10 @@ class SQLiteStore:
                 self._floor = before
             while self._swept < self._floor:
                 start, end = self._swept, min(self._swept + SWEEP, self._floor)
-                await self._chore(partial(_sweep, start=start, end=end))
+                await self._chore(partial(sweep, start=start, end=end))
                 self._swept = end
             while await self._vacuum_due():
-                await self._chore(_vacuum)
+                await self._chore(vacuum)
 
     async def _vacuum_due(self) -> bool:
         """Free pages are used again by later writes, so a quarter of the file may be free before it shrinks."""
@@ -493,25 +477,3 @@ def _check_text(key: str) -> None:
         key.encode()
     except UnicodeEncodeError as error:  # a lone surrogate would fail the whole batch
         raise StoreError(f"the key is not text: {key!r}") from error
-
-
-def _sweep(connection: sqlite3.Connection, start: int, end: int) -> None:
-    """Delete the versions that were replaced by revision `end`, and the deletions before it.
-
-    Whatever replaced a version names it as `previous`, so the rows of (start, end] lead to all that has to go. The row of
-    `end` itself stays even if it is a deletion: the highest revision must be found again when the file is opened.
-    """
-    span = (start, end)
-    connection.execute(
-        "DELETE FROM log WHERE revision IN (SELECT previous FROM log WHERE revision > ? AND revision <= ? AND previous > 0)",
-        span,
-    )
-    connection.execute(
-        "DELETE FROM log WHERE revision >= ? AND revision < ? AND value IS NULL", span
-    )
-    connection.execute("UPDATE meta SET value = ? WHERE name = 'swept'", (end,))
-
-
-def _vacuum(connection: sqlite3.Connection) -> None:
-    # Each step of this statement frees one page.
-    connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()

@@ -29,7 +29,7 @@ from crd_harness import (
     version,
 )
 
-from sampan.apiserver.watchcache import encode
+from sampan.apiserver.entries import encode
 from sampan.kube.objects import set_condition
 
 __all__ = ["api", "boats"]

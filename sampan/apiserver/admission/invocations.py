@@ -17,8 +17,8 @@ from sampan.apiserver.admission.conditions import Conditions, Expression, bindin
 from sampan.apiserver.admission.matching import Match
 from sampan.apiserver.admission.plugin import Lookup
 from sampan.apiserver.admission.policies import Binding, Policies
+from sampan.apiserver.entries import Entry
 from sampan.apiserver.resources import Resource
-from sampan.apiserver.watchcache import Entry
 from sampan.kube import cel, selectors
 from sampan.kube.cel.admission import Variables, declared
 from sampan.kube.cel.types import DYN, Field, Type

@@ -9,8 +9,9 @@ import orjson
 
 from sampan.apiserver.admission.measures import Measures
 from sampan.apiserver.call import Call
+from sampan.apiserver.entries import Entry, encode
 from sampan.apiserver.resources import Resource, Table
-from sampan.apiserver.watchcache import Entry, WatchCache, encode
+from sampan.apiserver.watchcache import WatchCache
 from sampan.client.transport import Request, User
 from sampan.store import Conflict
 

@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar
 
 from sampan.apiserver.admission.matching import GROUP
 from sampan.apiserver.admission.plugin import Lookup
+from sampan.apiserver.entries import Entry
 from sampan.apiserver.feed import Feed
-from sampan.apiserver.watchcache import Entry
 
 Object = dict[str, Any]
 T = TypeVar("T")

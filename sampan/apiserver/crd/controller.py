@@ -13,10 +13,11 @@ from sampan.apiserver.call import Call
 from sampan.apiserver.crd import conditions
 from sampan.apiserver.crd.definitions import Definitions
 from sampan.apiserver.deletecollection import delete_all
+from sampan.apiserver.entries import Entry
 from sampan.apiserver.registry import DeleteOptions, Registry
 from sampan.apiserver.resources import Resource
 from sampan.apiserver.routes import RequestInfo
-from sampan.apiserver.watchcache import Entry, ResourceCache
+from sampan.apiserver.watchcache import ResourceCache
 from sampan.client.transport import Request, User
 from sampan.kube import objects
 from sampan.kube.errors import ApiError

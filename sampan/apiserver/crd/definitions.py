@@ -21,9 +21,10 @@ from sampan.apiserver.admission.chain import Admission
 from sampan.apiserver.crd import conditions
 from sampan.apiserver.crd.conversion import CallWebhook, Converter, WebhookConverter
 from sampan.apiserver.crd.version import Definition, Version
+from sampan.apiserver.entries import Entry, Event
 from sampan.apiserver.resources import Resource, Table, version_priority
 from sampan.apiserver.resources.model import SCALE, resource, status
-from sampan.apiserver.watchcache import Entry, Event, ResourceCache, WatchCache
+from sampan.apiserver.watchcache import ResourceCache, WatchCache
 from sampan.kube.structural.definition import condition, is_established
 
 Object = dict[str, Any]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from sampan.apiserver.watchcache import Entry, encode
+from sampan.apiserver.entries import Entry, encode
 from sampan.kube import errors
 from sampan.kube.errors import ApiError
 from sampan.kube.structural import embedded, jsonpath

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from sampan.apiserver.entries import Entry, encode
 from sampan.apiserver.resources import Resource, networking
 from sampan.apiserver.resources.model import resource
-from sampan.apiserver.watchcache import Entry, encode
 from sampan.kube import objects
 from sampan.store import Conflict
 
