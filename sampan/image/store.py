@@ -21,7 +21,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,6 +110,23 @@ class ImageStore:
         with (self.directory / "lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
             yield
+
+    @contextlib.asynccontextmanager
+    async def using(
+        self, ref: str, known: UnpackedImage | None = None
+    ) -> AsyncIterator[UnpackedImage]:
+        """The image ready to run, `known` if that is still whole; no sweep takes it while the context lasts.
+
+        What has mounted it by then keeps it. Raises ImageNotFound, BadImage.
+        """
+        with (self.directory / "lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:  # a sweep is at work
+                await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_SH)
+            if known is None or not all(map(os.path.exists, (*known.layers, *known.modules))):
+                known = await self.unpack(ref)
+            yield known
 
     @staticmethod
     def _image(row: tuple[str], names: Sequence[str], pinned: bool) -> Image:

@@ -295,9 +295,9 @@ class RuntimeService:
                 raise FailedPrecondition(f"sandbox {sandbox.id} is not running")
             container = entry.spec or self.container_spec(entry)
             try:
-                image = entry.image or await self.config.images.unpack(entry.image_id)
-                sandbox.started = True
-                process = await sandbox.sandbox.start(container, image)
+                async with self.config.images.using(entry.image_id, entry.image) as image:
+                    sandbox.started = True
+                    process = await sandbox.sandbox.start(container, image)
             except (SandboxError, ImageError) as error:
                 self._record_exit(entry, Exit(128, time.time_ns(), "StartError", str(error)))
                 raise translated(error) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import io
 import json
 import multiprocessing
@@ -22,6 +23,7 @@ from sampan.image.extract import Extractor
 from sampan.image.layout import put_manifest
 from sampan.image.manifest import OCI_CONFIG, OCI_INDEX, Descriptor
 from sampan.image.store import ImageStore
+from sampan.image.unpack import remove_tree
 
 X = "docker.io/library/x:latest"
 
@@ -300,3 +302,30 @@ async def test_layers_that_a_sandbox_has_mounted_stay(store: ImageStore, tmp_pat
         sandbox.stdin.flush()
     assert store.sweep()
     assert not any(path.exists() for path in unpacked.layers)
+
+
+async def test_nothing_is_swept_while_an_image_is_being_used(store: ImageStore) -> None:
+    """From unpacking until it is mounted: an image that is removed in between is still whole then."""
+    image_id = add_image(store, "docker.io/library/app:1", [layer(entry("hello", b"ship"))])
+    async with store.using("app:1") as image:
+        await asyncio.to_thread(store.remove, image_id)
+        assert (image.layers[0] / "hello").read_bytes() == b"ship"
+    assert store.sweep()
+    assert not image.layers[0].exists()
+    with pytest.raises(ImageNotFound):
+        async with store.using(image_id, image):
+            raise AssertionError("it is gone")
+
+
+async def test_who_uses_an_image_waits_for_a_sweep_and_unpacks_it_again(store: ImageStore) -> None:
+    add_image(store, "docker.io/library/app:1", [layer(entry("hello", b"ship"))])
+    known = await store.unpack("app:1")
+    with (store.directory / "lock").open("a") as sweeping:
+        fcntl.flock(sweeping, fcntl.LOCK_EX)
+        using = store.using("app:1", known)
+        waiting = asyncio.ensure_future(using.__aenter__())
+        await asyncio.to_thread(remove_tree, known.layers[0])
+        assert not waiting.done()
+    image = await asyncio.wait_for(waiting, 20)
+    assert (image.layers[0] / "hello").read_bytes() == b"ship"
+    await using.__aexit__(None, None, None)
