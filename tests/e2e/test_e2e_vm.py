@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 
 import box
 import pytest
@@ -76,6 +77,27 @@ def test_a_machine_s_life(cluster: Cluster) -> None:
             ),
             what=f"{kind} of life gone",
         )
+
+
+def test_a_disk_and_a_directory_of_the_host_stay(cluster: Cluster, tmp_path: Path) -> None:
+    options = ("--name", "keeps", "-m", "192m", "--size", "64m", "--volume", f"{tmp_path}:/data")
+    vm(cluster, "run", *options, IMAGE, "--", "ticks")
+    write = "echo kept >/root/note; echo from the guest >/data/note; df -m / | tail -1"
+    room = vm(cluster, "exec", "keeps", "--", "sh", "-c", write).stdout.split()
+    assert 40 < int(room[1]) < 64
+    assert (tmp_path / "note").read_text() == "from the guest\n"
+    vm(cluster, "stop", "keeps")
+    (tmp_path / "back").write_text("from the host\n")
+    vm(cluster, "start", "keeps")
+    read = vm(cluster, "exec", "keeps", "--", "cat", "/root/note", "/data/back").stdout
+    assert read == "kept\nfrom the host\n"
+    found = json.loads(vm(cluster, "inspect", "keeps").stdout)[0]
+    assert found["status"]["phase"] == "Running" and found["spec"]["size"] == "64Mi"
+    vm(cluster, "rm", "--force", "keeps")
+    wait_for(
+        lambda: not cluster.get("pvc", "-l", "sampan.dev/virtual-machine=keeps")["items"],
+        what="the disk of keeps gone",
+    )
 
 
 def test_what_cannot_be_says_what_to_do(cluster: Cluster) -> None:
