@@ -25,7 +25,8 @@ procps:process listings
 busybox-static:the example container image"
 # The driver is for QEMU's machine of this architecture.
 [ "$(uname -m)" = x86_64 ] && packages="$packages
-qemu-system-x86:microVMs"
+qemu-system-x86:microVMs
+e2fsprogs:disks of virtual machines"
 [ "$kind" = dev ] && packages="$packages
 make:make lint
 containernetworking-plugins:tests of CNI

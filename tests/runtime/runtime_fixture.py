@@ -26,7 +26,7 @@ class Runtime:
             directory=base / "state",
             run_directory=base / "run",
             socket=base / "cri.sock",
-            instance=f"sptest{os.getpid()}x{next(serial)}",
+            instance=f"st{os.getpid():x}x{next(serial)}",
             network=LoopbackNetwork(base / "network"),
             images=ImageStore(images),
             **options,
