@@ -4,8 +4,12 @@ Where the node has a time for its graceful shutdown, the supervisor first lets i
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import typer
@@ -14,6 +18,7 @@ from sampan.cli.config import VOLATILE, Config
 from sampan.cli.control import ask
 
 LONGEST = 120.0  # seconds
+LAST = 10.0  # seconds from the supervisor's answer to its end
 
 
 def stop(config: Config, *, pods: bool) -> int:
@@ -29,7 +34,8 @@ def stop(config: Config, *, pods: bool) -> int:
     if grace:
         typer.echo(f"pods have up to {grace:g} s to end; Ctrl-C ends them now")
     try:
-        answer = stopped(config, pods, LONGEST + grace)
+        with gone_after(config):
+            answer = stopped(config, pods, LONGEST + grace)
     except TimeoutError:
         typer.echo(f"sampan: it did not stop within {LONGEST:.0f} s; see {config.logs}", err=True)
         return 1
@@ -42,6 +48,21 @@ def stop(config: Config, *, pods: bool) -> int:
 def graceful(status: dict[str, Any]) -> float:
     """Seconds that pods are given when the node shuts down (--kubelet-arg=shutdown-grace-period)."""
     return float(status["parts"]["node"]["reports"].get("graceful", 0))
+
+
+@contextlib.contextmanager
+def gone_after(config: Config) -> Iterator[None]:
+    """The supervisor answers before it ends: whoever looks after `sampan down` shall find no process of ours."""
+    try:
+        process = os.pidfd_open(int((config.run_dir / "supervisor.pid").read_text()))
+    except (OSError, ValueError):  # it has gone already
+        yield
+        return
+    try:
+        yield
+        select.select([process], [], [], LAST)
+    finally:
+        os.close(process)
 
 
 def stopped(config: Config, pods: bool, patience: float) -> dict[str, Any] | None:
