@@ -3,7 +3,6 @@
 The agent keeps what was not acknowledged. What is acknowledged is in the log: beside it lies how far each stream has got
 and how long the file was then, written after the lines and before the acknowledgement. A runtime that was killed in
 between cuts the file back to that length and hears the rest once more: no line is lost and none is doubled.
-Format: kubernetes/design-proposals-archive, node/kubelet-cri-logging.md.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import time
 from pathlib import Path
 
-PIECE = 16 * 1024
+from sampan.runtime.loglines import PIECE, Stamp, append, begun, complete
+
 STATE = struct.Struct(
     "<QQQQQ"
 )  # stdout and stderr seen, length and inode of the file, bytes of a begun line
@@ -23,7 +22,7 @@ LONGEST_BEGUN = 3 * PIECE
 
 
 class Log:
-    """`path` None: nothing is written, positions are kept all the same. A full disk loses lines, never the container."""
+    """`path` None: nothing is written, positions are kept all the same."""
 
     def __init__(self, path: Path | None, state: Path) -> None:
         self.path = path
@@ -37,6 +36,7 @@ class Log:
         out, err, length, inode, _ = STATE.unpack_from(self._state)
         self.seen = [out, err]
         self._begun = [b"", b""]
+        self._stamp = Stamp()
         self._restore_begun()
         self._open()
         if self._fd >= 0 and inode == os.fstat(self._fd).st_ino:
@@ -44,21 +44,9 @@ class Log:
 
     def write(self, which: int, data: bytes) -> int:
         """Log what is complete of `data`, from stream `which` (0 stdout, 1 stderr); how far the stream has got."""
-        lines = (self._begun[which] + data).split(b"\n")
-        rest = lines.pop()
-        stamp, name = self._stamp(), NAMES[which]
-        out = []
-        for line in lines:
-            while len(line) > PIECE:
-                out.append(b"%s %s P %s\n" % (stamp, name, line[:PIECE]))
-                line = line[PIECE:]
-            out.append(b"%s %s F %s\n" % (stamp, name, line))
-        while len(rest) >= PIECE:
-            out.append(b"%s %s P %s\n" % (stamp, name, rest[:PIECE]))
-            rest = rest[PIECE:]
-        self._begun[which] = rest
-        if out:
-            self._append(b"".join(out))
+        text = self._begun[which] + data
+        lines, self._begun[which] = complete(self._stamp(), NAMES[which], text)
+        append(self._fd, lines)
         self.seen[which] += len(data)
         self._save()
         return self.seen[which]
@@ -67,7 +55,7 @@ class Log:
         """Write begun lines as pieces: the container has ended. Idempotent."""
         for which, rest in enumerate(self._begun):
             if rest:
-                self._append(b"%s %s P %s\n" % (self._stamp(), NAMES[which], rest))
+                append(self._fd, begun(self._stamp(), NAMES[which], rest))
                 self._begun[which] = b""
         self._save()
 
@@ -92,15 +80,6 @@ class Log:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._fd = os.open(self.path, flags, 0o640)
 
-    def _append(self, data: bytes) -> None:
-        if self._fd < 0:
-            return
-        try:
-            while data:
-                data = data[os.write(self._fd, data) :]
-        except OSError:
-            return
-
     def _save(self) -> None:
         """Into a mapped file: it is there for the next process however this one ends."""
         if self._state.closed:
@@ -123,10 +102,3 @@ class Log:
             bytes(self._state[at : at + first]),
             bytes(self._state[at + first : at + first + second]),
         ]
-
-    def _stamp(self) -> bytes:
-        seconds, fraction = divmod(time.time_ns(), 1_000_000_000)
-        return b"%s.%09dZ" % (
-            time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).encode(),
-            fraction,
-        )
