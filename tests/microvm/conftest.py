@@ -52,12 +52,7 @@ def home() -> Iterator[Path]:
 async def runtime(home: Path) -> AsyncIterator[Runtime]:
     """A runtime of which nothing is left but templates and drives."""
     runtime = Runtime(home, home / "images", kinds=("microvm",))
-    await runtime.start()
-    try:
+    async with runtime.running():
         yield runtime
-    finally:
-        await runtime.clean()
-        await runtime.stop()
-        await runtime.client.close()
     left = list((home / "run" / "microvm" / "machines").glob("*"))
     assert not left, f"machines left behind: {left}"

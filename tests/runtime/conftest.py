@@ -49,12 +49,7 @@ def images() -> Iterator[Path]:
 async def runtime(images: Path) -> AsyncIterator[Runtime]:
     with tempfile.TemporaryDirectory(prefix="sampan-runtime-") as directory:
         runtime = Runtime(Path(directory), images)
-        await runtime.start()
-        try:
+        async with runtime.running():
             yield runtime
-        finally:
-            await runtime.clean()
-            await runtime.stop()
-            await runtime.client.close()
         left = [line for line in Path("/proc/mounts").read_text().splitlines() if directory in line]
         assert not left, f"mounts left behind: {left}"

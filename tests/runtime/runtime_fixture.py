@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,17 @@ class Runtime:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """It runs; afterwards its pods and its client are gone too."""
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.clean()
+            await self.stop()
+            await self.client.close()
 
     async def pod(self, handler: str = "container", **fields: Any) -> str:
         number = next(serial)

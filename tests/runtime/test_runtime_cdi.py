@@ -100,13 +100,8 @@ def test_two_files_with_one_device_leave_it_unresolved(tmp_path: Path) -> None:
 async def equipped(images: Path) -> AsyncIterator[Runtime]:
     with tempfile.TemporaryDirectory(prefix="sampan-cdi-") as directory:
         runtime = Runtime(Path(directory), images, cdi_directories=(Path(directory, "cdi"),))
-        await runtime.start()
-        try:
+        async with runtime.running():
             yield runtime
-        finally:
-            await runtime.clean()
-            await runtime.stop()
-            await runtime.client.close()
 
 
 @pytest.mark.root

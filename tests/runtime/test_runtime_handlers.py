@@ -25,13 +25,8 @@ async def named(images):
     with tempfile.TemporaryDirectory(prefix="sampan-runtime-") as directory:
         engines = {"plain": "runc", "absent": "/no/such/runtime"}
         runtime = Runtime(Path(directory), images, engines=engines)
-        await runtime.start()
-        try:
+        async with runtime.running():
             yield runtime
-        finally:
-            await runtime.clean()
-            await runtime.stop()
-            await runtime.client.close()
 
 
 @pytest.mark.root

@@ -24,13 +24,8 @@ async def isolated(images):
     with tempfile.TemporaryDirectory(prefix="sampan-isolated-") as directory:
         runtime = Runtime(Path(directory), images)
         runtime.config.network = PrivateNetwork(Path(directory, "netns"))
-        await runtime.start()
-        try:
+        async with runtime.running():
             yield runtime
-        finally:
-            await runtime.clean()
-            await runtime.stop()
-            await runtime.client.close()
 
 
 async def test_containers_share_the_pods_network_and_port_forward_reaches_it(isolated):

@@ -30,13 +30,8 @@ async def mixed():
         if busybox.binary():
             store.load(busybox.write_layout(base / "layout"))
         runtime = Runtime(base, base / "images")
-        await runtime.start()
-        try:
+        async with runtime.running():
             yield runtime
-        finally:
-            await runtime.clean()
-            await runtime.stop()
-            await runtime.client.close()
 
 
 WASM = {"image": {"image": "example.org/smallest:1"}}
