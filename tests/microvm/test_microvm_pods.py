@@ -1,77 +1,23 @@
-"""Pods in machines of their own, over CRI: life, streams, limits, isolation, restarts of the runtime, and every bad end."""
+"""Pods in machines of their own, over CRI: life, streams, limits, isolation, restarts of the runtime."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-import signal
-import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
+from micropods import KIND, Sink, run, until, vmm_of
 from runtime_fixture import Runtime
 
 from sampan.cri.errors import CRIError
 from sampan.cri.streams import Streams
-from sampan.runtime.microvm.facts import RECORD
 from sampan.runtime.microvm.kind import MicroVMKind
 from sampan.runtime.sandbox import ExecRequest
 
 pytestmark = pytest.mark.root
-KIND = "microvm"
-
-
-async def run(runtime: Runtime, pod: str, script: str, **fields: Any) -> tuple[Any, str]:
-    """Status and log of a container that runs a shell script to its end."""
-    container = await runtime.container(pod, "sh", "-c", script, **fields)
-    status = await runtime.ended(container)
-    return status, await runtime.log(container)
-
-
-def sandbox_of(home: Path, pod: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((home / "state" / "sandboxes" / pod / RECORD).read_bytes())
-    return found
-
-
-def vmm_of(home: Path, pod: str) -> int:
-    record = Path(sandbox_of(home, pod)["directory"]) / "vmm.json"
-    return int(json.loads(record.read_bytes())["pid"])
-
-
-class Sink:
-    def __init__(self) -> None:
-        self.data = bytearray()
-        self.came = asyncio.Event()
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-        self.came.set()
-
-    async def drain(self) -> None:
-        return
-
-    def write_eof(self) -> None:
-        return
-
-    async def until(self, text: bytes) -> None:
-        async with asyncio.timeout(20):
-            while text not in self.data:
-                self.came.clear()
-                await self.came.wait()
-
-
-async def until(check: Any, what: str) -> None:
-    """For what only the other side sees; at once when it is true."""
-    async with asyncio.timeout(20):
-        while not check():
-            await asyncio.sleep(0.02)
-    assert check(), what
-
-
-# Life
 
 
 async def test_a_pod_runs_in_a_kernel_of_its_own(runtime: Runtime) -> None:
@@ -359,107 +305,6 @@ async def test_a_flood_of_output_is_slowed_and_whole(runtime: Runtime) -> None:
     lines = text.splitlines()
     assert len(lines) == 61_000
     assert [line for line in lines if int(line) > 1000] == [str(n) for n in range(1001, 60_001)]
-
-
-# Bad ends
-
-
-async def test_a_guest_that_panics_ends_its_pod_and_says_why(runtime: Runtime) -> None:
-    pod = await runtime.pod(KIND)
-    other = await runtime.pod(KIND)
-    beside = await runtime.container(other, "sleep", "1000")
-    container = await runtime.container(
-        pod, "sh", "-c", "echo c >/proc/sysrq-trigger; sleep 30",
-        linux={"security_context": {"privileged": True}},
-    )  # fmt: skip
-    status = await runtime.ended(container)
-    assert status.exit_code == 137 and "Kernel panic" in status.message, status.message
-    with pytest.raises(CRIError, match="not running"):
-        await runtime.exec(container, "true")
-    assert (await runtime.exec(beside, "echo", "well")).stdout == b"well\n"
-    await runtime.client.stop_pod_sandbox(pod_sandbox_id=pod)
-
-
-async def test_killing_the_vmm_ends_its_pod_and_nothing_else(runtime: Runtime, home: Path) -> None:
-    pod, other = await runtime.pod(KIND), await runtime.pod(KIND)
-    container = await runtime.container(pod, "sleep", "1000")
-    beside = await runtime.container(other, "sleep", "1000")
-    os.kill(vmm_of(home, pod), signal.SIGKILL)
-    status = await runtime.ended(container)
-    assert status.exit_code == 137 and "the microVM has ended" in status.message
-    assert (await runtime.exec(beside, "echo", "well")).stdout == b"well\n"
-
-
-async def test_a_guest_that_hangs_can_be_ended(runtime: Runtime, home: Path) -> None:
-    pod = await runtime.pod(KIND)
-    container = await runtime.container(pod, "sleep", "1000")
-    os.kill(vmm_of(home, pod), signal.SIGSTOP)
-    with pytest.raises(CRIError, match="timed out"):
-        await runtime.exec(container, "true", timeout=1)
-    async with asyncio.timeout(10):
-        await runtime.client.stop_pod_sandbox(pod_sandbox_id=pod)
-    assert (await runtime.status(container)).exit_code == 137
-
-
-async def test_pods_that_come_and_go_leave_nothing(runtime: Runtime, home: Path) -> None:
-    def held() -> tuple[int, list[str], int]:
-        machines = [path.name for path in (home / "run" / "microvm" / "machines").glob("*")]
-        tasks = len(asyncio.all_tasks())
-        return len(os.listdir("/proc/self/fd")), sorted(machines), tasks
-
-    async def one() -> None:
-        pod = await runtime.pod(KIND)
-        await run(runtime, pod, "true")
-        await runtime.client.remove_pod_sandbox(pod_sandbox_id=pod)
-
-    await runtime.stop()
-    settings = home / "state" / "microvm" / "settings.json"
-    settings.write_text('{"pool": 0}')
-    try:
-        await runtime.start()
-        await one()
-        before = held()
-        for _ in range(4):
-            await one()
-        after = held()
-    finally:
-        settings.unlink()
-    assert after[0] <= before[0] + 1 and after[1] == before[1] == [] and after[2] <= before[2] + 1
-
-
-async def test_a_guest_that_fills_its_memory_or_disk(runtime: Runtime) -> None:
-    pod = await runtime.pod(KIND)
-    status, text = await run(
-        runtime, pod, "cat /dev/zero >/file; echo $?; rm /file; echo on >/file && cat /file"
-    )
-    assert text.splitlines()[-1] == "on" or status.exit_code == 137
-    container = await runtime.container(pod, "sleep", "1000")
-    assert (await runtime.exec(container, "echo", "well")).stdout == b"well\n"
-
-
-async def test_a_damaged_template_is_made_anew(runtime: Runtime, home: Path) -> None:
-    pod = await runtime.pod(KIND)
-    assert (await run(runtime, pod, "true"))[0].exit_code == 0
-    await runtime.clean()
-    await runtime.stop()
-    (record,) = (home / "state" / "microvm" / "templates").glob("*/template.json")
-    state = record.parent / "state"
-    data = bytearray(state.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    state.write_bytes(data)
-    await runtime.start()
-    pod = await runtime.pod(KIND)
-    assert (await run(runtime, pod, "echo sound"))[1] == "sound"
-    assert state.read_bytes() != bytes(data)
-
-
-async def test_a_damaged_drive_is_made_anew(runtime: Runtime, home: Path) -> None:
-    (drive,) = (home / "state" / "microvm" / "images").glob("*.erofs")
-    drive.unlink()
-    drive.write_bytes(b"nothing")
-    pod = await runtime.pod(KIND)
-    assert (await run(runtime, pod, "echo sound"))[1] == "sound"
-    assert stat.S_IMODE(drive.stat().st_mode) == 0o444
 
 
 async def test_what_a_microvm_cannot_have_is_refused_with_a_reason(

@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from sampan.runtime.microvm import httpvmm, wiring
+from sampan.runtime.microvm import attendant, httpvmm, wiring
 from sampan.runtime.microvm.errors import BadArtifact, VMMError
 from sampan.runtime.microvm.httpvmm import HTTPMachine
 from sampan.runtime.microvm.vmm import MachineSpec
@@ -72,7 +72,7 @@ class CloudHypervisor:
         return machine
 
     async def adopt(self, directory: Path) -> CloudHypervisorMachine | None:
-        pid = httpvmm.recorded(directory)
+        pid = attendant.recorded(directory / attendant.VMM_RECORD)
         return CloudHypervisorMachine(directory, pid, None, -1) if pid else None
 
 

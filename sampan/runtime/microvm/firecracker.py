@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from sampan.runtime.microvm import httpvmm, wiring
+from sampan.runtime.microvm import attendant, httpvmm, wiring
 from sampan.runtime.microvm.errors import VMMError
 from sampan.runtime.microvm.httpvmm import HTTPMachine
 from sampan.runtime.microvm.vmm import PLACEHOLDER, SLOTS, MachineSpec
@@ -69,7 +69,7 @@ class Firecracker:
         return machine
 
     async def adopt(self, directory: Path) -> FirecrackerMachine | None:
-        pid = httpvmm.recorded(directory)
+        pid = attendant.recorded(directory / attendant.VMM_RECORD)
         return FirecrackerMachine(directory, pid, None, -1) if pid else None
 
 

@@ -16,15 +16,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sampan.runtime import files, kernel
-from sampan.runtime.microvm import sockets
+from sampan.runtime.microvm import attendant, sockets
+from sampan.runtime.microvm.attendant import Attendant
 from sampan.runtime.microvm.errors import VMMError
-from sampan.runtime.processes import Watched, ended, spawn
+from sampan.runtime.processes import spawn
 
 AGENT_PORT = 1024
 ANSWER_LIMIT = 20.0
 APPEAR_LIMIT = 5.0  # seconds for the API's socket, which these VMMs make themselves
-RECORD = "vmm.json"
 LARGEST = 16 << 20
 
 
@@ -82,15 +81,14 @@ def opened(path: Path) -> socket.socket:
     return connection
 
 
-class HTTPMachine:
+class HTTPMachine(Attendant):
     """A VMM behind such an API; subclasses say what to ask."""
 
+    leaves = ("control", "vsock")
+
     def __init__(self, directory: Path, pid: int, child: subprocess.Popen[bytes] | None) -> None:
-        self.directory = directory
-        self.pid = pid
+        super().__init__(directory, pid, child)
         self.halted = asyncio.Event()
-        self._child = child
-        self._watched: Watched | None = Watched(pid)
 
     async def ask(self, method: str, target: str, body: Any = None) -> Any:
         return await request(self.directory / "control", method, target, body)
@@ -121,60 +119,20 @@ class HTTPMachine:
             raise
         return connection
 
-    async def wait(self) -> None:
-        if self._watched is not None:
-            await self._watched.wait()
-
     async def console(self) -> str:
         """Their serial port is a file or the VMM's own output."""
         with suppress(OSError):
             return (self.directory / "console").read_text(errors="replace")[-16384:]
         return self.log()
 
-    def log(self) -> str:
-        with suppress(OSError):
-            return (self.directory / "vmm.log").read_text(errors="replace").strip()[-500:]
-        return ""
-
-    async def stop(self) -> None:
-        if self._watched is None:
-            return
-        self._watched.signal(9)
-        if self._child is not None:
-            await ended(self._child, spare=True)
-        await self._watched.wait()
-        self.close()
-        for name in ("control", "vsock", RECORD):
-            (self.directory / name).unlink(missing_ok=True)
-
-    def close(self) -> None:
-        if self._watched is not None:
-            self._watched.close()
-            self._watched = None
-
-    def record(self) -> None:
-        document = {"pid": self.pid, "ticks": kernel.start_ticks(self.pid)}
-        files.replace(self.directory / RECORD, json.dumps(document))
-
-
-def recorded(directory: Path) -> int:
-    """The pid of the VMM of this directory, when it still runs; else 0."""
-    try:
-        record = json.loads((directory / RECORD).read_bytes())
-        pid, ticks = int(record["pid"]), int(record["ticks"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-    return pid if ticks and kernel.start_ticks(pid) == ticks else 0
-
 
 async def launch(
     argv: list[str], directory: Path, descriptors: tuple[int, ...]
 ) -> subprocess.Popen[bytes]:
     """The VMM, with its API's socket in place. Raises VMMError."""
-    for name in ("control", "vsock"):
+    for name in HTTPMachine.leaves:
         (directory / name).unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    log = os.open(directory / "vmm.log", flags, 0o600)
+    log = attendant.open_log(directory / attendant.VMM_LOG)
     try:
         child = spawn(
             argv, env={"PATH": "/usr/bin:/bin"}, pass_fds=descriptors, stdin=subprocess.DEVNULL,
@@ -188,7 +146,7 @@ async def launch(
         async with asyncio.timeout(APPEAR_LIMIT):
             while not listens(directory / "control"):
                 if child.poll() is not None:
-                    said = (directory / "vmm.log").read_text(errors="replace").strip()[-500:]
+                    said = attendant.last_words(directory / attendant.VMM_LOG)
                     raise VMMError(f"{argv[0]} ended with {child.returncode}: {said}")
                 await asyncio.sleep(0.002)
     except TimeoutError:

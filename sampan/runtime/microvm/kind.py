@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from sampan.runtime import kernel
 from sampan.runtime.container.cgroups import Cgroup
-from sampan.runtime.microvm import boot, drivers, kernels, presence
+from sampan.runtime.microvm import attendant, boot, drivers, kernels, presence
 from sampan.runtime.microvm.boot import BootFiles
 from sampan.runtime.microvm.errors import (
     BadArtifact,
@@ -25,7 +24,6 @@ from sampan.runtime.microvm.errors import (
 from sampan.runtime.microvm.facts import Facts
 from sampan.runtime.microvm.images import Drives
 from sampan.runtime.microvm.pool import Pool, clone
-from sampan.runtime.microvm.qemu import RECORD as VMM_RECORD
 from sampan.runtime.microvm.rehearsal import Rehearsal
 from sampan.runtime.microvm.sandbox import MicroSandbox
 from sampan.runtime.microvm.settings import Settings
@@ -279,10 +277,7 @@ def forwards(spec: SandboxSpec) -> dict[tuple[str, int, int], str]:
 
 def end(directory: Path) -> None:
     """Kill the VMM of a machine that nobody knows, and remove its directory."""
-    try:
-        record = json.loads((directory / VMM_RECORD).read_bytes())
-        if kernel.start_ticks(int(record["pid"])) == int(record["ticks"]) > 0:
-            os.kill(int(record["pid"]), signal.SIGKILL)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    if pid := attendant.recorded(directory / attendant.VMM_RECORD):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     shutil.rmtree(directory, ignore_errors=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import logging
 import os
 import re
@@ -20,20 +19,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sampan.runtime import files, kernel
-from sampan.runtime.microvm import jail, qmp, sockets, wiring
+from sampan.runtime.microvm import attendant, jail, qmp, sockets, wiring
+from sampan.runtime.microvm.attendant import Attendant
 from sampan.runtime.microvm.errors import VMMError
 from sampan.runtime.microvm.presence import INSTALL_QEMU as INSTALL
 from sampan.runtime.microvm.presence import QEMU as PROGRAM
 from sampan.runtime.microvm.presence import qemu as path
 from sampan.runtime.microvm.vmm import DISKS, PLACEHOLDER, SLOTS, MachineSpec
-from sampan.runtime.processes import Watched, ended
 from sampan.runtime.sandbox import Support
 
 LOG = logging.getLogger(__name__)
 LEAST = (7, 2)
-RECORD = "vmm.json"
-STOP_LIMIT = 5.0
 # With a real-time clock: a kernel that finds none waits for it twice, a second each time (mc146818_get_time).
 MACHINE = (
     "microvm,x-option-roms=off,isa-serial=on,rtc=on,pit=off,pic=off,ioapic2=on,memory-backend=ram"
@@ -92,9 +88,7 @@ class Qemu:
             raise VMMError(f"{PROGRAM} is not installed")
         own: list[int] = []
         listeners = {name: sockets.listen(spec.directory / name) for name in SOCKETS}
-        log = os.open(
-            spec.directory / "vmm.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
+        log = attendant.open_log(spec.directory / attendant.VMM_LOG)
         try:
             empty = placeholder()
             own.append(empty)
@@ -130,17 +124,12 @@ class Qemu:
             if isinstance(error, VMMError):
                 raise VMMError(f"{error}: {machine.log()}") from error
             raise
-        record = {"pid": child.pid, "ticks": kernel.start_ticks(child.pid)}
-        files.replace(spec.directory / RECORD, json.dumps(record))
+        machine.record()
         return machine
 
     async def adopt(self, directory: Path) -> QemuMachine | None:
-        try:
-            record = json.loads((directory / RECORD).read_bytes())
-            pid, ticks = int(record["pid"]), int(record["ticks"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        if not ticks or kernel.start_ticks(pid) != ticks:
+        pid = attendant.recorded(directory / attendant.VMM_RECORD)
+        if not pid:
             return None
         machine = QemuMachine(directory, pid, None)
         try:
@@ -222,13 +211,12 @@ def placeholder() -> int:
         os.close(made)
 
 
-class QemuMachine:
+class QemuMachine(Attendant):
+    leaves = SOCKETS
+
     def __init__(self, directory: Path, pid: int, child: subprocess.Popen[bytes] | None) -> None:
-        self.directory = directory
-        self.pid = pid
+        super().__init__(directory, pid, child)
         self.halted = asyncio.Event()  # the guest has reset or powered off: it runs no more
-        self._child = child
-        self._watched: Watched | None = Watched(pid)
         self._control: qmp.Control | None = None
         self._migrated: asyncio.Future[str] | None = None
 
@@ -252,10 +240,6 @@ class QemuMachine:
 
     async def running(self) -> bool:
         return bool((await self.control.command("query-status"))["running"])
-
-    async def wait(self) -> None:
-        if self._watched is not None:
-            await self._watched.wait()
 
     async def dial(self) -> socket.socket:
         return sockets.connect(self.directory / "agent")
@@ -321,27 +305,8 @@ class QemuMachine:
             return ""
         return str(text)
 
-    def log(self) -> str:
-        try:
-            return (self.directory / "vmm.log").read_text(errors="replace").strip()[-500:]
-        except OSError:
-            return ""
-
-    async def stop(self) -> None:
-        if self._watched is None:
-            return
-        self._watched.signal(9)
-        if self._child is not None:
-            await ended(self._child, spare=True)
-        await self._watched.wait()
-        self.close()
-        for name in (*SOCKETS, RECORD):
-            (self.directory / name).unlink(missing_ok=True)
-
     def close(self) -> None:
         if self._control is not None:
             self._control.close()
             self._control = None
-        if self._watched is not None:
-            self._watched.close()
-            self._watched = None
+        super().close()

@@ -13,40 +13,41 @@ A share is known in the guest by its number, in the order of their adding: /run/
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import platform
 import socket
 import struct
-import subprocess
 from pathlib import Path
 
-from sampan.runtime import files, kernel
-from sampan.runtime.microvm import jail, sockets
+from sampan.runtime.microvm import attendant, jail, sockets
+from sampan.runtime.microvm.attendant import Attendant
 from sampan.runtime.microvm.errors import MissingPiece, VMMError
 from sampan.runtime.microvm.presence import AGENTS, BUILD_AGENT
 from sampan.runtime.microvm.vmm import Machine
-from sampan.runtime.processes import Watched, ended
 
 GUEST = "/run/share"
-SOCKET, RECORD = "shares", "share.json"
+SOCKET = "shares"
 ANSWER_LIMIT = 10.0
+
+
+class Server(Attendant):
+    record_name, log_name = "share.json", "share.log"
+    leaves = (SOCKET,)
 
 
 class Shares:
     def __init__(self, machine: Machine, uid: int) -> None:
         self._machine = machine
         self._uid = uid
-        self._child: subprocess.Popen[bytes] | None = None
-        self._watched: Watched | None = None
+        self._server: Server | None = None
 
     @property
     def running(self) -> bool:
-        return self._watched is not None
+        return self._server is not None
 
     @property
     def pid(self) -> int:
-        return self._watched.pid if self._watched is not None else 0
+        return self._server.pid if self._server is not None else 0
 
     async def start(self) -> None:
         """The server runs and is at the guest's port. Raises VMMError, MissingPiece, OSError."""
@@ -55,11 +56,7 @@ class Shares:
         owned = [os.open(program, os.O_RDONLY | os.O_CLOEXEC)]
         listener = stream = None
         try:
-            log = os.open(
-                directory / "share.log",
-                os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
-                0o600,
-            )
+            log = attendant.open_log(directory / Server.log_name)
             owned.append(log)
             listener = sockets.listen(directory / SOCKET)
             stream = await self._machine.dial_files()
@@ -70,22 +67,21 @@ class Shares:
                 *(str(number) for number in (stream.fileno(), listener.fileno(), self._uid)),
             ]
             passed = [owned[0], stream.fileno(), listener.fileno()]
-            self._child = await jail.start(argv, passed, log, place, self._uid, bare=True)
-            self._watched = Watched(self._child.pid)
+            child = await jail.start(argv, passed, log, place, self._uid, bare=True)
+            self._server = Server(directory, child.pid, child)
         finally:
             for each in (listener, stream):
                 if each is not None:
                     each.close()
             for descriptor in owned:
                 os.close(descriptor)
-        record = {"pid": self._child.pid, "ticks": kernel.start_ticks(self._child.pid)}
-        files.replace(directory / RECORD, json.dumps(record))
+        self._server.record()
 
     def adopt(self) -> bool:
         """Whether the server of a former runtime is still there."""
-        pid = recorded(self._machine.directory)
-        if pid:
-            self._watched = Watched(pid)
+        directory = self._machine.directory
+        if pid := attendant.recorded(directory / Server.record_name):
+            self._server = Server(directory, pid)
         return bool(pid)
 
     async def add(self, source: Path, readonly: bool) -> int:
@@ -109,24 +105,20 @@ class Shares:
 
     async def wait(self) -> None:
         """Return when the server has ended."""
-        if self._watched is not None:
-            await self._watched.wait()
+        if self._server is not None:
+            await self._server.wait()
 
     async def stop(self) -> None:
         """It has ended on return. Idempotent."""
-        if self._watched is None:
-            return
-        self._watched.signal(9)
-        if self._child is not None:
-            await ended(self._child, spare=True)
-        await self._watched.wait()
-        self.close()
+        if self._server is not None:
+            await self._server.stop()
+            self._server = None
 
     def close(self) -> None:
         """Let go of one that goes on."""
-        if self._watched is not None:
-            self._watched.close()
-            self._watched = None
+        if self._server is not None:
+            self._server.close()
+            self._server = None
 
 
 def program_file() -> Path:
@@ -134,13 +126,3 @@ def program_file() -> Path:
     if not path.exists():
         raise MissingPiece(f"the file server was not built ({path.name})", BUILD_AGENT)
     return path
-
-
-def recorded(directory: Path) -> int:
-    """The server's pid, when it still runs; else 0."""
-    try:
-        record = json.loads((directory / RECORD).read_bytes())
-        pid, ticks = int(record["pid"]), int(record["ticks"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-    return pid if ticks and kernel.start_ticks(pid) == ticks else 0
