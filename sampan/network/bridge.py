@@ -6,7 +6,8 @@ What goes from pod to pod is handed to nftables as if it were routed (br_netfilt
 same bridge would not be translated back, and no NetworkPolicy could hold.
 
 Addresses are kept on disk (addresses.py), all else is in the kernel under names made from the instance and the sandbox id, so
-any process can find, repeat or undo what another one did. Masquerading is one nft table `inet <instance>-pods`.
+any process can find, repeat or undo what another one did. Masquerading is one nft table `inet <instance>-pods`; which frames
+a pod may send is another, `bridge <instance>-ports` (ports.py).
 
 One worker thread does the blocking calls, in order: attaching is 1–2 ms, and the event loop never waits.
 """
@@ -14,6 +15,7 @@ One worker thread does the blocking calls, in order: attaching is 1–2 ms, and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import hashlib
@@ -29,8 +31,9 @@ from typing import ParamSpec, TypeVar
 
 from sampan.network import netns, nftables
 from sampan.network.addresses import AddressPool
-from sampan.network.errors import NetlinkError
+from sampan.network.errors import NetlinkError, NftError
 from sampan.network.pods import Attachment, PodRef
+from sampan.network.ports import PortGuard, group_of, hardware_address
 from sampan.network.rtnetlink import Netlink, sysctl
 
 log = logging.getLogger(__name__)
@@ -72,6 +75,7 @@ class BridgeNetwork:
         self.bridge = f"{instance}0"
         self._pool = AddressPool(Path(directory) / "bridge", cidr, reserved=[self.gateway])
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="pod-network")
+        self._guard: PortGuard | None = PortGuard(instance, self.network)
         self._bridge_index = 0
         self._mtu = DEFAULT_MTU
 
@@ -131,6 +135,8 @@ class BridgeNetwork:
             self._ensure_bridge(netlink)
             address = self._pool.take(sandbox_id)
             try:
+                if self._guard is not None:
+                    self._guard.admit(address)
                 try:
                     self._ensure_pod(netlink, sandbox_id, address)
                 except NetlinkError:  # perhaps the bridge that we remember was removed
@@ -164,7 +170,15 @@ class BridgeNetwork:
                 sysctl("net/ipv6/conf/default/dad_transmits", "0")
                 sysctl("net/ipv4/ip_unprivileged_port_start", "0")
                 with Netlink() as inside:
-                    inside.add_veth(INTERFACE, veth, self._mtu, 0, host)
+                    inside.add_veth(
+                        INTERFACE,
+                        veth,
+                        self._mtu,
+                        0,
+                        host,
+                        address=hardware_address(address),
+                        peer_group=group_of(address),
+                    )
                     inside.set_up(1)  # lo is always the first link
                     index = inside.index(INTERFACE)
                     inside.add_address(index, address, self.network.prefixlen)
@@ -209,8 +223,19 @@ class BridgeNetwork:
             log.warning(
                 "services between pods of this node, and NetworkPolicies, fail: %s", missing
             )
-        nftables.run(self._table())
+        self._put_tables()
         self._bridge_index = index
+
+    def _put_tables(self) -> None:
+        """In one call of nft, which takes longer to start than to work."""
+        if self._guard is not None:
+            try:
+                nftables.run(self._table() + self._guard.script(self._pool.owners().values()))
+                return
+            except NftError as error:
+                self._guard = None
+                log.warning("pods can send frames in each other's names: %s", error)
+        nftables.run(self._table())
 
     async def serve_address(self, address: str) -> None:
         """Put an address of the node's own (the cluster DNS) on the bridge, so that pods reach it. Idempotent."""
@@ -262,4 +287,6 @@ class BridgeNetwork:
                     netlink.delete_link(link.name)  # a process still holds its namespace
             netlink.delete_link(self.bridge)
         nftables.run(f"table inet {self.instance}-pods\ndelete table inet {self.instance}-pods\n")
+        with contextlib.suppress(NftError):  # a kernel without tables of bridges has none of ours
+            nftables.run(PortGuard(self.instance, self.network).removal())
         self._bridge_index = 0

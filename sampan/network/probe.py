@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import shutil
 import socket
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sampan.network import netns, nftables
 from sampan.network.bridge import filter_bridged
 from sampan.network.errors import NetworkError
+from sampan.network.ports import PortGuard
 from sampan.network.rtnetlink import Netlink
 
 
@@ -32,6 +34,7 @@ def probe() -> dict[str, Answer]:
         answers["network bridge"] = _inside(_bridge, "a bridge with a veth pair", "")
         answers["network nftables"] = _nftables()
         answers["network policies"] = _policies(answers["network nftables"])
+        answers["network ports"] = _ports(answers["network nftables"])
     else:
         missing = "needs network namespaces"
         answers["network bridge"] = Answer(False, why=missing, install="run as root")
@@ -98,6 +101,20 @@ def _policies(nft: Answer) -> Answer:
         nftables.run(_POLICIES)
 
     return _inside(bridged, "enforced in nftables", "modprobe br_netfilter")
+
+
+def _ports(nft: Answer) -> Answer:
+    if not nft.usable:
+        return Answer(False, why="needs nftables", install=nft.install)
+    guard = PortGuard("probe", ipaddress.IPv4Network("10.255.255.0/24"))
+    done = _inside(
+        lambda: nftables.run(guard.script(())),
+        "a pod sends with its own addresses only",
+        "modprobe nf_tables_bridge, of a kernel with CONFIG_NF_TABLES_BRIDGE",
+    )
+    if done.usable:
+        return done
+    return replace(done, why=f"pods can send frames in each other's names: {done.why}")
 
 
 _SCRIPT = """\

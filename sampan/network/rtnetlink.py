@@ -29,7 +29,7 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_GETADDR = 20, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 10, 18
-IFLA_NET_NS_FD, IFLA_PROTINFO = 28, 12
+IFLA_NET_NS_FD, IFLA_PROTINFO, IFLA_GROUP = 28, 12, 27
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 IFLA_BRPORT_MODE = 4  # hairpin
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
@@ -111,17 +111,31 @@ class Netlink(NetlinkSocket):
         self.request(f"add bridge {name}", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
 
     def add_veth(
-        self, name: str, peer: str, mtu: int, master: int, peer_namespace: int | None = None
+        self,
+        name: str,
+        peer: str,
+        mtu: int,
+        master: int,
+        peer_namespace: int | None = None,
+        *,
+        address: bytes = b"",
+        peer_group: int = 0,
     ) -> None:
-        """`name` here and up (a port of bridge `master`, if not 0); `peer` in the namespace of a descriptor."""
+        """`name` here and up (a port of bridge `master`, if not 0); `peer` in the namespace of a descriptor.
+
+        `address` is the hardware address of `name`, else the kernel's choice.
+        """
         inner = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
         inner += attribute(IFLA_IFNAME, peer) + attribute(IFLA_MTU, mtu)
+        inner += attribute(IFLA_GROUP, peer_group)
         if peer_namespace is not None:
             inner += attribute(IFLA_NET_NS_FD, peer_namespace)
         data = attribute(IFLA_INFO_DATA | NLA_F_NESTED, attribute(VETH_INFO_PEER, inner))
         info = attribute(IFLA_LINKINFO | NLA_F_NESTED, attribute(IFLA_INFO_KIND, b"veth") + data)
         body = _LINK.pack(socket.AF_UNSPEC, 0, 0, IFF_UP, IFF_UP)
         body += attribute(IFLA_IFNAME, name) + attribute(IFLA_MTU, mtu)
+        if address:
+            body += attribute(IFLA_ADDRESS, address)
         if master:
             body += attribute(IFLA_MASTER, master)
         self.request(f"add veth {name}", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + info)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dnslib import DNSRecord
+from network_forgeries import arrived
 from test_network_services import endpoints, service
 
 from sampan.network import netns, zone
@@ -251,6 +252,9 @@ async def main(directory: Path) -> dict[str, Any]:
     third = await network.attach(pod("c"))
     seen["pods are put back"] = [await network.attach(pod(x)) for x in "ab"] == [first, second]
     seen["pod to pod over the new bridge"] = ask(b, 8080, first)
+    seen["frames that arrive"] = arrived(first, second, network.gateway)
+    subprocess.run(["nft", "delete", "table", "bridge", f"{INSTANCE}-ports"], check=True)
+    seen["frames that arrive unguarded"] = arrived(first, second, network.gateway)
     serve(third, 8080, "C")
     seen["bridge made again"] = ask(third.addresses[0], 8080)
     await network.detach(pod("c"))

@@ -74,6 +74,11 @@ def test_reachability(seen: dict[str, Any], path: str, answer: str) -> None:
     assert seen[path].startswith(answer)
 
 
+def test_a_pod_sends_in_its_own_name_only(seen: dict[str, Any]) -> None:
+    assert seen["frames that arrive"] == ["honest"]
+    assert len(seen["frames that arrive unguarded"]) == 10, "without the table all of them do"
+
+
 @pytest.mark.parametrize(
     "path",
     [
