@@ -7,9 +7,10 @@ Names, labels and buckets are kube-apiserver's, whose dashboards and alerts (kub
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
@@ -24,7 +25,7 @@ from prometheus_client.utils import floatToGoString
 
 from sampan.apiserver.health import Health
 from sampan.apiserver.metrics import Histogram, Labels
-from sampan.client.workqueue import queues
+from sampan.client.workqueue import WorkQueue, queues
 
 if TYPE_CHECKING:
     from sampan.apiserver.server import APIServer
@@ -310,14 +311,20 @@ class ServerCollector(Collector):
             tuple(BUILD),
             [(tuple(str(version()[key]) for key in BUILD.values()), 1)],
         )
-        named = [each for each in queues if each.name]
+        # A controller that lost its lead and got it again has two queues until the first is collected.
+        names: defaultdict[tuple[str], list[WorkQueue[Any]]] = defaultdict(list)
+        for each in queues:
+            if each.name:
+                names[each.name,].append(each)
         for name, attribute, help_ in (
             ("adds", "adds", "Keys added to a controller's queue."),
             ("retries", "retries", "Keys added again after a failure."),
         ):
-            rows = (((each.name,), getattr(each, attribute)) for each in named)
+            rows = (
+                (key, sum(getattr(each, attribute) for each in same)) for key, same in names.items()
+            )
             yield counter(f"workqueue_{name}", help_, ("name",), rows)
-        depths = (((each.name,), len(each)) for each in named)
+        depths = ((key, sum(map(len, same))) for key, same in names.items())
         yield gauge("workqueue_depth", "Keys that wait to be handled.", ("name",), depths)
 
 

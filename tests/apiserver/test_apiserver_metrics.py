@@ -11,6 +11,7 @@ from metrics_harness import scrape, value
 
 from sampan.apiserver.routes import parse as parse_path
 from sampan.client.transport import Request, Response, User
+from sampan.client.workqueue import WorkQueue
 from sampan.kube import errors
 
 __all__ = ["api"]
@@ -44,6 +45,15 @@ async def test_the_process(api: Harness) -> None:
         len(os.listdir("/proc/self/fd")), abs=3
     )
     assert value(found["process_start_time_seconds"]) > 1e9
+
+
+async def test_two_queues_of_one_name_are_told_as_one(api: Harness) -> None:
+    twice = [WorkQueue[str](name="twice") for _ in range(2)]
+    for queue in twice:
+        queue.add("key")
+    found, _ = await scrape(api, "application/openmetrics-text; version=1.0.0")
+    assert value(found["workqueue_adds"], "workqueue_adds_total", name="twice") == 2
+    assert value(found["workqueue_depth"], name="twice") == 2
 
 
 async def test_paths_and_labels_of_strangers_do_not_fill_the_memory(api: Harness) -> None:
