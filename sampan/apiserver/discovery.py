@@ -1,8 +1,8 @@
 """Discovery: what is served, told in the two forms that clients ask for, both made from the resource table.
 
 `/api` and `/apis` answer with the aggregated form (KEP-3352, `apidiscovery.k8s.io/v2`) when the Accept header prefers
-it, which is one round trip for a whole `kubectl`; else with the old tree of group, version and resource lists. Every
-document is encoded once and kept until the table changes.
+it, which is one round trip for a whole `kubectl`; else with the old tree of group, version and resource lists, as JSON
+or YAML. Every document is encoded once and kept until the table changes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 import orjson
 
 from sampan.apiserver.documents import Document, media_types
+from sampan.apiserver.negotiate import JSON, YAML, YAML_TYPES, speaks_only
+from sampan.apiserver.present import to_yaml
 from sampan.apiserver.resources import Table
 from sampan.apiserver.resources.model import Resource
 from sampan.client.transport import Request, Response
@@ -27,6 +29,7 @@ AGGREGATED_TYPE = (
     f"application/json;g={AGGREGATED_GROUP};v={AGGREGATED_VERSION};as={AGGREGATED_KIND}"
 )
 
+AGGREGATED = (AGGREGATED_GROUP, AGGREGATED_VERSION, AGGREGATED_KIND)
 ANYTHING = ("application/*", "*/*")
 
 
@@ -47,23 +50,21 @@ class Discovery:
         if request.method not in ("GET", "HEAD"):
             raise errors.method_not_allowed("", request.method)
         key = "/".join(parts)
-        aggregated = len(parts) == 1 and wants_aggregated(request.header("accept"))
-        return self._document(key, parts, aggregated).respond(request)
+        form = wanted_form(request.header("accept"), root=len(parts) == 1)
+        return self._document(key, parts, form).respond(request)
 
-    def _document(self, key: str, parts: list[str], aggregated: bool) -> Document:
+    def _document(self, key: str, parts: list[str], form: str) -> Document:
         if self._generation != self.table.generation:
             self._documents.clear()
             self._generation = self.table.generation
-        if aggregated:
-            key += ";aggregated"
+        key += form
         document = self._documents.get(key)
         if document is None:
-            if aggregated:
+            if form == AGGREGATED_TYPE:
                 content = aggregated_list(self.table, core=parts[0] == "api")
-                document = Document(orjson.dumps(content), AGGREGATED_TYPE)
             else:
-                document = Document(orjson.dumps(self._legacy(parts)))
-            self._documents[key] = document
+                content = self._legacy(parts)
+            document = self._documents[key] = in_form(content, form)
         return document
 
     def _legacy(self, parts: list[str]) -> dict[str, Any]:
@@ -89,21 +90,26 @@ class Discovery:
         raise errors.path_not_found()
 
 
-def wants_aggregated(accept: str) -> bool:
-    """The most wanted type that we can give is the aggregated one."""
-    for name, parameters in media_types(accept):
-        if name == "application/json":
-            if "as" not in parameters:
-                return False
-            if (parameters.get("g"), parameters.get("v"), parameters["as"]) == (
-                AGGREGATED_GROUP,
-                AGGREGATED_VERSION,
-                AGGREGATED_KIND,
-            ):
-                return True
-        elif name in ANYTHING:
-            return False
-    return False
+def wanted_form(accept: str, *, root: bool) -> str:
+    """The content type that a client wants most of those we have. Raises ApiError 406 when it takes none.
+
+    Only a root document has the aggregated form.
+    """
+    for name, parameters in media_types(accept or "*/*"):
+        if "as" in parameters:
+            asked = parameters.get("g"), parameters.get("v"), parameters["as"]
+            if root and name == JSON and asked == AGGREGATED:
+                return AGGREGATED_TYPE
+        elif name == JSON or name in ANYTHING:
+            return JSON
+        elif name in YAML_TYPES:
+            return YAML
+    raise speaks_only(JSON, YAML)
+
+
+def in_form(content: dict[str, Any], form: str) -> Document:
+    body = orjson.dumps(content)
+    return Document(to_yaml(body) if form == YAML else body, form)
 
 
 def api_group(name: str, versions: list[str]) -> dict[str, Any]:

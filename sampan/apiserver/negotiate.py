@@ -16,6 +16,7 @@ from sampan.kube.errors import ApiError
 
 JSON = "application/json"
 YAML = "application/yaml"
+YAML_TYPES = (YAML, "text/yaml")
 PROTOBUF = "application/vnd.kubernetes.protobuf"
 
 
@@ -41,7 +42,7 @@ def accepted(header: str) -> Form:
     if not header or header in (JSON, "*/*"):
         return PLAIN
     for media_type, values in _clauses(header):
-        if media_type in ("application/yaml", "text/yaml"):
+        if media_type in YAML_TYPES:
             found = Form(media_type=YAML)
         elif media_type in (JSON, "*/*", "application/*"):
             found = PLAIN
@@ -56,9 +57,12 @@ def accepted(header: str) -> Form:
             version = values.get("v", "v1")
             if version in ("v1", "v1beta1"):
                 return Form(kind, version, found.media_type)
-    raise errors.not_acceptable(
-        "only the following media types are accepted: application/json, application/yaml"
-    )
+    raise speaks_only(JSON, YAML)
+
+
+def speaks_only(*types: str) -> ApiError:
+    """406: what could be answered instead, as Kubernetes words it."""
+    return errors.not_acceptable("only the following media types are accepted: " + ", ".join(types))
 
 
 def _clauses(header: str) -> list[tuple[str, dict[str, str]]]:
@@ -85,7 +89,7 @@ def media_type(content_type: str) -> str:
 def readable(content_type: str, *, protobuf: bool = True) -> str:
     """The body's media type when we can decode it. Raises ApiError 415."""
     found = media_type(content_type) or JSON
-    if found in (JSON, YAML, "text/yaml", "application/x-yaml") or (protobuf and found == PROTOBUF):
+    if found in (JSON, *YAML_TYPES, "application/x-yaml") or (protobuf and found == PROTOBUF):
         return found
     raise unreadable(JSON, YAML, *((PROTOBUF,) if protobuf else ()))
 

@@ -28,7 +28,7 @@ from sampan.apiserver.call import Call
 from sampan.apiserver.deletecollection import delete_all
 from sampan.apiserver.entries import Entry
 from sampan.apiserver.fairness import OBJECTS_PER_SEAT
-from sampan.apiserver.negotiate import PLAIN, accepted
+from sampan.apiserver.negotiate import JSON, PLAIN, YAML, accepted, speaks_only
 from sampan.apiserver.present import (
     JSON_HEADERS,
     WatchFramer,
@@ -288,9 +288,7 @@ class Pipeline:
         await self.server.access.load()
         call.form = accepted(call.request.headers.get("accept", ""))
         if call.form.kind == "Table":  # an answer has no columns
-            raise errors.not_acceptable(
-                "only the following media types are accepted: application/json, application/yaml"
-            )
+            raise speaks_only(JSON, YAML)
         obj = decode_object(call, call.gvk)
         answer = await self.server.access.reviews.create(
             call.resource.kind, obj, call.user, call.info.namespace

@@ -6,8 +6,9 @@ import gzip
 
 import orjson
 import pytest
+import yaml
 
-from sampan.apiserver.discovery import AGGREGATED_TYPE, Discovery, wants_aggregated
+from sampan.apiserver.discovery import AGGREGATED_TYPE, Discovery
 from sampan.apiserver.resources import Table, builtin
 from sampan.apiserver.resources.model import resource
 from sampan.client.transport import Request, Response
@@ -37,19 +38,37 @@ def discovery(table: Table) -> Discovery:
 
 
 @pytest.mark.parametrize(
-    ("accept", "wanted"),
+    ("accept", "root", "below"),
     [
-        (KUBECTL, True),
-        ("application/json", False),
-        ("", False),
-        ("*/*", False),
-        ("application/json, " + KUBECTL, False),
-        ("application/json;q=0.5," + AGGREGATED_TYPE, True),
-        ("application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList", False),
+        (KUBECTL, AGGREGATED_TYPE, "application/json"),
+        ("application/json", "application/json", "application/json"),
+        ("", "application/json", "application/json"),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", "application/json", "application/json"),
+        ("application/json, " + KUBECTL, "application/json", "application/json"),
+        ("application/json;q=0.5," + AGGREGATED_TYPE, AGGREGATED_TYPE, "application/json"),
+        ("application/yaml", "application/yaml", "application/yaml"),
+        (AGGREGATED_TYPE, AGGREGATED_TYPE, 406),
+        ("application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList", 406, 406),
+        ("application/json;g=meta.k8s.io;v=v1;as=Table", 406, 406),
+        ("application/vnd.kubernetes.protobuf", 406, 406),
+        ("text/html", 406, 406),
     ],
 )
-def test_which_form(accept: str, wanted: bool) -> None:
-    assert wants_aggregated(accept) is wanted
+def test_which_form(discovery: Discovery, accept: str, root: str | int, below: str | int) -> None:
+    for path, wanted in (
+        ("/apis", root),
+        ("/api", root),
+        ("/apis/apps", below),
+        ("/api/v1", below),
+    ):
+        if isinstance(wanted, str):
+            response = get(discovery, path, accept=accept)
+            assert response.headers["Content-Type"] == wanted
+            assert yaml.safe_load(response.body)["kind"].startswith("API")
+        else:
+            with pytest.raises(ApiError, match="only the following media types") as refused:
+                get(discovery, path, accept=accept)
+            assert refused.value.code == wanted
 
 
 def test_both_forms_tell_the_same(discovery: Discovery) -> None:

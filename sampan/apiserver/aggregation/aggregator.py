@@ -10,6 +10,7 @@ server for their group version.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,8 +19,9 @@ import orjson
 
 from sampan.apiserver.aggregation import documents, local
 from sampan.apiserver.aggregation.services import CUSTOM_PRIORITY, PRIORITIES, Remote
-from sampan.apiserver.discovery import AGGREGATED_TYPE, wants_aggregated
+from sampan.apiserver.discovery import AGGREGATED_TYPE, in_form, wanted_form
 from sampan.apiserver.documents import Document
+from sampan.apiserver.negotiate import JSON
 from sampan.apiserver.routes import RequestInfo
 from sampan.client.transport import Request, Response, User
 
@@ -111,8 +113,9 @@ class Aggregator:
                 extension = self.extensions.get((group, version))
                 if extension is not None:
                     openapi = parts[0] == "openapi"
+                    form = JSON if openapi else wanted_form(request.header("accept"), root=False)
                     content = extension.openapi() if openapi else extension.resources()
-                    return Document(orjson.dumps(content)).respond(request)
+                    return in_form(content, form).respond(request)
             case ["openapi", "v3"]:
                 return self._openapi(request)
             case ["openapi", "v2"] if any(each.swagger for each in self.remotes.values()):
@@ -141,18 +144,17 @@ class Aggregator:
         assert response is not None and isinstance(response.body, bytes)
         return orjson.loads(response.body), response.headers.get("ETag", "")
 
-    def _kept(self, key: str, tag: str, make: Any, content_type: str = "") -> Document:
+    def _kept(self, key: str, tag: str, make: Callable[[], Object], form: str = JSON) -> Document:
         stamp = self._generation, tag
-        found = self._documents.get(key)
+        found = self._documents.get(key + form)
         if found is None or found[0] != stamp:
-            body = orjson.dumps(make())
-            document = Document(body, content_type) if content_type else Document(body)
-            found = self._documents[key] = stamp, document
+            found = self._documents[key + form] = stamp, in_form(make(), form)
         return found[1]
 
     def _discovery(self, request: Request) -> Response:
-        new = wants_aggregated(request.header("accept"))
-        base, tag = self._base("/apis", AGGREGATED_TYPE if new else "application/json")
+        form = wanted_form(request.header("accept"), root=True)
+        new = form == AGGREGATED_TYPE
+        base, tag = self._base("/apis", AGGREGATED_TYPE if new else JSON)
         order = self._priorities()
 
         def make() -> Object:
@@ -160,8 +162,7 @@ class Aggregator:
                 return documents.aggregated(base, self._versions(), order)
             return documents.group_list(base, order)
 
-        content_type = AGGREGATED_TYPE if new else "application/json"
-        return self._kept(f"/apis {new}", tag, make, content_type).respond(request)
+        return self._kept("/apis", tag, make, form).respond(request)
 
     def _versions(self) -> dict[Key, Object]:
         found = {}
@@ -172,14 +173,15 @@ class Aggregator:
         return found
 
     def _group(self, request: Request, group: str) -> Response:
-        base, tag = self._base("/apis", "application/json")
+        form = wanted_form(request.header("accept"), root=False)
+        base, tag = self._base("/apis", JSON)
 
         def make() -> Object:
             groups = documents.group_list(base, self._priorities())["groups"]
             found = next(each for each in groups if each["name"] == group)
             return {"kind": "APIGroup", "apiVersion": "v1", **found}
 
-        return self._kept(f"/apis/{group}", tag, make).respond(request)
+        return self._kept(f"/apis/{group}", tag, make, form).respond(request)
 
     # OpenAPI
 

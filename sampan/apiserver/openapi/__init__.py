@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import orjson
 
 from sampan.apiserver.documents import Document, media_types
+from sampan.apiserver.negotiate import JSON, speaks_only
 from sampan.apiserver.resources import Resource, Table
 from sampan.client.transport import Request, Response
 from sampan.kube import errors, schema
@@ -91,7 +92,7 @@ class OpenAPI:
                 return False
             if name in PROTOBUF_TYPES and path == SWAGGER:
                 return True
-        raise errors.not_acceptable("only the following media types are accepted: application/json")
+        raise speaks_only(JSON)
 
     def _pack(self) -> Document:
         from sampan.apiserver.openapi import gnostic
