@@ -12,6 +12,7 @@ from sampan.apiserver.crd import decode as custom
 from sampan.apiserver.negotiate import JSON, PROTOBUF, YAML, media_type, readable, unreadable
 from sampan.apiserver.registry import DeleteOptions, Object
 from sampan.kube import decode, defaulting, errors, schema
+from sampan.kube.conform import Mismatch
 from sampan.kube.errors import ApiError
 from sampan.kube.types import GVK
 
@@ -84,7 +85,8 @@ def patched(call: Call, gvk: GVK) -> Callable[[Object], Object]:
         # Copying and checking managed fields would cost as much as the rest of a usual object.
         managers = old["metadata"].pop("managedFields", None) if aside else None
         new = patched_object(old)
-        new = conforming(call, gvk, new, old, odd)
+        shown = body if kind == STRATEGIC_PATCH else None
+        new = conforming(call, gvk, new, old, odd, shown)
         if managers is not None:
             new["metadata"]["managedFields"] = managers
         return new
@@ -149,9 +151,18 @@ def applied_configuration(call: Call) -> Object:
 
 
 def conforming(
-    call: Call, gvk: GVK, new: Any, old: Object | None = None, odd: Sequence[str] = ()
+    call: Call,
+    gvk: GVK,
+    new: Any,
+    old: Object | None = None,
+    odd: Sequence[str] = (),
+    strategic: Object | None = None,
 ) -> Object:
-    """What a patch made (of `old`, which fits), fitted to the schema and defaulted. `odd`: the patch's own strict errors."""
+    """What a patch made (of `old`, which fits), fitted to the schema and defaulted. `odd`: the patch's own strict errors.
+
+    `strategic` is the patch itself, if it was such a one: Kubernetes then shows it, else the object it left. Raises ApiError 400
+    and 422.
+    """
     if not isinstance(new, dict) or not isinstance(new.get("metadata"), dict):
         raise errors.bad_request("the patch must leave an object with metadata")
     if new.get("kind") != gvk.kind or new.get("apiVersion") != gvk.api_version:
@@ -162,17 +173,18 @@ def conforming(
     name = None if is_custom else schema.for_gvk(gvk)
     found = list(odd)
     if name is not None:
-        if old is None:
-            found += decode.check_types(new, name)
-        else:
-            touched = _touched(old, new)
-            fitted = dict(touched)
+        touched = new if old is None else _touched(old, new)
+        fitted = dict(touched)
+        try:
             found += decode.check_types(fitted, name)
-            for key in touched.keys() - fitted.keys():
-                del new[key]
-            new.update(fitted)
+        except Mismatch as error:
+            reason = str(error) if strategic is None else error.restoring
+            raise decode.unfit(new, reason, strategic) from error
+        for key in touched.keys() - fitted.keys():
+            del new[key]
+        new.update(fitted)
     if found and call.field_validation == "Strict":
-        raise errors.bad_request(f"strict decoding error: {', '.join(found)}")
+        raise decode.unfit(new, decode.strict_message(found), strategic)
     if found and call.field_validation == "Warn":
         call.warnings += [each for each in found if each not in call.warnings]
     if is_custom:

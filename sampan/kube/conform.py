@@ -30,7 +30,11 @@ _is_micro_time = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z").fullmatch
 
 
 class Mismatch(ValueError):
-    """A value has a type that its field cannot take."""
+    """A value has a type that its field cannot take. `restoring` says so as Go does of a patched map, not of JSON."""
+
+    def __init__(self, text: str, restoring: str = "") -> None:
+        super().__init__(text)
+        self.restoring = restoring or text
 
 
 # --- the quick check --------------------------------------------------------------------------------
@@ -344,8 +348,27 @@ def _wrong(value: Any, struct: str, go_path: str, node: schema.Node) -> Mismatch
     integer = node.get("type") == "integer"
     return Mismatch(
         f"json: cannot unmarshal {described(value, integer)} into Go struct field "
-        f"{struct}.{go_path} of type {_go_type(node)}"
+        f"{struct}.{go_path} of type {_go_type(node)}",
+        _unrestored(value, node),
     )
+
+
+def _unrestored(value: Any, node: schema.Node) -> str:
+    found = {dict: "map", list: "slice", str: "string", bool: "bool", int: "int64"}.get(
+        type(value), "float64"
+    )
+    if "$ref" in node:
+        return f"cannot restore struct from: {found}"
+    match node.get("type"):
+        case "array":
+            return f"cannot restore slice from {found}"
+        case "object":
+            return f"cannot restore map from {found}"
+    wanted = _go_type(node)
+    numbers = ("int64", "float64")
+    if found in numbers and (wanted == "string" or wanted.startswith(("int", "float"))):
+        return f"cannot convert {found} to {wanted}"
+    return f"unrecognized type: {wanted}"
 
 
 def described(value: Any, wants_integer: bool) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from sampan.kube import conform, errors, schema
+from sampan.kube import conform, errors, gotext, schema
 from sampan.kube.crowds import Crowd
 from sampan.kube.types import GVK
 
@@ -25,6 +25,7 @@ YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
 # Deeper values could not be encoded again. Kubernetes stops at 10,000; no real object passes 100.
 MAX_DEPTH = 200
 _SUSPICIOUS_BRACKETS = MAX_DEPTH
+SHOWN = 30  # bytes of a body that nobody could read
 
 
 def decode(
@@ -35,24 +36,22 @@ def decode(
     Raises ApiError: 400 for what cannot be decoded and for strict errors, 415 for another media type.
     """
     media_type = content_type.partition(";")[0].strip().lower()
-    if media_type in JSON_TYPES:
-        value, found = _parse_json(body, strict != "Ignore")
-    elif media_type in YAML_TYPES:
-        value, found = _parse_yaml(body)
-    else:
-        raise errors.unsupported_media_type(
-            "the body of the request was in an unknown format - accepted media types include: "
-            "application/json, application/yaml"
-        )
-    if not isinstance(value, dict):
-        kind = {list: "array", str: "string", bool: "bool", type(None): "null"}.get(
-            type(value), "number"
-        )
+    try:
+        if media_type in JSON_TYPES:
+            value, found = _parse_json(body, strict != "Ignore")
+        elif media_type in YAML_TYPES:
+            value, found = _parse_yaml(body)
+        else:
+            raise errors.unsupported_media_type(
+                "the body of the request was in an unknown format - accepted media types include: "
+                "application/json, application/yaml"
+            )
+        _told_by(value)
+    except _Unread as error:
         raise errors.bad_request(
-            f"couldn't get version/kind; json parse error: json: cannot unmarshal {kind} into Go value of "
-            'type struct { APIVersion string "json:\\"apiVersion,omitempty\\""; '
-            'Kind string "json:\\"kind,omitempty\\"" }'
-        )
+            f"the object provided is unrecognized (must be of type {gvk.kind}): {error} "
+            f"({_summary(body)})"
+        ) from error
     _identify(value, gvk)
     unknown = _fit(value, gvk)
     found = (
@@ -70,27 +69,36 @@ def parse(body: bytes) -> tuple[Any, list[str]]:
     if body[:1] == b"{":
         try:
             return _parse_json(body, True)
-        except errors.ApiError:
+        except _Unread:
             pass  # flow style YAML begins so too
-    return _parse_yaml(body)
+    try:
+        return _parse_yaml(body)
+    except _Unread as error:
+        raise errors.bad_request(str(error)) from error
 
 
 def check_types(obj: dict[str, Any], name: str) -> list[str]:
     """Fit an already parsed object to the definition, in place; returns its strict errors.
 
-    For what a patch made. Raises ApiError 400 for a type that does not fit.
+    For what a patch made. Raises Mismatch for a type that does not fit.
     """
     try:
         return conform.conform(obj, name)
-    except (conform.Mismatch, RecursionError) as error:
-        *_, version, kind = name.split(".")
-        raise errors.bad_request(
-            cannot_be_handled(GVK("", version, kind), _reason(error))
-        ) from error
+    except RecursionError as error:
+        raise conform.Mismatch(_reason(error)) from error
 
 
 def cannot_be_handled(gvk: GVK, reason: str) -> str:
     return f"{gvk.kind} in version {errors.quote(gvk.version)} cannot be handled as a {gvk.kind}: {reason}"
+
+
+def unfit(obj: Any, reason: str, patch: dict[str, Any] | None = None) -> errors.ApiError:
+    """422 for an object that a patch spoilt. A strategic merge `patch` is shown itself, as Go prints a map."""
+    try:
+        shown = orjson.dumps(obj).decode() if patch is None else gotext.plain(patch)
+    except (TypeError, RecursionError):  # deeper than can be shown
+        shown = "..."
+    return errors.invalid("", "", [errors.invalid_value("patch", shown, reason)])
 
 
 def strict_message(found: list[str]) -> str:
@@ -131,15 +139,40 @@ def _reason(error: Exception) -> str:
     return "json: exceeded max depth" if isinstance(error, RecursionError) else str(error)
 
 
-def _identify(value: dict[str, Any], gvk: GVK) -> None:
-    """Kind and apiVersion may be left out; when given they must be those of the endpoint."""
+class _Unread(ValueError):
+    """Bytes that do not even tell their kind."""
+
+
+def _summary(body: bytes) -> str:
+    """What came, so that a client sees its mistake: text that may be JSON as it is, anything else in hexadecimal."""
+    shown = body[:SHOWN]
+    text = shown.decode(errors="replace") if body[:1] == b"{" else shown.hex()
+    return (text + " ..." if len(body) > SHOWN else text) or "<empty>"
+
+
+def _told_by(value: Any) -> None:
+    """An object whose kind and apiVersion are strings, if they are there. Raises _Unread."""
+    if not isinstance(value, dict):
+        found = {list: "array", str: "string", bool: "bool", type(None): "null"}.get(
+            type(value), "number"
+        )
+        raise _Unread(
+            f"couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go value of "
+            'type struct { APIVersion string "json:\\"apiVersion,omitempty\\""; '
+            'Kind string "json:\\"kind,omitempty\\"" }'
+        )
     kind, api_version = value.get("kind"), value.get("apiVersion")
     if not isinstance(kind, str | None) or not isinstance(api_version, str | None):
         bad = "kind" if not isinstance(kind, str | None) else "apiVersion"
-        raise errors.bad_request(
+        raise _Unread(
             f"couldn't get version/kind; json parse error: json: cannot unmarshal "
             f"{conform.described(value[bad], False)} into Go struct field .{bad} of type string"
         )
+
+
+def _identify(value: dict[str, Any], gvk: GVK) -> None:
+    """Kind and apiVersion may be left out; when given they must be those of the endpoint."""
+    kind, api_version = value.get("kind"), value.get("apiVersion")
     if api_version and api_version != gvk.api_version:
         raise errors.bad_request(
             f"the API version in the data ({api_version}) does not match the expected API version "
@@ -159,16 +192,14 @@ def _parse_json(body: bytes, doubles: bool) -> tuple[Any, list[str]]:
     except orjson.JSONDecodeError as error:
         detail = str(error).partition(": line ")[0]
         text = f"couldn't get version/kind; json parse error: {detail} (offset {error.pos})"
-        raise errors.bad_request(text) from error
+        raise _Unread(text) from error
     deep = body.count(b"{") + body.count(b"[") > _SUSPICIOUS_BRACKETS
     if not doubles and not deep:
         return value, []
     try:
         same = orjson.dumps(value) == body.strip()
     except TypeError as error:
-        raise errors.bad_request(
-            "couldn't get version/kind; json parse error: exceeded max depth"
-        ) from error
+        raise _Unread("couldn't get version/kind; json parse error: exceeded max depth") from error
     return value, [] if same or not doubles else duplicates(body)
 
 
@@ -256,4 +287,4 @@ def _parse_yaml(body: bytes) -> tuple[Any, list[str]]:
     try:
         return yaml_body.parse(body)
     except yaml_body.YAMLError as error:
-        raise errors.bad_request(f"error converting YAML to JSON: {error}") from error
+        raise _Unread(f"error converting YAML to JSON: {error}") from error

@@ -22,7 +22,7 @@ def as_json_patch(kind: str, field: str, value: Any) -> Any:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("depth", [240, 300, 900, 2000])
-async def test_a_patch_deeper_than_can_be_stored_is_a_bad_request(
+async def test_a_patch_deeper_than_can_be_stored_is_refused(
     api: Harness, kind: str, depth: int
 ) -> None:
     await api.call("POST", MAPS, config_map("one"))
@@ -31,10 +31,10 @@ async def test_a_patch_deeper_than_can_be_stored_is_a_bad_request(
     if kind == "json":
         body = b'[{"op":"add","path":"/data/x","value":' + deep + b"}]"
     answer = await api.send("PATCH", f"{MAPS}/one", body, CONTENT[kind])
-    assert answer.status == 400
+    assert answer.status in (400, 422)  # who finds it differs by depth and kind
 
 
-async def test_a_thing_moved_into_itself_again_and_again_is_a_bad_request(api: Harness) -> None:
+async def test_a_thing_moved_into_itself_again_and_again_is_refused(api: Harness) -> None:
     await api.call("POST", MAPS, config_map("one"))
     deeper = [
         {"op": "add", "path": "/y", "value": {}},
@@ -44,15 +44,16 @@ async def test_a_thing_moved_into_itself_again_and_again_is_a_bad_request(api: H
     operations = [{"op": "add", "path": "/x", "value": {}}, *deeper * 300]
     operations.append({"op": "move", "from": "/x", "path": "/data/x"})
     answer = await api.send("PATCH", f"{MAPS}/one", orjson.dumps(operations), CONTENT["json"])
-    assert answer.status == 400
+    assert answer.status == 422
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_one_is_not_true(api: Harness, kind: str) -> None:
     made = await api.call("POST", DEPLOYMENTS, deployment("one", replicas=1))
     spec = {**made["spec"], "replicas": True}
-    refused = await api.patch(kind, f"{DEPLOYMENTS}/one", as_json_patch(kind, "spec", spec), 400)
-    assert "cannot unmarshal bool" in refused["message"]
+    refused = await api.patch(kind, f"{DEPLOYMENTS}/one", as_json_patch(kind, "spec", spec), 422)
+    strategic = kind == "strategic"  # fits a map into the type, where the others read JSON
+    assert ("unrecognized type" if strategic else "cannot unmarshal bool") in refused["message"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

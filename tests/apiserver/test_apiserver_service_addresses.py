@@ -115,6 +115,10 @@ async def test_families_of_headless_services(api: Harness) -> None:
     bound = await api.call("POST", SERVICES, service("b", clusterIP="None", selector={"a": "b"}))
     assert bound["spec"]["ipFamilyPolicy"] == "SingleStack"
     assert bound["spec"]["ipFamilies"] == ["IPv4"] and bound["spec"]["clusterIPs"] == ["None"]
+    for name, asked in (("b", "10.43.0.77"), ("b", "8.8.8.8")):  # said of a range or not
+        changed = {"spec": {"clusterIP": asked, "clusterIPs": [asked]}}
+        refused = await api.patch("merge", f"{SERVICES}/{name}", changed, 422)
+        assert refused["message"].endswith("may not change once set")
     prefers = await api.call("POST", SERVICES, service("c", ipFamilyPolicy="PreferDualStack"))
     assert prefers["spec"]["ipFamilies"] == ["IPv4"]
 

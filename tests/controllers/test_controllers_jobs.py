@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sampan.client.resources import CRONJOBS, JOBS, PODS
+from sampan.client.resources import CRONJOBS, EVENTS, JOBS, PODS
 from sampan.controllers.job import indexes, schedule
 from sampan.kube import objects
 from sampan.kube.objects import condition, condition_true, finalizers
@@ -297,6 +297,12 @@ async def test_a_suspended_cron_job_makes_nothing(world):
     await world.client.patch(CRONJOBS, "tick", {"spec": {"suspend": False}}, "default")
     (made,) = await world.until(JOBS, lambda items: items)
     assert made["metadata"]["ownerReferences"][0]["name"] == "tick"
+
+
+async def test_a_schedule_that_never_comes_is_told(world):
+    await world.client.create(CRONJOBS, cron_job(schedule="59 23 31 2 *"), "default")
+    (event,) = await world.until(EVENTS, lambda items: items)
+    assert (event["type"], event["reason"]) == ("Warning", "InvalidSchedule")
 
 
 # The pure parts

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sampan.kube import conform, decode, schema
+from sampan.kube.conform import Mismatch
 from sampan.kube.errors import ApiError
 from sampan.kube.types import GVK
 
@@ -217,8 +218,40 @@ def test_patched_objects_are_fitted_too():
     name = schema.for_gvk(DEPLOYMENT)
     assert decode.check_types(obj, name) == ['unknown field "spec.foo"']
     assert obj == {"spec": {"replicas": 1}}
-    with pytest.raises(ApiError, match="cannot be handled as a Deployment"):
-        decode.check_types({"spec": {"replicas": "x"}}, name)
+    for spec, text, restoring in (
+        ({"replicas": "x"}, "cannot unmarshal string", "unrecognized type: int32"),
+        ({"template": []}, "cannot unmarshal array", "cannot restore struct from: slice"),
+        ({"selector": {"matchLabels": "x"}}, "unmarshal string", "cannot restore map from string"),
+        (
+            {"selector": {"matchExpressions": {}}},
+            "cannot unmarshal object",
+            "cannot restore slice from map",
+        ),
+        ({"strategy": {"type": 1}}, "cannot unmarshal number", "cannot convert int64 to string"),
+    ):
+        with pytest.raises(Mismatch, match=text) as wrong:
+            decode.check_types({"spec": spec}, name)
+        assert wrong.value.restoring == restoring
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type", "shown"),
+    [
+        (b"kind: Pod", JSON, "(6b696e643a20506f64)"),
+        (b'{"kind": "Pod", "metadata": {"name": ', JSON, '({"kind": "Pod", "metadata": {" ...)'),
+        (b"", JSON, "(<empty>)"),
+        (b"[1]", JSON, "(5b315d)"),
+        (b'{"kind": 1}', JSON, '({"kind": 1})'),
+        (b"a: [", "application/yaml", "(613a205b)"),
+    ],
+)
+def test_what_nobody_can_read_is_shown(body: bytes, media_type: str, shown: str):
+    with pytest.raises(ApiError) as caught:
+        decode.decode(body, media_type, DEPLOYMENT)
+    assert caught.value.code == 400 and caught.value.message.endswith(shown)
+    assert caught.value.message.startswith(
+        "the object provided is unrecognized (must be of type Deployment): "
+    )
 
 
 # --- properties -------------------------------------------------------------------------------------

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
 from sampan.apiserver.call import Call
 from sampan.apiserver.crd.version import Version
 from sampan.kube import conform, decode, errors, schema
@@ -50,10 +48,10 @@ def conforming(call: Call, new: Object) -> Object:
         fields: list[str] = []
         version_of(call).schema.fit(new, fields)
     except (conform.Mismatch, embedded.Malformed) as error:
-        raise _unpatchable(new, str(error)) from error
+        raise decode.unfit(new, str(error)) from error
     found = _sentences([*unknown, *fields])
     if found and call.field_validation == "Strict":
-        raise _unpatchable(new, decode.strict_message(found))
+        raise decode.unfit(new, decode.strict_message(found))
     if found and call.field_validation == "Warn":
         call.warnings += [each for each in found if each not in call.warnings]
     return new
@@ -61,12 +59,6 @@ def conforming(call: Call, new: Object) -> Object:
 
 def _sentences(unknown: list[str]) -> list[str]:
     return [f"unknown field {errors.quote(path)}" for path in unknown]
-
-
-def _unpatchable(obj: Object, reason: str) -> errors.ApiError:
-    shown = orjson.dumps(obj).decode()
-    cause = errors.invalid_value("patch", shown, reason)
-    return errors.invalid("", "", [cause])
 
 
 def version_of(call: Call) -> Version:

@@ -59,7 +59,8 @@ class ServiceStrategy(Strategy):
         held = held_by(old) if old is not None else set()
         try:
             self._families(new["spec"])
-            await self._reserve_address(new["spec"], taken, held)
+            fixed = old is not None and keeps_address(old["spec"])
+            await self._reserve_address(new["spec"], taken, held, fixed)
             await self._reserve_ports(new["spec"], taken, held)
         except _Refused as refused:
             await taken.undo()
@@ -113,7 +114,7 @@ class ServiceStrategy(Strategy):
                 raise _Refused(errors.invalid_value(path, family, text))
         spec["ipFamilies"] = families or [self.family]
 
-    async def _reserve_address(self, spec: Object, taken: Claims, held: Held) -> None:
+    async def _reserve_address(self, spec: Object, taken: Claims, held: Held, fixed: bool) -> None:
         if spec.get("type") == "ExternalName":
             return
         asked = spec.get("clusterIP") or (spec.get("clusterIPs") or [""])[0]
@@ -122,7 +123,7 @@ class ServiceStrategy(Strategy):
             return
         if not asked:
             asked = await self._any_address(taken)
-        elif (ADDRESSES, canonical(asked)) not in held:
+        elif not fixed and (ADDRESSES, canonical(asked)) not in held:
             await self._claim_address(asked, taken)
         spec["clusterIP"] = asked
         spec["clusterIPs"] = [asked, *(spec.get("clusterIPs") or [])[1:]]
@@ -229,6 +230,11 @@ class ServiceStrategy(Strategy):
         kept = held_by(new) if new is not None else set()
         for row, name in held_by(old) - kept:
             await claims.release(registry, row, name, Owner.of(old))
+
+
+def keeps_address(before: Object) -> bool:
+    """Of an update: what has an address, or `None`, keeps it. Validation says so of another that is asked for."""
+    return before.get("type") != "ExternalName" and bool(before.get("clusterIP"))
 
 
 class _Refused(Exception):

@@ -97,7 +97,12 @@ class CronJobController(Controller):
             self.events.event(cron_job, "Warning", "TooManyMissedTimes", text)
         if found.last is not None:
             await self.make(cron_job, jobs, found.last)
-        if found.next is None:
+        if found.next is None:  # such as the 31st of February
+            text = (
+                f"invalid schedule: {cron_job['spec']['schedule']} : "
+                "time difference between two schedules is less than 1 second"
+            )
+            self.events.event(cron_job, "Warning", "InvalidSchedule", text)
             return None
         return Requeue((found.next - now).total_seconds() + 0.05)
 

@@ -24,6 +24,7 @@ from sampan.kube.apply.types import (
     UNTYPED,
     FieldType,
 )
+from sampan.kube.gotext import plain
 
 
 class TypeErrors(ValueError):
@@ -104,7 +105,7 @@ def _check(value: Any, of: FieldType, path: str, duplicates: bool, problems: lis
             problems.append(_at(path, problem))
     elif kind == "map":
         if not isinstance(value, dict):
-            problems.append(_at(path, f"expected map, got &{{{_plain(value)}}}"))
+            problems.append(_at(path, f"expected map, got &{{{plain(value)}}}"))
             return
         for key, item in value.items():
             child = of.child(key)
@@ -113,7 +114,7 @@ def _check(value: Any, of: FieldType, path: str, duplicates: bool, problems: lis
                 return
             _check(item, child, f"{path}.{key}", duplicates, problems)
     elif not isinstance(value, list):
-        problems.append(_at(path, f"expected list, got &{{{_plain(value)}}}"))
+        problems.append(_at(path, f"expected list, got &{{{plain(value)}}}"))
     else:
         _check_items(value, of, path, duplicates, problems)
 
@@ -150,9 +151,9 @@ def _scalar_problem(value: Any, scalar: str | None) -> str:
     if scalar == NUMERIC and (isinstance(value, bool) or not isinstance(value, int | float)):
         return f"expected numeric (int or float), got {_go_type(value)}"
     if scalar == BOOLEAN and not isinstance(value, bool):
-        return f"expected boolean, got &{{{_plain(value)}}}"
+        return f"expected boolean, got &{{{plain(value)}}}"
     if scalar == UNTYPED and isinstance(value, dict | list):
-        return f"expected any scalar, got &{{{_plain(value)}}}"
+        return f"expected any scalar, got &{{{plain(value)}}}"
     return ""
 
 
@@ -170,17 +171,6 @@ def _go_type(value: Any) -> str:
     return _GO_TYPES.get(type(value), "<nil>")
 
 
-def _plain(value: Any) -> str:
-    """As Go's %v prints it."""
-    if isinstance(value, dict):
-        return "map[" + " ".join(f"{key}:{_plain(value[key])}" for key in sorted(value)) + "]"
-    if isinstance(value, list):
-        return "[" + " ".join(map(_plain, value)) + "]"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "<nil>" if value is None else str(value)
-
-
 def _syntax(value: Any) -> str:
     """As Go's %#v prints it."""
     if isinstance(value, dict):
@@ -190,7 +180,7 @@ def _syntax(value: Any) -> str:
         return f"[]interface {{}}{{{', '.join(map(_syntax, value))}}}"
     if isinstance(value, str):
         return f'"{value}"'
-    return "interface {}(nil)" if value is None else _plain(value)
+    return "interface {}(nil)" if value is None else plain(value)
 
 
 # --- the fields that a value mentions ---------------------------------------------------------------
