@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from sampan.client.resources import CRONJOBS, JOBS
 from sampan.controllers.base import Context, Controller, Key, Object, Requeue, Watch, stamp
 from sampan.controllers.job.expiry import finished
-from sampan.controllers.job.schedule import MANY, due
+from sampan.controllers.job.schedule import MANY, Impossible, due
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import (
     clone,
@@ -88,6 +88,10 @@ class CronJobController(Controller):
         now = datetime.fromtimestamp(self.clock(), UTC)
         try:
             found = due(cron_job, now)
+        except Impossible as error:
+            text = f"invalid schedule: {error}"
+            self.events.event(cron_job, "Warning", "InvalidSchedule", text)
+            return None
         except ValueError as error:
             text = f"unparseable schedule: {error}"
             self.events.event(cron_job, "Warning", "UnparseableSchedule", text)
@@ -97,12 +101,7 @@ class CronJobController(Controller):
             self.events.event(cron_job, "Warning", "TooManyMissedTimes", text)
         if found.last is not None:
             await self.make(cron_job, jobs, found.last)
-        if found.next is None:  # such as the 31st of February
-            text = (
-                f"invalid schedule: {cron_job['spec']['schedule']} : "
-                "time difference between two schedules is less than 1 second"
-            )
-            self.events.event(cron_job, "Warning", "InvalidSchedule", text)
+        if found.next is None:
             return None
         return Requeue((found.next - now).total_seconds() + 0.05)
 

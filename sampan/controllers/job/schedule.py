@@ -27,6 +27,10 @@ MACROS = {
 MANY = 100  # missed times that are worth a warning
 
 
+class Impossible(ValueError):
+    """A schedule that names no moment at all, such as the 31st of February. The API lets it in: its fields are in range."""
+
+
 class Due(NamedTuple):
     last: datetime | None  # the latest time that has passed unserved
     missed: int  # how many have; at most MANY + 1
@@ -34,13 +38,15 @@ class Due(NamedTuple):
 
 
 def times(expression: str, zone: str, after: datetime) -> Iterator[datetime]:
-    """The scheduled times after `after`, ascending. ValueError for what is no schedule or no zone."""
+    """The scheduled times after `after`, ascending. Raises Impossible, and ValueError for what is no zone."""
     from cronsim import CronSim, CronSimError
 
     try:
         local = after.astimezone(ZoneInfo(zone or "UTC"))
         ahead = CronSim(MACROS.get(expression, expression), local)
-    except (CronSimError, KeyError, OSError) as error:
+    except CronSimError as error:
+        raise Impossible(f"{expression} : {error}") from None
+    except (KeyError, OSError) as error:
         raise ValueError(f"{expression!r} in zone {zone or 'UTC'!r}: {error}") from None
     return _in_utc(ahead)
 
