@@ -26,7 +26,7 @@ def test_sizes_of_disks() -> None:
 
 
 async def machine(
-    runtime: Runtime, place: Path, *, size: str = "64Mi"
+    runtime: Runtime, place: Path, *, size: str = "32Mi"
 ) -> tuple[str, dict[str, Any]]:
     annotations = {disks.PLACE: "/run/disk", disks.SIZE: size}
     pod = await runtime.pod(KIND, annotations=annotations)
@@ -37,10 +37,10 @@ async def machine(
 async def test_files_on_a_disk_outlive_the_machine(runtime: Runtime, tmp_path: Path) -> None:
     pod, fields = await machine(runtime, tmp_path)
     container = await runtime.container(pod, "sleep", "1000", **fields)
-    script = "echo kept >/root-file; mkdir -p /srv/deep && head -c 20000000 /dev/urandom >/srv/deep/big; md5sum </srv/deep/big; df -m / | tail -1; ls /run/disk"
+    script = "echo kept >/root-file; mkdir -p /srv/deep && head -c 2000000 /dev/urandom >/srv/deep/big; md5sum </srv/deep/big; df -m / | tail -1; ls /run/disk"
     answer = await runtime.exec(container, "sh", "-c", script)
     digest, size = answer.stdout.split()[0], int(answer.stdout.split(b"\n")[1].split()[1])
-    assert 40 < size < 64, answer
+    assert 20 < size < 32, answer
     other, again = await machine(runtime, tmp_path)
     with pytest.raises(CRIError, match="another machine uses this disk"):
         await runtime.container(other, "true", **again)

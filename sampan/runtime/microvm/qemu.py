@@ -45,9 +45,12 @@ PORTS = (
 TRANSLATED = 24
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 # Frames leave as they are: whoever receives them needs no help of this card (and all backends are alike).
+# It announces nothing: a card restored with no rounds of that to do has no timer for it, and QEMU 7.2 ends by SIGSEGV
+# when the guest resets such a card, as it does to power off (virtio_net_reset deletes the timer all the same).
 CARD = (
     "virtio-net-device,netdev=net,id=card,mac=02:00:00:00:00:02,csum=off,gso=off,guest_csum=off,guest_tso4=off,"
-    "guest_tso6=off,guest_ufo=off,guest_ecn=off,host_tso4=off,host_tso6=off,host_ufo=off,host_ecn=off,ctrl_mac_addr=on"
+    "guest_tso6=off,guest_ufo=off,guest_ecn=off,host_tso4=off,host_tso6=off,host_ufo=off,host_ecn=off,ctrl_mac_addr=on,"
+    "guest_announce=off"
 )
 
 

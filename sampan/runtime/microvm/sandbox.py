@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import time
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -198,19 +199,7 @@ class MicroSandbox:
 
     async def _await_end(self) -> None:
         assert self._machine is not None and self._channel is not None
-        ends = [
-            asyncio.ensure_future(each)
-            for each in (
-                self._machine.wait(),
-                self._machine.halted.wait(),
-                self._channel.closed.wait(),
-            )
-        ]
-        try:
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in ends:
-                each.cancel()
+        await any_of(self._machine.wait(), self._machine.halted.wait(), self._channel.closed.wait())
         if not self._closing:
             await self._ended(await self._last_words())
 
@@ -270,7 +259,7 @@ class MicroSandbox:
         with suppress(Gone, MicroVMError, TimeoutError):
             self.channel.send(Type.POWEROFF, self.channel.number(), [])
             async with asyncio.timeout(SYNC_LIMIT):
-                await self._machine.halted.wait()
+                await any_of(self._machine.wait(), self._machine.halted.wait())
 
     async def _let_go(self) -> None:
         for task in list(self._tasks):
@@ -489,6 +478,16 @@ class MicroSandbox:
             await self.channel.call(Type.UPDATE, settings)
         except GuestError as error:
             raise NotSupported(str(error)) from error
+
+
+async def any_of(*events: Coroutine[Any, Any, Any]) -> None:
+    """Return when the first of them has come."""
+    waits = [asyncio.ensure_future(each) for each in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waits:
+            each.cancel()
 
 
 def explain(error: GuestError, args: tuple[str, ...]) -> str:
