@@ -16,7 +16,7 @@ from sampan.image import catalog
 from sampan.image.content import Content
 from sampan.image.errors import BadImage
 from sampan.image.manifest import Image, read_json, read_layers
-from sampan.image.unpack import remove_tree
+from sampan.linux.trees import remove_quietly
 
 
 def needed_blobs(index: sqlite3.Connection, content: Content, images: Sequence[Image]) -> set[str]:
@@ -54,7 +54,7 @@ def sweep_layers(directory: Path, images: Sequence[Image]) -> list[tuple[str]]:
     for path in directory.iterdir():
         if path.name in wanted or path.suffix == ".lock" or path.name in mounts:
             continue
-        remove_tree(path)
+        remove_quietly(path)
         (path.parent / f"{path.name}.lock").unlink(missing_ok=True)
         removed.append((path.name.replace("-", ":", 1),))
     return removed

@@ -11,7 +11,6 @@ import ctypes
 import hashlib
 import os
 import secrets
-import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -23,6 +22,7 @@ from sampan.image.decompress import decompress
 from sampan.image.errors import BadImage
 from sampan.image.extract import Extractor
 from sampan.image.readahead import ahead
+from sampan.linux.trees import remove_quietly
 
 AHEAD_FROM = 1 << 20  # compressed bytes from which a thread of its own pays
 PLAIN = (tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE)
@@ -246,9 +246,9 @@ def unpack_layer(blob: Path, diff_id: str, target: Path, limits: Limits | None =
         except OSError:
             if not target.is_dir():  # else another process was first: the same content
                 raise
-            remove_tree(beside)
+            remove_quietly(beside)
     except BaseException:
-        remove_tree(beside)
+        remove_quietly(beside)
         raise
     return used
 
@@ -260,15 +260,3 @@ def _sync_filesystem(path: Path) -> None:
         ctypes.CDLL(None, use_errno=True).syncfs(fd)
     finally:
         os.close(fd)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a layer, also one with directories that its owner may not enter. Idempotent."""
-    if not path.exists():
-        return
-    if os.geteuid() != 0:
-        for directory, _, _ in os.walk(path):  # top-down: opened before it is entered
-            for entry in os.scandir(directory):
-                if entry.is_dir(follow_symlinks=False):
-                    os.chmod(entry.path, 0o700)
-    shutil.rmtree(path, ignore_errors=True)

@@ -38,13 +38,13 @@ from sampan.node.eviction import Eviction
 from sampan.node.gate import Gate
 from sampan.node.imagegc import ImageGC
 from sampan.node.images import Images
+from sampan.node.localstorage import LocalStorage
 from sampan.node.logrotation import LogRotation
 from sampan.node.observed import (
-    POD_NAME,
-    POD_NAMESPACE,
     RUNNING,
     ContainerState,
     SandboxState,
+    stranger,
 )
 from sampan.node.podspec import Object
 from sampan.node.policies import Policies
@@ -187,6 +187,7 @@ class NodeAgent:
                 recorder,
                 config.cluster_dns,
             ),
+            local_storage=LocalStorage(cri, config.pod_log_dir),
             pods=lambda: (worker.pod for worker in self.workers.values()),
         )
         if config.pod_manifest_path is not None:
@@ -239,6 +240,7 @@ class NodeAgent:
         group.create_task(rotation.run(), name="log rotation")
         group.create_task(images.run(), name="image garbage")
         group.create_task(eviction.run(), name="eviction")
+        group.create_task(self.context.local_storage.run(), name="local storage")
 
     def _holding(self) -> Iterable[Object]:
         """Pods that were let in and have not ended."""
@@ -350,7 +352,7 @@ class NodeAgent:
             worker = self.workers.get(uid)
             if worker is None:
                 worker = self.workers[uid] = PodWorker(
-                    self.context, _stranger(self._labels[uid], uid)
+                    self.context, stranger(self._labels[uid], uid)
                 )
                 worker.remove()
             worker.observed.replace(*news)
@@ -482,18 +484,3 @@ class NodeAgent:
         # The handler of a RuntimeClass cannot change.
         handler = self._handlers[name] = found["handler"]
         return handler
-
-
-def _stranger(sandbox: Any, uid: str) -> Object:
-    """As much of a pod as ending it needs, from its sandbox's labels."""
-    meta = sandbox.metadata
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": meta.name or sandbox.labels.get(POD_NAME, ""),
-            "namespace": meta.namespace or sandbox.labels.get(POD_NAMESPACE, ""),
-            "uid": uid,
-        },
-        "spec": {"containers": [], "terminationGracePeriodSeconds": 1},
-    }

@@ -17,6 +17,7 @@ from sampan.node.devices.broker import Broker
 from sampan.node.environment import NodeFacts
 from sampan.node.gate import Gate
 from sampan.node.images import Images
+from sampan.node.localstorage import LocalStorage
 from sampan.node.machine import Machine
 from sampan.node.podspec import Object
 from sampan.node.policies import Policies
@@ -60,6 +61,7 @@ class Context:
     gate: Gate
     cgroups: Groups
     policies: Policies
+    local_storage: LocalStorage
     pods: Callable[[], Iterable[Object]] = tuple  # all that are bound to this node
     handlers: frozenset[str] = field(default_factory=frozenset)
     active: int = 0  # workers that are carrying out actions

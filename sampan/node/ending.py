@@ -204,7 +204,9 @@ class Ending:
                 log.debug("sandbox %s is gone already", sandbox_id)
         self.worker.observed.sandboxes.clear()
         self.worker.observed.containers.clear()
-        self.worker.volumes.remove()
+        await asyncio.to_thread(
+            self.worker.volumes.remove
+        )  # as many files as the pod cared to write
         shutil.rmtree(self.context.config.pod_log_dir(self.worker.pod), ignore_errors=True)
         self.worker.close()
         self.context.gone(self.worker)

@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY = 10.0  # seconds
 ENDS_WITHIN = 30.0  # seconds that an evicted pod gets before the next is chosen
-CRITICAL = 2_000_000_000  # priority of system-cluster-critical
-STATIC = "kubernetes.io/config.source"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +53,6 @@ def requested(pod: Object, resource: str) -> int:
     return amount.value() if amount else 0
 
 
-def is_critical(pod: Object) -> bool:
-    """A pod that the cluster or this node cannot do without."""
-    source = (pod["metadata"].get("annotations") or {}).get(STATIC, "api")
-    return pod["spec"].get("priority", 0) >= CRITICAL or source != "api"
-
-
 def rank(pods: Iterable[Object], usage: Mapping[str, Usage], resource: str) -> list[Object]:
     """Those that may be evicted, the first to go first."""
 
@@ -69,7 +61,7 @@ def rank(pods: Iterable[Object], usage: Mapping[str, Usage], resource: str) -> l
         over = used - requested(pod, resource)
         return (over <= 0, pod["spec"].get("priority", 0), -over)
 
-    return sorted((pod for pod in pods if not is_critical(pod)), key=order)
+    return sorted((pod for pod in pods if not podspec.is_critical(pod)), key=order)
 
 
 def verdict(pod: Object, breach: Breach, used: Usage) -> Verdict:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Protocol
 from sampan.kube import placement, podresources
 from sampan.kube.quantity import Quantity, parse
 from sampan.node import admission, podspec
-from sampan.node.eviction import is_critical
 from sampan.node.plan import Verdict
 from sampan.node.podspec import Object
 from sampan.node.pressure import MEMORY
@@ -75,7 +74,7 @@ def huge_pages(wanted: Mapping[str, int], allocatable: Mapping[str, str]) -> Ver
 
 def under_pressure(pod: Object, conditions: frozenset[str]) -> Verdict | None:
     """Under memory pressure only pods that ask for nothing stay outside; otherwise all but the critical ones."""
-    if not conditions or is_critical(pod):
+    if not conditions or podspec.is_critical(pod):
         return None
     if conditions == {MEMORY}:
         if qos_class(pod) != BEST_EFFORT or placement.tolerates(pod["spec"], MEMORY_TAINT):
@@ -103,7 +102,9 @@ def victims(
 
     left = dict(missing)
     chosen = []
-    for uid in sorted((u for u in held if u in pods and not is_critical(pods[u])), key=cost):
+    for uid in sorted(
+        (u for u in held if u in pods and not podspec.is_critical(pods[u])), key=cost
+    ):
         if not any(amount > 0 for amount in left.values()):
             break
         if any(left.get(name, 0) > 0 and amount > 0 for name, amount in held[uid].items()):
@@ -160,7 +161,7 @@ class Gate:
         if found := huge_pages(wanted, self._allocatable):
             return found
         found = admission.refusal(pod, self._others(pod), self._allocatable)
-        if found is not None and is_critical(pod) and await self._make_room(pod, wanted):
+        if found is not None and podspec.is_critical(pod) and await self._make_room(pod, wanted):
             return admission.refusal(pod, self._others(pod), self._allocatable)
         return found
 

@@ -154,3 +154,18 @@ class Observed:
         ):
             found.setdefault(item.name, []).append(item)
         return found
+
+
+def stranger(sandbox: Any, uid: str) -> dict[str, Any]:
+    """As much of a pod as ending it needs, from its sandbox's labels."""
+    meta = sandbox.metadata
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": meta.name or sandbox.labels.get(POD_NAME, ""),
+            "namespace": meta.namespace or sandbox.labels.get(POD_NAMESPACE, ""),
+            "uid": uid,
+        },
+        "spec": {"containers": [], "terminationGracePeriodSeconds": 1},
+    }

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 Object = dict[str, Any]
 
+CRITICAL = 2_000_000_000  # priority of system-cluster-critical
+STATIC = "kubernetes.io/config.source"
 INIT, SIDECAR, MAIN, EPHEMERAL = "init", "sidecar", "main", "ephemeral"
 
 
@@ -93,6 +95,12 @@ def container_hash(container: Object) -> str:
     """Changes when a running container has to be replaced; of a pod's containers only the image may change."""
     text = f"{container['name']}\0{container.get('image', '')}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_critical(pod: Object) -> bool:
+    """A pod that the cluster or this node cannot do without."""
+    source = (pod["metadata"].get("annotations") or {}).get(STATIC, "api")
+    return pod["spec"].get("priority", 0) >= CRITICAL or source != "api"
 
 
 def has_finished(pod: Object) -> bool:

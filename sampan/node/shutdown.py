@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from sampan.node import podspec
-from sampan.node.eviction import is_critical
 from sampan.node.gate import Gate
 from sampan.node.plan import Verdict
 from sampan.node.podspec import Object
@@ -34,7 +33,7 @@ def groups(
     ordinary: list[Object] = []
     vital: list[Object] = []
     for pod in pods:
-        (vital if is_critical(pod) else ordinary).append(pod)
+        (vital if podspec.is_critical(pod) else ordinary).append(pod)
     return [(max(whole - critical, 0.0), ordinary), (critical, vital)]
 
 

@@ -299,6 +299,7 @@ class PodWorker:
             self.admitted = True
         if self.admitted and self.holds_room():
             self.context.cgroups.count(self.pod)
+            self.context.local_storage.admit(self)
 
     def wake_at(self, at: float) -> None:
         if self._timer:

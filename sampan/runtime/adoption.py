@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sampan.linux import trees
 from sampan.network.pods import PodRef
 from sampan.runtime import kernel, spec
 from sampan.runtime.records import ContainerEntry, SandboxEntry, load_all
@@ -48,7 +48,7 @@ async def adopt(service: RuntimeService) -> None:
     await collect(service, also_broken)
     for path in (*broken, *also_broken):
         kernel.unmount_below(path)
-        await asyncio.to_thread(shutil.rmtree, path, True)
+        await asyncio.to_thread(trees.remove_quietly, path)
 
 
 async def adopt_sandbox(service: RuntimeService, entry: SandboxEntry) -> None:

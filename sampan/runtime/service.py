@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -28,6 +27,7 @@ from sampan.cri.errors import (
 )
 from sampan.image import UnpackedImage
 from sampan.image.errors import ImageError, ImageNotFound
+from sampan.linux import trees
 from sampan.network.pods import Attachment, PodRef
 from sampan.runtime import cdi, files, imagevolumes, spec, views
 from sampan.runtime.config import RuntimeConfig
@@ -123,7 +123,7 @@ class RuntimeService:
         except BaseException as error:
             await self.host_ports.remove(identifier)
             await self.config.network.detach(reference)
-            await asyncio.to_thread(shutil.rmtree, directory, True)
+            await asyncio.to_thread(trees.remove_quietly, directory)
             raise translated(error) from error
         self.inventory.sandboxes[identifier] = entry
         self.inventory.tell(pb.CONTAINER_CREATED_EVENT, identifier, entry)
@@ -172,7 +172,7 @@ class RuntimeService:
             await self._stop_sandbox(entry)
             for container in self.inventory.containers_of(entry):
                 await self._remove_container(container)
-            await asyncio.to_thread(shutil.rmtree, entry.directory, True)
+            await asyncio.to_thread(trees.remove_quietly, entry.directory)
             self.inventory.sandboxes.pop(entry.id, None)
             self.inventory.tell(pb.CONTAINER_DELETED_EVENT, entry.id, entry)
         self._locks.pop(entry.id, None)
@@ -428,7 +428,7 @@ class RuntimeService:
 def discard(directory: Path) -> None:
     """A container's directory, with what is mounted in it. Idempotent."""
     imagevolumes.unmount_all(directory)
-    shutil.rmtree(directory, ignore_errors=True)
+    trees.remove_quietly(directory)
 
 
 def merge_resources(current: Any, change: Any) -> None:

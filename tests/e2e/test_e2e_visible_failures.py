@@ -238,3 +238,35 @@ def test_the_node_is_well_after_all_this(space: Space, kind: str) -> None:
     assert re.match(r"boat\s+Ready\s", space.cluster.kubectl("get", "node", "boat", "--no-headers"))
     assert space.output(kind, f"last-{kind}", "echo", "well") == "well\n"
     assert all(part["restarts"] == 0 for part in space.cluster.status()["parts"].values())
+
+
+@pytest.mark.root
+def test_who_fills_the_disk_past_his_limit_is_evicted(space: Space) -> None:
+    """By a volume, by his own layer, by his log, by directories too deep to be counted by recursion; who keeps to it stays."""
+    volume = {"name": "hold", "emptyDir": {"sizeLimit": "4Mi"}}
+    mounts = [{"name": "hold", "mountPath": "/hold"}]
+    own = {"limits": {"ephemeral-storage": "4Mi"}}
+    deep = "for i in $(seq 1100); do mkdir d; cd d; done; head -c 8M /dev/zero >f"
+    attempts: dict[str, tuple[dict[str, Any], str, str]] = {
+        "hold": ({"volumeMounts": mounts}, "head -c 8M /dev/zero >/hold/f",
+                 'Usage of EmptyDir volume "hold" exceeds the limit "4Mi". '),
+        "deep": ({"volumeMounts": mounts}, f"cd /hold; {deep}",
+                 'Usage of EmptyDir volume "hold" exceeds the limit "4Mi". '),
+        "layer": ({"resources": own}, "head -c 8M /dev/zero >/f",
+                  "Pod ephemeral local storage usage exceeds the total limit of containers 4Mi. "),
+        "log": ({"resources": own}, "yes | head -c 8M",
+                "Pod ephemeral local storage usage exceeds the total limit of containers 4Mi. "),
+        "modest": ({"volumeMounts": mounts, "resources": own}, "head -c 1M /dev/zero >/hold/f", ""),
+    }  # fmt: skip
+    for name, (fields, script, _) in attempts.items():
+        command = {"command": ["sh", "-c", f"{script}; sleep 1000"]}
+        spec = {"volumes": [volume]} if "volumeMounts" in fields else {}
+        space.start("container", f"fills-{name}", **command, **fields, spec=spec)
+    for name, (_, _, message) in attempts.items():
+        if message:
+            space.phase(f"fills-{name}", "Failed")
+            status = space.read(f"pods/fills-{name}")["status"]
+            assert (status["reason"], status["message"]) == ("Evicted", message), status
+            assert space.event(f"fills-{name}", "Evicted") == message
+    assert space.read("pods/fills-modest")["status"]["phase"] == "Running"
+    space.kubectl("delete", "pod", *(f"fills-{name}" for name in attempts), "--grace-period=0")

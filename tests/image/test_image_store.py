@@ -23,7 +23,7 @@ from sampan.image.extract import Extractor
 from sampan.image.layout import put_manifest
 from sampan.image.manifest import OCI_CONFIG, OCI_INDEX, Descriptor
 from sampan.image.store import ImageStore
-from sampan.image.unpack import remove_tree
+from sampan.linux.trees import remove_quietly
 
 X = "docker.io/library/x:latest"
 
@@ -324,7 +324,7 @@ async def test_who_uses_an_image_waits_for_a_sweep_and_unpacks_it_again(store: I
         fcntl.flock(sweeping, fcntl.LOCK_EX)
         using = store.using("app:1", known)
         waiting = asyncio.ensure_future(using.__aenter__())
-        await asyncio.to_thread(remove_tree, known.layers[0])
+        await asyncio.to_thread(remove_quietly, known.layers[0])
         assert not waiting.done()
     image = await asyncio.wait_for(waiting, 20)
     assert (image.layers[0] / "hello").read_bytes() == b"ship"

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import shutil
 import tempfile
 from pathlib import Path
 
+from sampan.linux import trees
 from sampan.node import linux
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Directories:
 
     async def _delete_files(self, place: Path) -> None:
         try:
-            await asyncio.to_thread(shutil.rmtree, place)
+            await asyncio.to_thread(trees.remove, place)
         except OSError as error:
             log.warning("%s: %s; it is tried again at the next start", place, error)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sampan.kube.quantity import parse
+from sampan.linux import trees
 from sampan.node import linux
 from sampan.node.errors import VolumeError
 from sampan.node.podspec import Object
@@ -132,13 +133,23 @@ def belongs_to(path: Path, group: int) -> bool:
 
 def give_to_group(path: Path, group: int) -> None:
     """fsGroup: everything in the volume belongs to the group, and what is made later will. Links are not followed."""
-    for directory, _, files in os.walk(path):
-        os.chown(directory, -1, group, follow_symlinks=False)
-        mode = os.lstat(directory).st_mode
-        os.chmod(directory, stat.S_IMODE(mode) | 0o2770)
-        for name in files:
-            file = os.path.join(directory, name)
-            found = os.lstat(file)
-            os.chown(file, -1, group, follow_symlinks=False)
-            if not stat.S_ISLNK(found.st_mode):
-                os.chmod(file, stat.S_IMODE(found.st_mode) | 0o660)
+    for directory, found in trees.walk(path):
+        os.chown(directory, -1, group)
+        os.chmod(directory, stat.S_IMODE(os.fstat(directory).st_mode) | 0o2770)
+        for entry, status in found:
+            if stat.S_ISDIR(status.st_mode):
+                continue
+            os.chown(entry.name, -1, group, dir_fd=directory, follow_symlinks=False)
+            if not stat.S_ISLNK(status.st_mode):
+                _open_to_group(directory, entry.name)
+
+
+def _open_to_group(directory: int, name: str) -> None:
+    """By a descriptor: whoever else writes to the volume may put a link to a file of the host's in its place meanwhile."""
+    file = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        mode = os.fstat(file).st_mode
+        if not stat.S_ISLNK(mode):
+            os.chmod(f"/proc/self/fd/{file}", stat.S_IMODE(mode) | 0o660)
+    finally:
+        os.close(file)

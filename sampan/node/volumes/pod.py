@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from sampan.cri import api_pb2 as api
 from sampan.kube import persistent
+from sampan.linux import trees
 from sampan.node import environment, linux
 from sampan.node.containerconfig import PROPAGATION, MountPoint
 from sampan.node.environment import Lookup, NodeFacts
@@ -134,6 +134,14 @@ class PodVolumes:
             return self.volatile / plugin / name
         return self.directory / "volumes" / plugin / name
 
+    def empty_dirs(self, pod: Object) -> dict[str, Path]:
+        """Where the pod's emptyDirs are, whether or not they were made."""
+        return {
+            volume["name"]: self._place("emptyDir", volume["name"])
+            for volume in pod["spec"].get("volumes") or ()
+            if "emptyDir" in volume
+        }
+
     def mounts(
         self, container: Object, env: Mapping[str, str], *, first_start: bool = True
     ) -> list[MountPoint]:
@@ -234,7 +242,7 @@ class PodVolumes:
         if self.root:
             self._unmount(self.directory)
             self._unmount(self.volatile)
-        shutil.rmtree(self.volatile, ignore_errors=True)
+        trees.remove_quietly(self.volatile)
         self.paths.clear()
         self.claimed.clear()
 
@@ -255,7 +263,7 @@ class PodVolumes:
                 continue
             if self.root:
                 self._unmount(directory)
-            shutil.rmtree(directory)
+            trees.remove(directory)
         self.paths.clear()
 
 
@@ -287,4 +295,4 @@ def release(pods_dir: Path, run_dir: Path, *, root: bool) -> None:
                 linux.umount(point, linux.UMOUNT_DETACH | linux.UMOUNT_NOFOLLOW)
             if left := linux.mounts_below(directory.resolve()):
                 raise VolumeError(f"still mounted: {', '.join(left)}")
-        shutil.rmtree(directory)
+        trees.remove(directory)

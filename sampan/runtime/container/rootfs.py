@@ -10,6 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
+from sampan.linux import trees
 from sampan.runtime import kernel
 from sampan.runtime.sandbox import CannotStart
 
@@ -89,16 +90,9 @@ def unmount(directory: Path) -> None:
 
 def written(directory: Path) -> int:
     """Bytes in the writable layer."""
-    total = 0
-    for root, _, files in os.walk(directory / "upper"):
-        for name in files:
-            try:
-                total += os.lstat(os.path.join(root, name)).st_blocks * 512
-            except OSError:
-                continue
-    return total
+    return trees.size(directory / "upper")
 
 
 def discard(directory: Path) -> None:
     unmount(directory)
-    shutil.rmtree(directory, ignore_errors=True)
+    trees.remove_quietly(directory)
