@@ -174,7 +174,7 @@ def sweep(config: Config) -> None:
 def clear(config: Config) -> None:
     """Remove what the kernel keeps when no pod is left: volumes' mounts, bridge, tables, namespaces."""
     from sampan.cli.noderole import clear_network
-    from sampan.node import cgroups
+    from sampan.linux import cgroups
     from sampan.node.linux import mounts_below
     from sampan.node.volumes.pod import release
 

@@ -8,20 +8,17 @@ below. Works on cgroup v2 and on each controller of v1. Only empty groups can be
 
 from __future__ import annotations
 
-import functools
 import logging
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
+from sampan.linux import cgroups
+from sampan.linux.cgroups import Limits, Setting, layout
 from sampan.node import resources
 from sampan.node.podspec import Object
 from sampan.node.resources import BEST_EFFORT, BURSTABLE, MIN_SHARES, PERIOD
 
 log = logging.getLogger(__name__)
 
-V2 = "v2"
-CONTROLLERS = ("cpu", "memory")  # what is set here
 DEFAULTS = {
     "cpu.cfs_period_us": str(PERIOD),
     "cpu.cfs_quota_us": "-1",
@@ -29,51 +26,17 @@ DEFAULTS = {
     "cpu.max": f"max {PERIOD}",
     "memory.max": "max",
 }
-DELEGATED = "+cpu +memory +pids"
 
 
-@functools.cache
-def roots() -> dict[str, Path]:
-    """Where cgroup hierarchies are mounted: by v1 controllers, joined by commas, or "v2"."""
-    found = {}
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            head, _, tail = line.partition(" - ")
-            kind, _, options = tail.split()[:3]
-            if kind in ("cgroup", "cgroup2"):
-                name = V2 if kind == "cgroup2" else options
-                found[name] = Path(head.split(" ", 5)[4])
-    return found
-
-
-@functools.cache
-def controllers() -> dict[str, Path]:
-    """The hierarchy that governs cpu, and the one that governs memory; on a pure v2 host the same."""
-    by_name = {
-        name: path for options, path in roots().items() for name in options.split(",")
-    }  # of v1's, also options that are no controllers: nobody asks for them
-    if "memory" not in by_name and V2 in by_name:
-        return dict.fromkeys(CONTROLLERS, by_name[V2])
-    return {name: by_name[name] for name in CONTROLLERS if name in by_name}
-
-
-def settings(wanted: Mapping[str, int], *, unified: bool) -> list[tuple[str, str, str]]:
-    """(controller, file, value) for fields of CRI's LinuxContainerResources. A limit that is not named is none."""
-    quota, period = wanted.get("cpu_quota", -1), wanted.get("cpu_period", PERIOD)
-    shares, memory = wanted.get("cpu_shares", MIN_SHARES), wanted.get("memory_limit_in_bytes", -1)
-    if unified:
-        weight = 1 + (shares - 2) * 9999 // 262142  # KEP-2254
-        return [
-            ("cpu", "cpu.weight", str(weight)),
-            ("cpu", "cpu.max", f"{quota if quota > 0 else 'max'} {period}"),
-            ("memory", "memory.max", str(memory) if memory > 0 else "max"),
-        ]
-    return [
-        ("cpu", "cpu.shares", str(shares)),
-        ("cpu", "cpu.cfs_period_us", str(period)),
-        ("cpu", "cpu.cfs_quota_us", str(quota)),
-        ("memory", "memory.limit_in_bytes", str(memory)),
-    ]
+def settings(wanted: Mapping[str, int], *, unified: bool) -> list[Setting]:
+    """The files for fields of CRI's LinuxContainerResources. A limit that is not named is none."""
+    limits = Limits(
+        cpu_shares=wanted.get("cpu_shares", MIN_SHARES),
+        cpu_quota=wanted.get("cpu_quota", -1),
+        cpu_period=wanted.get("cpu_period", PERIOD),
+        memory=wanted.get("memory_limit_in_bytes", -1),
+    )
+    return cgroups.settings(limits, unified=unified)
 
 
 def of_pod(pod: Object) -> dict[str, int]:
@@ -98,13 +61,13 @@ class Groups:
     def set_pod(self, group: str, pod: Object) -> None:
         """Before its sandbox, and when a resize is over."""
         if self.root and group:
-            self._write(group, settings(of_pod(pod), unified=unified()))
+            self._write(group, settings(of_pod(pod), unified=layout().unified))
 
     def lift(self, group: str, pod: Object) -> None:
         """No limits while containers below change theirs: v1 has no child exceed its parent."""
         if self.root and group:
             shares = {"cpu_shares": of_pod(pod)["cpu_shares"]}
-            self._write(group, settings(shares, unified=unified()), anew=True)
+            self._write(group, settings(shares, unified=layout().unified), anew=True)
 
     def count(self, pod: Object) -> None:
         """Keep the classes' shares by the pods that there are. Again for the same pod when what it asks for changes."""
@@ -122,61 +85,26 @@ class Groups:
             (f"{top}/{BURSTABLE.lower()}", resources.cpu_shares(self._total)),
             (f"{top}/{BEST_EFFORT.lower()}", MIN_SHARES),
         ):
-            self._write(group, settings({"cpu_shares": shares}, unified=unified())[:1])
+            self._write(group, settings({"cpu_shares": shares}, unified=layout().unified)[:1])
 
     def remove(self, group: str, uid: str) -> None:
         self._total -= self._asked.pop(uid, 0)
         for key in [key for key in self._set if key[0] == group]:
             del self._set[key]
-        remove(group)
+        cgroups.remove(group)
 
-    def _write(
-        self, group: str, wanted: Iterable[tuple[str, str, str]], *, anew: bool = False
-    ) -> None:
+    def _write(self, group: str, wanted: Iterable[Setting], *, anew: bool = False) -> None:
         """What a new group has anyway is not written, except `anew`: the group may be older than this process."""
         for controller, name, value in wanted:
             before = self._set.get((group, name), "" if anew else DEFAULTS.get(name, ""))
-            root = controllers().get(controller)
+            root = layout().root(controller)
             if root is None or before == value:
                 continue
             try:
-                make(root, group.strip("/"))
-                (root / group.strip("/") / name).write_text(value)
+                directory = root / group.strip("/")
+                cgroups.make(directory, root, unified=layout().unified)
+                (directory / name).write_text(value)
             except OSError as error:
                 log.warning("%s of cgroup %s cannot be %s: %s", name, group, value, error.strerror)
             else:
                 self._set[group, name] = value
-
-
-@functools.cache
-def unified() -> bool:
-    return set(controllers().values()) == {roots().get(V2)}
-
-
-def make(root: Path, group: str) -> None:
-    """The group exists on return; on v2 its controllers are handed down to it."""
-    directory = root / group
-    if directory.is_dir():
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    if root != roots().get(V2):
-        return
-    for parent in reversed([p for p in directory.parents if p.is_relative_to(root)]):
-        for controller in DELEGATED.split():
-            try:
-                (parent / "cgroup.subtree_control").write_text(controller)
-            except OSError:
-                continue  # not here, or the group has members of its own: the setting that is missed says so
-
-
-def remove(parent: str) -> None:
-    """Remove the group and the empty groups in it, in every hierarchy. Idempotent; what is busy stays."""
-    if not parent.strip("/"):
-        return
-    for root in roots().values():
-        top = root / parent.strip("/")
-        for directory, _, _ in os.walk(top, topdown=False):
-            try:
-                os.rmdir(directory)
-            except OSError:
-                continue  # in use, or gone meanwhile

@@ -246,17 +246,17 @@ def test_who_fills_the_disk_past_his_limit_is_evicted(space: Space) -> None:
     volume = {"name": "hold", "emptyDir": {"sizeLimit": "4Mi"}}
     mounts = [{"name": "hold", "mountPath": "/hold"}]
     own = {"limits": {"ephemeral-storage": "4Mi"}}
-    deep = "for i in $(seq 1100); do mkdir d; cd d; done; head -c 8M /dev/zero >f"
+    deep = "p=$(printf 'd/%.0s' $(seq 1100)); mkdir -p $p; cd $p; head -c 8m /dev/zero >f"
     attempts: dict[str, tuple[dict[str, Any], str, str]] = {
-        "hold": ({"volumeMounts": mounts}, "head -c 8M /dev/zero >/hold/f",
+        "hold": ({"volumeMounts": mounts}, "head -c 8m /dev/zero >/hold/f",
                  'Usage of EmptyDir volume "hold" exceeds the limit "4Mi". '),
         "deep": ({"volumeMounts": mounts}, f"cd /hold; {deep}",
                  'Usage of EmptyDir volume "hold" exceeds the limit "4Mi". '),
-        "layer": ({"resources": own}, "head -c 8M /dev/zero >/f",
+        "layer": ({"resources": own}, "head -c 8m /dev/zero >/f",
                   "Pod ephemeral local storage usage exceeds the total limit of containers 4Mi. "),
-        "log": ({"resources": own}, "yes | head -c 8M",
+        "log": ({"resources": own}, "yes | head -c 8m",
                 "Pod ephemeral local storage usage exceeds the total limit of containers 4Mi. "),
-        "modest": ({"volumeMounts": mounts, "resources": own}, "head -c 1M /dev/zero >/hold/f", ""),
+        "modest": ({"volumeMounts": mounts, "resources": own}, "head -c 1m /dev/zero >/hold/f", ""),
     }  # fmt: skip
     for name, (fields, script, _) in attempts.items():
         command = {"command": ["sh", "-c", f"{script}; sleep 1000"]}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from node_pods import container, make_pod
 
+from sampan.linux.cgroups import layout, remove
 from sampan.node import cgroups
 from sampan.node.cgroups import Groups, settings
 
@@ -41,14 +42,14 @@ def test_a_pod_has_limits_when_each_of_its_containers_has() -> None:
 def root() -> Iterator[str]:
     name = f"sptest{os.getpid()}n"
     yield name
-    cgroups.remove(name)
-    assert not [path for path in cgroups.roots().values() if (path / name).exists()]
+    remove(name)
+    assert not [path for path in layout().everywhere(name) if path.exists()]
 
 
 def value(group: str, *names: str) -> str:
     """Of the first of these files that there is: v2's name for it, or v1's."""
-    tops = set(cgroups.controllers().values())
-    (found,) = [t / group / name for t in tops for name in names if (t / group / name).exists()]
+    tops = layout().every(group)
+    (found,) = [top / name for top in tops for name in names if (top / name).exists()]
     return found.read_text().strip()
 
 
@@ -81,4 +82,4 @@ def test_what_the_kernel_is_told(root: str) -> None:
     groups.remove(group, "one")
     groups.count(two)
     assert value(f"{kubepods}/burstable", "cpu.weight", "cpu.shares") in ("20", "512")
-    assert not [top for top in cgroups.controllers().values() if (top / group[1:]).exists()]
+    assert not [directory for directory in layout().every(group) if directory.exists()]

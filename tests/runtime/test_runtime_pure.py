@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from sampan.cri import api_pb2 as pb
 from sampan.cri.errors import InvalidArgument
+from sampan.linux import cgroups
 from sampan.network.pods import Attachment
 from sampan.runtime import inventory, spec
-from sampan.runtime.container import capabilities, cgroups, elf, oci, seccomp, users
+from sampan.runtime.container import capabilities, elf, oci, seccomp, users
 from sampan.runtime.records import ContainerEntry, SandboxEntry, load_all
 from sampan.runtime.sandbox import CannotStart, Exit, Mount, SecurityContext
 

@@ -14,9 +14,10 @@ import pytest
 from wasm_lab import Lab, artifact, logged
 
 from sampan.image import UnpackedImage
+from sampan.linux import cgroups
 from sampan.network.pods import Attachment
 from sampan.runtime.sandbox import Mount, Resources, SecurityContext
-from sampan.runtime.wasm import cgroups, seccomp
+from sampan.runtime.wasm import seccomp
 from sampan.runtime.wasm.cgroups import Cgroup, remove_parent
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces, uids, cgroups")
@@ -182,7 +183,8 @@ async def test_in_v2_a_worker_is_born_in_its_cgroup(
     lab: Lab, cli: Path, web: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert UNIFIED is not None
-    monkeypatch.setattr(cgroups, "MOUNT", UNIFIED)
+    layout = cgroups.Layout(True, {"": UNIFIED})
+    monkeypatch.setattr(cgroups, "layout", lambda: layout)
     parent = f"/sampan-v2-{os.getpid()}/pod"
     sandbox = await lab.pod(cgroup_parent=parent)
     process = await sandbox.start(lab.container("cli.wasm", "sleep", "1000"), artifact(cli))

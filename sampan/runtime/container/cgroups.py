@@ -9,53 +9,20 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
+from sampan.linux import cgroups
+from sampan.linux.cgroups import SWAP_V1, Setting
 from sampan.runtime import files
 from sampan.runtime.sandbox import ContainerStats, Device, NotSupported, Resources
 
-CGROUP_FILES = "/sys/fs/cgroup"
-V1_CONTROLLERS = ("cpu", "cpuacct", "memory", "pids", "devices", "cpuset", "hugetlb")
+CGROUP_FILES = str(cgroups.TOP)
 
 # What every container may use: the pseudo devices, ptys and tun; mknod of anything else is allowed but useless.
-SWAP_V1 = "memory.memsw.limit_in_bytes"
 V1_DEVICES = (
     "c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm",
     "c 5:0 rwm", "c 5:1 rwm", "c 5:2 rwm", "c 136:* rwm", "c 10:200 rwm",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the hierarchies are mounted on this host."""
-
-    unified: bool  # pure v2
-    hierarchies: dict[str, Path]  # v1: by controller; v2: under ""
-    others: tuple[
-        Path, ...
-    ] = ()  # hybrid: hierarchies without a controller of ours; an engine may use them
-
-
-@cache
-def layout() -> Layout:
-    hierarchies: dict[str, Path] = {}
-    others = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        left, _, right = line.partition(" - ")
-        kind, _, options = right.split(" ", 2)
-        point = Path(left.split(" ")[4])
-        if kind == "cgroup2" and point == Path("/sys/fs/cgroup"):
-            return Layout(True, {"": point})
-        if kind == "cgroup":
-            names = [name for name in options.split(",") if name in V1_CONTROLLERS]
-            hierarchies.update((name, point) for name in names)
-            if not names:
-                others.append(point)
-        elif kind == "cgroup2":
-            others.append(point)
-    return Layout(False, hierarchies, tuple(others))
 
 
 class Cgroup:
@@ -63,18 +30,14 @@ class Cgroup:
 
     def __init__(self, path: str) -> None:
         self.path = "/" + path.strip("/")
-        self._layout = layout()
+        self._layout = cgroups.layout()
 
     def directory(self, controller: str) -> Path | None:
-        root = self._layout.hierarchies.get("" if self._layout.unified else controller)
+        root = self._layout.root(controller)
         return root / self.path.lstrip("/") if root else None
 
     def directories(self) -> list[Path]:
-        return list(
-            dict.fromkeys(
-                root / self.path.lstrip("/") for root in self._layout.hierarchies.values()
-            )
-        )
+        return self._layout.every(self.path)
 
     def create(
         self, resources: Resources, *, devices: tuple[Device, ...] | None = None
@@ -93,7 +56,7 @@ class Cgroup:
                 continue
             directory.mkdir(parents=True, exist_ok=True)
             joined.append(directory)
-        self._write(self._v1_settings(resources))
+        self._write(self._settings(resources))
         rules = self.directory("devices")
         if devices is not None and rules is not None:
             files.set_value(rules / "devices.deny", "a")
@@ -112,26 +75,16 @@ class Cgroup:
                 if not (current / name).read_text().strip():
                     (current / name).write_text((parent / name).read_text())
 
-    def _v1_settings(self, resources: Resources) -> list[tuple[str, str, str]]:
-        settings = []
-        if resources.cpu_shares:
-            settings.append(("cpu", "cpu.shares", str(max(2, resources.cpu_shares))))
-        if resources.cpu_period:
-            settings.append(("cpu", "cpu.cfs_period_us", str(resources.cpu_period)))
-        if resources.cpu_quota:
-            settings.append(("cpu", "cpu.cfs_quota_us", str(resources.cpu_quota)))
-        if resources.memory:
-            settings.append(("memory", "memory.limit_in_bytes", str(resources.memory)))
-        memory = self.directory("memory")
-        if resources.memory_swap and memory and (memory / SWAP_V1).exists():
-            # With swap; the kernel keeps it at or above the limit without, so it goes first where that one grows.
-            both = ("memory", SWAP_V1, str(resources.memory_swap))
-            grows = 0 <= self.number("memory", SWAP_V1) < resources.memory
-            settings.insert(
-                len(settings) - 1 if grows and resources.memory else len(settings), both
-            )
+    def _settings(self, resources: Resources) -> list[Setting]:
+        found = cgroups.settings(limits_of(resources), unified=self._layout.unified)
+        if self._layout.unified:
+            return found + [
+                ("", name, value) for name, value in resources.unified.items() if "/" not in name
+            ]
+        if resources.memory_swap:
+            found = self._ordered(found, resources.memory)
         if self.directory("hugetlb") is not None:
-            settings += [
+            found += [
                 ("hugetlb", f"hugetlb.{size}.limit_in_bytes", str(limit))
                 for size, limit in resources.hugepages.items()
             ]
@@ -139,45 +92,19 @@ class Cgroup:
             # CRI has no field for pids; of v2's files this is the one that v1 has as well.
             if name != "pids.max":
                 raise NotSupported(f"{name}: this host has cgroup v1")
-            settings.append(("pids", name, value))
-        if resources.pids:
-            settings.append(
-                ("pids", "pids.max", "max" if resources.pids < 0 else str(resources.pids))
-            )
-        if resources.cpuset_cpus:
-            settings.append(("cpuset", "cpuset.cpus", resources.cpuset_cpus))
-        if resources.cpuset_mems:
-            settings.append(("cpuset", "cpuset.mems", resources.cpuset_mems))
-        return settings
+            found.append(("pids", name, value))
+        return found
 
-    @staticmethod
-    def _v2_settings(resources: Resources) -> list[tuple[str, str, str]]:
-        settings = []
-        if resources.cpu_shares:
-            settings.append(("", "cpu.weight", str(weight_of(resources.cpu_shares))))
-        if resources.cpu_quota or resources.cpu_period:
-            quota = str(resources.cpu_quota) if resources.cpu_quota > 0 else "max"
-            settings.append(("", "cpu.max", f"{quota} {resources.cpu_period or 100_000}"))
-        if resources.memory:
-            settings.append(
-                ("", "memory.max", "max" if resources.memory < 0 else str(resources.memory))
-            )
-        if resources.memory_swap:
-            # CRI counts memory and swap together, as v1 did; v2 has swap by itself.
-            swap = "max" if resources.memory_swap < 0 else resources.memory_swap - resources.memory
-            settings.append(("", "memory.swap.max", str(swap)))
-        if resources.pids:
-            settings.append(("", "pids.max", "max" if resources.pids < 0 else str(resources.pids)))
-        if resources.cpuset_cpus:
-            settings.append(("", "cpuset.cpus", resources.cpuset_cpus))
-        if resources.cpuset_mems:
-            settings.append(("", "cpuset.mems", resources.cpuset_mems))
-        settings.extend(
-            ("", name, value) for name, value in resources.unified.items() if "/" not in name
-        )
-        return settings
+    def _ordered(self, found: list[Setting], memory: int) -> list[Setting]:
+        """v1 keeps the limit with swap at or above the one without, so it goes first where that one grows."""
+        directory = self.directory("memory")
+        if directory is None or not (directory / SWAP_V1).exists():
+            return [each for each in found if each[1] != SWAP_V1]
+        if 0 <= self.number("memory", SWAP_V1) < memory:
+            return sorted(found, key=lambda each: each[1] != SWAP_V1)
+        return found
 
-    def _write(self, settings: list[tuple[str, str, str]]) -> None:
+    def _write(self, settings: list[Setting]) -> None:
         for controller, name, value in settings:
             directory: Path | None = self.directory(controller)
             if directory is None:
@@ -191,11 +118,8 @@ class Cgroup:
 
     def update(self, resources: Resources) -> None:
         """Change the limits of a living group. Raises NotSupported with the limit that cannot change."""
-        settings = (
-            self._v2_settings(resources) if self._layout.unified else self._v1_settings(resources)
-        )
         try:
-            self._write(settings)
+            self._write(self._settings(resources))
         except OSError as error:
             raise NotSupported(str(error.strerror)) from error
 
@@ -203,10 +127,7 @@ class Cgroup:
         for controller in ("pids", "memory", "cpu"):
             directory = self.directory(controller)
             if directory is not None:
-                try:
-                    return [int(pid) for pid in (directory / "cgroup.procs").read_text().split()]
-                except OSError:
-                    return []
+                return cgroups.members(directory)
         return []
 
     def kill(self) -> None:
@@ -223,26 +144,11 @@ class Cgroup:
 
     def remove(self) -> bool:
         """Remove the group, its empty children first; False when a member still holds it. Idempotent."""
-        clean = True
-        others = [root / self.path.lstrip("/") for root in self._layout.others]
-        for directory in (*self.directories(), *others):
-            for root, _, _ in os.walk(directory, topdown=False):
-                try:
-                    os.rmdir(root)
-                except FileNotFoundError:
-                    continue
-                except OSError:
-                    clean = False
-        return clean
+        return cgroups.remove(self.path)
 
     def remove_if_empty(self) -> None:
         """Remove the group itself where it has no children."""
-        others = [root / self.path.lstrip("/") for root in self._layout.others]
-        for directory in (*self.directories(), *others):
-            try:
-                os.rmdir(directory)
-            except OSError:
-                continue
+        cgroups.remove_if_empty(self.path)
 
     def out_of_memory(self) -> bool:
         """Whether the kernel killed a member for want of memory."""
@@ -263,43 +169,34 @@ class Cgroup:
 
     def number(self, controller: str, name: str) -> int:
         directory = self.directory(controller)
-        try:
-            return int((directory / name).read_text()) if directory else 0
-        except (OSError, ValueError):
-            return 0
+        return (cgroups.number(directory / name) if directory else None) or 0
 
     def flat(self, controller: str, name: str) -> dict[str, int]:
         directory = self.directory(controller)
-        try:
-            text = (directory / name).read_text() if directory else ""
-        except OSError:
-            return {}
-        pairs = (line.split() for line in text.splitlines())
-        return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+        return cgroups.fields(directory / name) if directory else {}
 
     def stats(self) -> ContainerStats:
-        memory = self.flat("memory", "memory.stat")
-        if self._layout.unified:
-            usage = self.number("memory", "memory.current")
-            cpu = self.flat("cpu", "cpu.stat").get("usage_usec", 0) * 1000
-            inactive, rss = memory.get("inactive_file", 0), memory.get("anon", 0)
-        else:
-            usage = self.number("memory", "memory.usage_in_bytes")
-            cpu = self.number("cpuacct", "cpuacct.usage")
-            inactive = memory.get("total_inactive_file", 0)
-            rss = memory.get("total_rss", 0)
+        found = cgroups.usage(self.path)
         return ContainerStats(
-            cpu_nanoseconds=cpu,
-            memory_bytes=usage,
-            memory_working_set=max(0, usage - inactive),
-            memory_rss=rss,
-            pids=self.number("pids", "pids.current"),
+            cpu_nanoseconds=found.cpu or 0,
+            memory_bytes=found.memory or 0,
+            memory_working_set=found.working_set,
+            memory_rss=found.rss or 0,
+            pids=found.pids or 0,
         )
 
 
-def weight_of(shares: int) -> int:
-    """cpu.weight (1–10000) for v1's shares (2–262144), as Kubernetes and runc convert it."""
-    return 1 + (min(max(shares, 2), 262144) - 2) * 9999 // 262142
+def limits_of(resources: Resources) -> cgroups.Limits:
+    return cgroups.Limits(
+        cpu_shares=resources.cpu_shares,
+        cpu_quota=resources.cpu_quota,
+        cpu_period=resources.cpu_period,
+        memory=resources.memory,
+        memory_swap=resources.memory_swap,
+        pids=resources.pids,
+        cpuset_cpus=resources.cpuset_cpus,
+        cpuset_mems=resources.cpuset_mems,
+    )
 
 
 def rule_of(device: Device) -> str:

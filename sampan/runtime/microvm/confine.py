@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from sampan.linux import cgroups
 from sampan.runtime import files
-from sampan.runtime.container.cgroups import Cgroup, layout
+from sampan.runtime.container.cgroups import Cgroup
 from sampan.runtime.sandbox import Resources, SandboxSpec
 
 VMM_MEMORY = 96 << 20  # bytes beside the guest's: QEMU itself, translated code, caches
-CONTROLLERS = ("+cpu", "+memory", "+pids")
 
 
 def confine(cgroup: Cgroup, pid: int, spec: SandboxSpec, memory: int) -> None:
@@ -21,9 +21,9 @@ def confine(cgroup: Cgroup, pid: int, spec: SandboxSpec, memory: int) -> None:
         cpu_quota=spec.resources.cpu_quota,
         cpu_period=spec.resources.cpu_period,
     )
-    if layout().unified:
+    if cgroup.unified:
         (directory,) = cgroup.directories()
-        delegate(directory)
+        cgroups.make(directory, cgroups.TOP, unified=True)
         cgroup.update(limits)
         joined: tuple[Path, ...] = (directory,)
     else:
@@ -37,20 +37,6 @@ def join(cgroup: Cgroup, pid: int) -> None:
     for directory in cgroup.directories():
         if directory.exists():
             files.set_value(directory / "cgroup.procs", str(pid))
-
-
-def delegate(directory: Path) -> None:
-    """Make the group, with the controllers handed down along its path (cgroups(7), cgroup.subtree_control)."""
-    root = layout().hierarchies[""]
-    directory.mkdir(parents=True, exist_ok=True)
-    path = root
-    for part in directory.relative_to(root).parts:
-        for controller in CONTROLLERS:
-            try:
-                files.set_value(path / "cgroup.subtree_control", controller)
-            except OSError:
-                continue  # not here, or the group has members of its own: the limit that is missed says so
-        path = path / part
 
 
 def usable() -> bool:

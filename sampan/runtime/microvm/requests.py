@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sampan.image import UnpackedImage, lookup
+from sampan.linux.cgroups import weight_of
 from sampan.runtime.container.capabilities import DEFAULT, NAMES
-from sampan.runtime.container.cgroups import weight_of
 from sampan.runtime.container.oci import MASKED, READONLY
 from sampan.runtime.container.users import Identity, identity
 from sampan.runtime.microvm import seccomp

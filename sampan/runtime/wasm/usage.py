@@ -14,13 +14,13 @@ def of_container(pid: int, cgroup: Cgroup) -> ContainerStats:
     """Zeros when the process has just ended."""
     found = cgroup.usage()
     cpu, rss, threads = _of_process(pid)
-    memory = found.get("memory", rss)
+    memory = rss if found.memory is None else found.memory
     return ContainerStats(
-        cpu_nanoseconds=found.get("cpu", cpu),
+        cpu_nanoseconds=cpu if found.cpu is None else found.cpu,
         memory_bytes=memory,
-        memory_working_set=max(0, memory - found.get("inactive", 0)),
-        memory_rss=found.get("rss", rss),
-        pids=found.get("pids", threads),
+        memory_working_set=max(0, memory - found.inactive),
+        memory_rss=rss if found.rss is None else found.rss,
+        pids=threads if found.pids is None else found.pids,
     )
 
 
