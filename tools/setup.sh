@@ -35,6 +35,9 @@ curl:the tests' plainest client
 skopeo:tests of the embedded registry with clients that we did not write
 podman:the same
 buildah:the same
+containerd:the same, beneath Docker, and make bench
+libdevmapper1.02.1:the same
+runsc:tests of an OCI runtime that is a kernel of its own (gVisor)
 wrk:make bench
 util-linux:tests in namespaces of their own"
 
@@ -119,6 +122,13 @@ if [ "$kind" = dev ] && [ ! -d .cache/jco/node_modules ]; then
     else
         say "left out: tests of JavaScript components (they need node 20 and npm)"
     fi
+fi
+if [ "$kind" = dev ] && [ ! -x .cache/docker/usr/sbin/dockerd ] && command -v apt-get >/dev/null 2>&1; then
+    say "fetching Docker, unpacked: its package, installed, would start a daemon and change the packet filter (once)"
+    mkdir -p .cache/docker
+    # shellcheck disable=SC2015
+    (cd .cache/docker && apt-get download -qq docker.io >/dev/null 2>&1 && dpkg-deb -x docker.io_*.deb . && rm docker.io_*.deb) ||
+        say "left out: the test with docker as a client of the embedded registry (apt-get could not download docker.io)"
 fi
 [ -x .cache/clients/kubectl ] && [ -x .cache/clients/helm ] || say "fetching kubectl and helm (once)"
 .venv/bin/python tools/fetch_clients.py >/dev/null

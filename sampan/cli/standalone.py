@@ -15,6 +15,7 @@ A key that is not known is an error, so that a misspelt one is not silently with
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +39,15 @@ def texts(value: Any) -> tuple[str, ...]:
 def handlers(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise ValueError("must be a table of handler = runtime")
-    return {name: text(item) for name, item in value.items()}
+    found = {name: text(item) for name, item in value.items()}
+    for name, command in found.items():
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        if not words:
+            raise ValueError(f"{name}: names no runtime")
+    return found
 
 
 # Key of the file → setting of `Config`, and how its value is read.

@@ -69,7 +69,12 @@ class ReportingService:
                     "directory": str(self.inventory.config.directory),
                     "network": self.inventory.config.network.name,
                     "kinds": {
-                        name: {"usable": item.usable, "detail": item.detail, "why": item.why}
+                        name: {
+                            "usable": item.usable,
+                            "detail": item.detail,
+                            "why": item.why,
+                            "install": item.install,
+                        }
                         for name, item in kinds.items()
                     },
                 }

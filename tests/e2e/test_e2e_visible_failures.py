@@ -258,15 +258,22 @@ def test_who_fills_the_disk_past_his_limit_is_evicted(space: Space) -> None:
                 "Pod ephemeral local storage usage exceeds the total limit of containers 4Mi. "),
         "modest": ({"volumeMounts": mounts, "resources": own}, "head -c 1m /dev/zero >/hold/f", ""),
     }  # fmt: skip
+    pods = []
     for name, (fields, script, _) in attempts.items():
         command = {"command": ["sh", "-c", f"{script}; sleep 1000"]}
         spec = {"volumes": [volume]} if "volumeMounts" in fields else {}
-        space.start("container", f"fills-{name}", **command, **fields, spec=spec)
+        pods.append(pod("container", f"fills-{name}", **command, **fields, spec=spec))
+    space.apply(*pods)
     for name, (_, _, message) in attempts.items():
-        if message:
-            space.phase(f"fills-{name}", "Failed")
+
+        def evicted(name: str = name) -> tuple[str, str]:
             status = space.read(f"pods/fills-{name}")["status"]
-            assert (status["reason"], status["message"]) == ("Evicted", message), status
+            assert status["phase"] == "Failed", status
+            return status["reason"], status["message"]
+
+        if message:
+            assert wait_for(evicted, what=f"the end of {name}") == ("Evicted", message)
             assert space.event(f"fills-{name}", "Evicted") == message
     assert space.read("pods/fills-modest")["status"]["phase"] == "Running"
-    space.kubectl("delete", "pod", *(f"fills-{name}" for name in attempts), "--grace-period=0")
+    gone = ("--grace-period=0", "--force", "--wait=false")
+    space.kubectl("delete", "pod", *(f"fills-{name}" for name in attempts), *gone)

@@ -1,95 +1,25 @@
-"""The embedded registry over real HTTP: every end point of the distribution specification, spoken raw and by real clients."""
+"""The embedded registry, spoken to raw: every end point of the distribution specification."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import re
-import shutil
 import stat
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
-from image_make import add_image, digest, documents, entry, layer
+from image_boat import Boat
+from image_make import digest
 
 from sampan.image.auth import Auth
-from sampan.image.errors import ImageNotFound, Unauthorized
-from sampan.image.hosts import Host, Registries
+from sampan.image.errors import ImageNotFound
 from sampan.image.manifest import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Descriptor
 from sampan.image.registryserver import RegistryServer
 from sampan.image.registryserver.credentials import Credentials
 from sampan.image.store import ImageStore
-
-PLATFORMS = ["linux/amd64", "wasip1/wasm"]
-
-
-class Boat:
-    """A registry over a store, and a client that is logged in."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.store = ImageStore(directory / "images", platforms=PLATFORMS)
-        self.credentials = Credentials(directory / "registry")
-        self.server = RegistryServer(self.store, self.credentials, port=0)
-
-    async def start(self) -> Boat:
-        await self.server.start()
-        self.auth = self.credentials.ensure([self.server.host])
-        self.base = f"http://127.0.0.1:{self.server.port}"
-        self.http = aiohttp.ClientSession(headers={"Authorization": self.auth.basic})
-        return self
-
-    async def stop(self) -> None:
-        await self.http.close()
-        await self.server.close()
-
-    async def ask(self, method: str, path: str, status: int, **arguments: Any) -> tuple[Any, bytes]:
-        """Headers and body of an answer that must have this status."""
-        url = path if path.startswith("http") else f"{self.base}{path}"
-        async with self.http.request(method, url, **arguments) as response:
-            body = await response.read()
-            assert response.status == status, (method, path, response.status, body)
-            return response.headers, body
-
-    async def refused(self, method: str, path: str, status: int, code: str, **more: Any) -> Any:
-        headers, body = await self.ask(method, path, status, **more)
-        assert json.loads(body)["errors"][0]["code"] == code
-        return headers
-
-    async def blob(self, name: str, data: bytes) -> str:
-        path = f"/v2/{name}/blobs/uploads/?digest={digest(data)}"
-        headers, _ = await self.ask("POST", path, 201, data=data)
-        assert headers["Location"] == f"/v2/{name}/blobs/{digest(data)}"
-        return digest(data)
-
-    async def manifest(self, name: str, target: str, document: dict[str, Any]) -> tuple[str, Any]:
-        data = json.dumps(document).encode()
-        kind = {"Content-Type": document["mediaType"]}
-        headers, _ = await self.ask(
-            "PUT", f"/v2/{name}/manifests/{target}", 201, data=data, headers=kind
-        )
-        assert headers["Docker-Content-Digest"] == digest(data)
-        return digest(data), headers
-
-    async def image(self, name: str, tag: str, text: bytes = b"world", **top: Any) -> str:
-        config, blobs, layers = documents([layer(entry("hello", text))], {"Cmd": ["/x"]}, **top)
-        for data in (config, *blobs):
-            await self.blob(name, data)
-        document = {
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "config": Descriptor.of(OCI_CONFIG, config).json(),
-            "layers": [item.json() for item in layers],
-        }
-        return (await self.manifest(name, tag, document))[0]
-
-    def registries(self) -> Registries:
-        return Registries().with_host([self.server.host], Host(self.auth))
 
 
 @pytest.fixture
@@ -344,164 +274,9 @@ async def test_indexes_and_other_machines_images(boat: Boat) -> None:
     await boat.ask("GET", "/v2/multi/manifests/only-arm64", 200)
 
 
-async def test_our_own_client(boat: Boat, tmp_path: Path) -> None:
-    other = ImageStore(tmp_path / "other", platforms=PLATFORMS, registries=boat.registries())
-    image_id = add_image(
-        other, "docker.io/library/app:1", [layer(entry("big", os.urandom(1 << 20)))]
-    )
-    target = f"{boat.server.host}/team/app:1"
-    manifest = await other.push("app:1", target)
-    assert boat.store.inspect(target).id == image_id
-    third = ImageStore(tmp_path / "third", platforms=PLATFORMS, registries=boat.registries())
-    assert await third.pull(f"{boat.server.host}/team/app@{manifest}") == image_id
-    with pytest.raises(Unauthorized, match="push access denied"):
-        await other.push("app:1", target, Auth("sampan", "wrong"))
-    await other.push("app:1", f"{boat.server.host}/other/app:2")  # every blob is mounted
-    assert boat.store.inspect(f"{boat.server.host}/other/app:2").id == image_id
-
-
-class Relay:
-    """Before a registry: cuts a connection when the client has sent so many bytes over it, as often as `cuts` says."""
-
-    def __init__(self, port: int, cuts: list[int]) -> None:
-        self.target, self.cuts = port, cuts
-        self.ranges: list[bytes] = []  # of requests that go on with an upload
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
-
-        async def forth() -> None:
-            passed = 0
-            while data := await reader.read(65536):
-                passed += len(data)
-                self.ranges += re.findall(rb"Content-Range: (\d+)-", data)
-                far_writer.write(data)
-                await far_writer.drain()
-                if self.cuts and passed > self.cuts[0]:
-                    self.cuts.pop(0)
-                    break
-            far_writer.close()
-            writer.close()
-
-        async def back() -> None:
-            while data := await far_reader.read(65536):
-                writer.write(data)
-
-        await asyncio.gather(forth(), back(), return_exceptions=True)
-
-
-async def test_a_push_goes_on_where_it_broke(
-    boat: Boat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sampan.image.transport.FIRST_PAUSE", 0.05)
-    relay = Relay(boat.server.port, [1_500_000, 1_500_000])
-    server = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
-    host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    registries = Registries().with_host([host], Host(boat.auth))
-    other = ImageStore(tmp_path / "other", platforms=PLATFORMS, registries=registries)
-    image_id = add_image(
-        other, "docker.io/library/app:1", [layer(entry("big", os.urandom(4 << 20)))]
-    )
-    await other.push("app:1", f"{host}/app:1")
-    first, second = (int(start) for start in relay.ranges)
-    assert relay.cuts == [] and 0 < first < second < 4 << 20
-    assert boat.store.inspect(f"{boat.server.host}/app:1").id == image_id
-    server.close()
-
-
 async def test_a_new_port_renames(boat: Boat) -> None:
     await boat.image("app", "v1")
     await boat.server.close()
     boat.server = RegistryServer(boat.store, boat.credentials, port=0)
     await boat.server.start()
     assert boat.store.inspect(f"{boat.server.host}/app:v1").pinned
-
-
-@pytest.mark.skipif(shutil.which("skopeo") is None, reason="needs skopeo: apt-get install skopeo")
-async def test_skopeo(boat: Boat, tmp_path: Path) -> None:
-    """Debian's skopeo pushes, lists, inspects, copies and deletes; what it pushed runs here."""
-    source = ImageStore(tmp_path / "source", platforms=PLATFORMS)
-    image_id = add_image(source, "docker.io/library/app:1", [layer(entry("hello", b"ship"))])
-    archive = tmp_path / "app.tar"
-    source.save(["app:1"], archive)
-
-    async def skopeo(*words: str) -> str:
-        process = await asyncio.create_subprocess_exec(
-            "skopeo",
-            "--insecure-policy",
-            *words,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await asyncio.wait_for(process.communicate(), 60)
-        assert process.returncode == 0, err.decode()
-        return out.decode()
-
-    login = f"--authfile={boat.credentials.auth_file}"
-    top = f"docker://{boat.server.host}"
-    to, both = "--dest-tls-verify=false", ["--src-tls-verify=false", "--dest-tls-verify=false"]
-    await skopeo("copy", login, to, f"docker-archive:{archive}", f"{top}/team/docker:1")
-    await skopeo("copy", login, to, f"oci-archive:{archive}", f"{top}/team/app:1")
-    image = boat.store.inspect(f"{boat.server.host}/team/app:1")
-    assert image.id == image_id and image.pinned
-    unpacked = await boat.store.unpack(f"{boat.server.host}/team/docker:1")
-    assert (unpacked.layers[0] / "hello").read_bytes() == b"ship"
-    shown = json.loads(await skopeo("inspect", login, "--tls-verify=false", f"{top}/team/app:1"))
-    assert shown["Digest"] == image.manifest and shown["RepoTags"] == ["1"]
-    await skopeo("copy", login, *both, f"{top}/team/app:1", f"{top}/copy/app:2")
-    await skopeo(
-        "copy", login, "--src-tls-verify=false", f"{top}/copy/app:2", f"dir:{tmp_path}/out"
-    )
-    await skopeo("delete", login, "--tls-verify=false", f"{top}/copy/app:2")
-    await boat.refused("GET", f"/v2/copy/app/manifests/{image.manifest}", 404, "MANIFEST_UNKNOWN")
-    assert boat.store.inspect(f"{boat.server.host}/team/app:1").pinned
-
-
-TOOLS = {
-    # how its users load an archive, push what is in it, and pull it again
-    "podman": ("load -i {archive}", "push --tls-verify=false {name} {target}", "pull --tls-verify=false {target}"),
-    "buildah": ("pull docker-archive:{archive}", "push --tls-verify=false {name} {target}", "pull --tls-verify=false {target}"),
-}  # fmt: skip
-
-
-@pytest.mark.root
-@pytest.mark.parametrize("tool", TOOLS)
-async def test_other_clients_push_and_pull(
-    boat: Boat, tmp_path: Path, tool: str, request: pytest.FixtureRequest
-) -> None:
-    """podman and buildah, as Debian has them, on storage of their own."""
-    if shutil.which(tool) is None or os.geteuid() != 0:
-        pytest.skip(f"needs {tool}, and root")
-    source = ImageStore(tmp_path / "source", platforms=PLATFORMS)
-    image_id = add_image(source, "docker.io/library/app:1", [layer(entry("hello", b"ship"))])
-    archive = tmp_path / "app.tar"
-    source.save(["app:1"], archive)
-    environment = {**os.environ, "REGISTRY_AUTH_FILE": str(boat.credentials.auth_file)}
-    # podman takes no runroot of more than 50 characters.
-    short = Path(tempfile.mkdtemp(prefix="boats-"))
-    request.addfinalizer(lambda: shutil.rmtree(short, ignore_errors=True))
-    storage = ["--root", str(short / "root"), "--runroot", str(short / "run"), "--storage-driver", "vfs"]  # fmt: skip
-
-    async def call(words: str) -> str:
-        process = await asyncio.create_subprocess_exec(
-            tool, *storage, *words.split(), env=environment,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        out, err = await asyncio.wait_for(process.communicate(), 60)
-        assert process.returncode == 0, err.decode()
-        return out.decode()
-
-    target = f"{boat.server.host}/team/{tool}:1"
-    load, push, pull = (
-        text.format(archive=archive, name="docker.io/library/app:1", target=target)
-        for text in TOOLS[tool]
-    )
-    await call(load)
-    await call(push)
-    pushed = boat.store.inspect(target)
-    assert pushed.id == image_id
-    unpacked = await boat.store.unpack(target)
-    assert (unpacked.layers[0] / "hello").read_bytes() == b"ship"
-    await call("rmi --all --force")
-    await call(pull)
-    assert image_id.removeprefix("sha256:")[:12] in await call("images --all")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import tempfile
@@ -23,7 +24,7 @@ async def named(images):
     if shutil.which("runc") is None:
         pytest.skip("needs runc")
     with tempfile.TemporaryDirectory(prefix="sampan-runtime-") as directory:
-        engines = {"plain": "runc", "absent": "/no/such/runtime"}
+        engines = {"plain": "runc", "absent": "/no/such/runtime", "kata": "kata-runtime"}
         runtime = Runtime(Path(directory), images, engines=engines)
         async with runtime.running():
             yield runtime
@@ -35,7 +36,12 @@ async def test_an_oci_runtime_by_its_name(named):
     handlers = {item.name for item in answer.runtime_handlers}
     assert {"", "container", "plain"} <= handlers
     assert "absent" not in handlers
-    assert "/no/such/runtime is not installed" in answer.info["config"]
+    kinds = json.loads(answer.info["config"])["kinds"]
+    assert kinds["absent"]["why"] == "the OCI runtime /no/such/runtime is not installed"
+    assert kinds["absent"]["install"].startswith(
+        "the program runtime, anywhere in /usr/local/sbin:"
+    )
+    assert "no OCI command line since 2.0" in kinds["kata"]["install"]
     pod = await named.pod("plain")
     container = await named.container(pod, "sleep", "1000")
     assert (await named.exec(container, "echo", "there")).stdout == b"there\n"
@@ -51,6 +57,32 @@ async def test_an_oci_runtime_by_its_name(named):
         await named.pod("absent")
     with pytest.raises(CRIError, match='"other"'):
         await named.pod("other")
+
+
+@pytest.mark.root
+@pytest.mark.skipif(shutil.which("runsc") is None, reason="needs runsc")
+async def test_a_runtime_that_is_a_kernel_of_its_own(images):
+    """gVisor, called with options of the user's. Its network stack asks more of the host than every kernel gives."""
+    with tempfile.TemporaryDirectory(prefix="sampan-runtime-") as directory:
+        engines = {"gvisor": "runsc --network=none --ignore-cgroups"}
+        runtime = Runtime(Path(directory), images, engines=engines)
+        await runtime.start()
+        try:
+            pod = await runtime.pod("gvisor")
+            ended = await runtime.container(pod, "sh", "-c", "busybox dmesg; exit 7")
+            status = await runtime.ended(ended)
+            assert (status.exit_code, status.reason) == (7, "Error")
+            assert "Starting gVisor" in await runtime.log(ended)
+            living = await runtime.container(pod, "sleep", "1000")
+            said = await runtime.exec(living, "sh", "-c", "cat /proc/version; exit 3")
+            assert said.stdout.startswith(b"Linux version 4.4.0 ") and said.exit_code == 3
+            await runtime.client.stop_container(container_id=living, timeout=0)
+            assert (await runtime.status(living)).exit_code == 137
+        finally:
+            await runtime.clean()
+            await runtime.stop()
+            await runtime.client.close()
+        assert directory not in Path("/proc/mounts").read_text()
 
 
 @pytest.mark.root

@@ -32,6 +32,7 @@ class Engine:
     root: Path  # its own state
     makes_cgroups: bool  # False: we do, and it runs in a private view
     hidden: Path  # where the view keeps the host's cgroup hierarchies
+    options: tuple[str, ...] = ()  # of the user's, before the verb
 
     @property
     def skeleton(self) -> Path:
@@ -42,7 +43,7 @@ class Engine:
         manager = {"crun": "cgroupfs" if self.makes_cgroups else "disabled"}.get(self.name)
         options = [f"--cgroup-manager={manager}"] if manager else []
         path = sealed(self.path) if self.name in ("crun", "runc") else self.path
-        return [path, *options, "--root", str(self.root)]
+        return [path, *options, *self.options, "--root", str(self.root)]
 
     @contextlib.asynccontextmanager
     async def view(
@@ -108,16 +109,17 @@ def _copy(path: str, inode: int, changed: int) -> str:
 def candidates(run_directory: Path, asked: str = "") -> list[Engine]:
     """What is installed, best first, with the way of calling it that this host's cgroups ask for.
 
-    `asked`: the one that the configuration names, by its name or path; "" for whatever is there.
+    `asked`: the one that the configuration names, by its name or path, with options of its own behind it; "" for
+    whatever is there.
     """
     found = []
-    for name in (asked,) if asked else ("crun", "runc"):
+    for named in (asked,) if asked else ("crun", "runc"):
+        name, *options = shlex.split(named)
         path = shutil.which(name, path=PATH)
         if path is None:
             continue
         kind = os.path.basename(name)
         makes_cgroups = layout().unified or kind != "crun"
-        found.append(
-            Engine(kind, path, run_directory / kind, makes_cgroups, run_directory / "cgroup")
-        )
+        state, hidden = run_directory / kind, run_directory / "cgroup"
+        found.append(Engine(kind, path, state, makes_cgroups, hidden, tuple(options)))
     return found

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 import shutil
 import signal
 import tempfile
@@ -33,6 +34,15 @@ from sampan.runtime.sandbox import (
 
 LOG = logging.getLogger(__name__)
 INSTALL = "apt-get install crun conmon"
+# OCI runtimes by the name of their program, and how one comes by them.
+RUNTIMES = {
+    "crun": "apt-get install crun",
+    "runc": "apt-get install runc",
+    "runsc": "apt-get install runsc, or a release of gVisor",
+    "youki": "a release of youki-dev/youki",
+    "kata-runtime": "nothing: Kata Containers has no OCI command line since 2.0; use the handler microvm",
+    "containerd-shim-kata-v2": "nothing: a shim of containerd's is no OCI runtime; use the handler microvm",
+}
 PROOF = 42  # exit code of the probe's container
 PROBE_USERS = UserNamespace(IDMap(1 << 20, 1 << 16), IDMap(1 << 20, 1 << 16))
 
@@ -77,7 +87,12 @@ class ContainerKind:
                 return Support(True, detail=await version(engine), features=found)
             failures.append(f"{engine.name}: {failure}")
         if not failures and self._asked:
-            return Support(False, why=f"the OCI runtime {self._asked} is not installed")
+            name = os.path.basename(shlex.split(self._asked)[0])
+            return Support(
+                False,
+                why=f"the OCI runtime {self._asked} is not installed",
+                install=RUNTIMES.get(name, f"the program {name}, anywhere in {PATH}"),
+            )
         if not failures:
             return Support(False, why="neither crun nor runc is installed", install=INSTALL)
         return Support(False, why="; ".join(failures))
