@@ -67,8 +67,13 @@ struct failure network_setup(const u8 *message, size count) {
     struct field field;
     const char *where;
     long result;
+    u32 before = own_address;
     own_address = get_address(message, count, K_ADDRESS);
     if (!own_address) return fail(0, "");
+    if (before) { /* a guest that goes on elsewhere: routes end with the link, the address is set anew below */
+        flags_of(asking, "eth0", 0);
+        flags_of(asking, "eth0", UP);
+    }
     if (get_field(message, count, K_MAC, &field) && field.size == 6) {
         struct request request = {.name = "eth0", .hardware = {.family = ETHERNET}};
         memcpy(request.hardware.bytes, field.at, 6);

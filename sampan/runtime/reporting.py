@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from sampan.cri import api_pb2 as pb
-from sampan.cri.errors import NotFound, Unimplemented
+from sampan.cri.errors import DeadlineExceeded, NotFound, Unimplemented
 from sampan.runtime import views
 from sampan.runtime.inventory import Inventory
 from sampan.runtime.records import ContainerEntry, SandboxEntry
 from sampan.runtime.sandbox import (
+    Checkpointed,
     ContainerStats,
     Measures,
     PodMeasures,
     Sandbox,
+    SandboxError,
     SandboxStats,
 )
+from sampan.runtime.service import translated
 
 VERSION = "0.1.0"
 API_VERSION = "v1"
-NO_CHECKPOINTS = "checkpoints are not supported by this runtime"
+NO_CHECKPOINTS = "checkpoints are of running microVMs; other kinds of sandboxes have none"
 
 
 class ReportingService:
@@ -90,8 +95,20 @@ class ReportingService:
         """kubelet tells the pod CIDR; our network has its own from the node's configuration."""
         return pb.UpdateRuntimeConfigResponse()
 
-    async def checkpoint_container(self, _: Any) -> Any:
-        raise Unimplemented(NO_CHECKPOINTS)
+    async def checkpoint_container(self, request: Any) -> Any:
+        """KEP-2008; the file is one that only the kind which wrote it reads again. Raises CRIError."""
+        entry = self.inventory.container(request.container_id)
+        sandbox = self.inventory.sandboxes[entry.sandbox_id].sandbox
+        if not isinstance(sandbox, Checkpointed):
+            raise Unimplemented(NO_CHECKPOINTS)
+        try:
+            async with asyncio.timeout(request.timeout or None):
+                await sandbox.checkpoint(entry.id, Path(request.location))
+        except TimeoutError:
+            raise DeadlineExceeded(f"no checkpoint within {request.timeout} s") from None
+        except (SandboxError, OSError) as error:
+            raise translated(error) from error
+        return pb.CheckpointContainerResponse()
 
     async def update_pod_sandbox_resources(self, request: Any) -> Any:
         """Information for runtimes with a machine per pod; the pod's cgroup is kubelet's own. Raises NotFound."""

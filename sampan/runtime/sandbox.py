@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sampan.cri.streams import Streams
 from sampan.image import UnpackedImage
@@ -306,6 +306,15 @@ class Sandbox(Protocol):
 
         The network is detached by the caller afterwards.
         """
+        ...
+
+
+@runtime_checkable
+class Checkpointed(Protocol):
+    """A sandbox whose containers can be kept as they are at a moment, to go on from there."""
+
+    async def checkpoint(self, container_id: str, location: Path) -> None:
+        """Write it to a new file; the container goes on. Raises NotSupported saying why not, Gone."""
         ...
 
 

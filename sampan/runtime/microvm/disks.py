@@ -16,6 +16,7 @@ import os
 import shutil
 import stat
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from sampan.runtime.microvm.channel import Channel
@@ -32,7 +33,9 @@ INSTALL = "apt-get install e2fsprogs"
 
 
 class Disks:
-    def __init__(self, spec: SandboxSpec, facts: Facts, machine: Machine, channel: Channel) -> None:
+    def __init__(
+        self, spec: SandboxSpec, facts: Facts, machine: Machine, channel: Channel | None
+    ) -> None:
         self._annotations = spec.annotations
         self._facts = facts
         self._machine = machine
@@ -50,24 +53,24 @@ class Disks:
                 raise CannotStart(
                     f"device {device.source}: a microVM has block devices of the host, and no others"
                 )
-            slot = await self._attach(Path(device.source))
+            slot = await self.attach(Path(device.source))
             found.append((f"/dev/vd{chr(ord('a') + slot)}", device.target))
         return found
 
     async def layer(self, container: ContainerSpec) -> int:
         """The drive that the container's writable layer is to be on, mounted; 0: it has none."""
-        target = self._annotations.get(PLACE)
-        mount = next((each for each in container.mounts if target and each.target == target), None)
-        if mount is None:
+        path = path_in(self._annotations, container)
+        if path is None:
             return 0
-        path = mount.source / FILE
         if not path.exists():
             await asyncio.to_thread(make, path, wanted_size(self._annotations.get(SIZE, "")))
-        slot = await self._attach(path)
+        slot = await self.attach(path)
+        assert self._channel is not None
         await self._channel.call(Type.IMAGE, [(Key.SLOT, slot), (Key.UPPER, slot)])
         return slot
 
-    async def _attach(self, path: Path) -> int:
+    async def attach(self, path: Path) -> int:
+        """The drive that it is in, for as long as the machine runs. Raises CannotStart, VMMError, OSError."""
         name = str(path)
         if name in self._facts.disks:
             return SLOTS + self._facts.disks.index(name)
@@ -87,6 +90,13 @@ class Disks:
             os.close(descriptor)
         self._facts.disks.append(name)
         return slot
+
+
+def path_in(annotations: Mapping[str, str], container: ContainerSpec) -> Path | None:
+    """Where the container's disk is kept, when it is to have one."""
+    target = annotations.get(PLACE)
+    mount = next((each for each in container.mounts if target and each.target == target), None)
+    return mount.source / FILE if mount is not None else None
 
 
 def wanted_size(text: str) -> int:

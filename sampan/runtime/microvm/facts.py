@@ -26,6 +26,7 @@ class Facts:
     shares: list[list[Any]] = field(default_factory=list)  # [path, read-only], by number
     disks: list[str] = field(default_factory=list)  # what is in the writable drives
     driver: str = "qemu"
+    edition: str = ""  # of the driver, when the machine was started
     inits: dict[str, str] = field(default_factory=dict)  # by container id, of those that are one
     present: list[str] = field(default_factory=list)  # guest paths of volumes
 

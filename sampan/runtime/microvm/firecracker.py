@@ -31,6 +31,7 @@ class Firecracker:
     name = "firecracker"
     accelerator = "kvm"
     shares_files = False
+    keeps_memory = False  # it would write memory to where the template of all others is
 
     def probe(self) -> Support:
         program = shutil.which(PROGRAM)

@@ -12,7 +12,15 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from sampan.runtime.container.cgroups import Cgroup
-from sampan.runtime.microvm import attendant, boot, drivers, kernels, presence
+from sampan.runtime.microvm import (
+    attendant,
+    boot,
+    drivers,
+    kernels,
+    presence,
+    snapshots,
+    templates,
+)
 from sampan.runtime.microvm.boot import BootFiles
 from sampan.runtime.microvm.errors import (
     BadArtifact,
@@ -25,6 +33,7 @@ from sampan.runtime.microvm.facts import Facts
 from sampan.runtime.microvm.images import Drives
 from sampan.runtime.microvm.pool import Pool, clone
 from sampan.runtime.microvm.rehearsal import Rehearsal
+from sampan.runtime.microvm.restored import RestoredSandbox
 from sampan.runtime.microvm.sandbox import MicroSandbox
 from sampan.runtime.microvm.settings import Settings
 from sampan.runtime.microvm.templates import Template, Templates
@@ -147,6 +156,9 @@ class MicroVMKind:
 
     async def create(self, spec: SandboxSpec) -> MicroSandbox:
         refuse_host_namespaces(spec)
+        # Whoever makes a second sandbox of a pod has lost the first, and with it what came after the snapshot.
+        if (name := spec.annotations.get(snapshots.ANNOTATION)) and not spec.attempt:
+            return await self._restore(spec, name)
         try:
             self._settle()
             memory, cpus = size_of(spec, self.settings)
@@ -170,11 +182,49 @@ class MicroVMKind:
             self.instance,
             sharing=boot_files.kernel.shares_files and driver_.shares_files,
             driver=driver_.name,
+            edition=driver_.edition(),
         )
         try:
             await sandbox.create(started)
         except (MicroVMError, OSError) as error:
             raise CannotStart(f"microVM: {error}") from error
+        self._sandboxes[spec.id] = sandbox
+        return sandbox
+
+    async def _restore(self, spec: SandboxSpec, name: str) -> MicroSandbox:
+        """A machine that is to go on from a snapshot, of the size that it had."""
+        scratch = self.run_directory / "restoring" / spec.id
+        ram = -1
+        try:
+            self._settle()
+            path = snapshots.path_of(self.directory, name)
+            async with self._proving:
+                if self._driver is None:
+                    self._driver = await self._prove(LEAST, 1)
+            driver = self._driver
+            found = snapshots.read_record(path)
+            if (found.edition, found.processor) != (driver.edition(), templates.processor()):
+                raise BadArtifact(
+                    path, f"it was taken with another VMM or processor ({found.edition})"
+                )
+            scratch.mkdir(parents=True, mode=0o700)
+            await asyncio.to_thread(snapshots.unpack, path, scratch)
+            ram = os.memfd_create("restored", os.MFD_CLOEXEC)
+            os.ftruncate(ram, found.memory << 20)
+            whole = Template(name, found.memory, found.cpus, ram, scratch, 0.0)
+            started = await clone(driver, whole, self._machines, forwards(spec), held=True)
+            (scratch / snapshots.STATE).unlink()
+            sandbox = RestoredSandbox(
+                spec, self.drives, self.instance, found, scratch,
+                driver=driver.name, edition=found.edition,
+            )  # fmt: skip
+            await sandbox.create(started)
+        except (MicroVMError, OSError) as error:
+            await asyncio.to_thread(shutil.rmtree, scratch, True)
+            raise CannotStart(f"microVM: snapshot {name}: {error}") from error
+        finally:
+            if ram >= 0:
+                os.close(ram)
         self._sandboxes[spec.id] = sandbox
         return sandbox
 

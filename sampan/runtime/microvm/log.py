@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 from sampan.runtime.loglines import PIECE, Stamp, append, begun, complete
@@ -19,6 +20,11 @@ STATE = struct.Struct(
 )  # stdout and stderr seen, length and inode of the file, bytes of a begun line
 NAMES = (b"stdout", b"stderr")
 LONGEST_BEGUN = 3 * PIECE
+
+
+def begin_at(state: Path, seen: Sequence[int]) -> None:
+    """A log that begins where another was: `seen` of stdout and stderr are heard already, and not in it."""
+    state.write_bytes(STATE.pack(*seen, 0, 0, 0) + bytes(8))
 
 
 class Log:

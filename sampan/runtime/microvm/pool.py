@@ -51,8 +51,10 @@ async def clone(
     template: Template,
     place: Path,
     ports: dict[tuple[str, int, int], str] | None = None,
+    *,
+    held: bool = False,
 ) -> Started:
-    """A machine of its own from the template: it runs and its agent has answered."""
+    """A machine of its own from the template: it runs and its agent has answered; or it is held, and was not asked."""
     name = secrets.token_hex(32)
     directory = place / name[:32]
     directory.mkdir(parents=True, mode=0o700)
@@ -62,12 +64,15 @@ async def clone(
     try:
         spec = MachineSpec(
             name, directory, template.memory, template.cpus, ram=template.ram, state=state, tap=tap,
-            ports=ports or {}, uid=jail.uid_of(name) if root else 0,
+            ports=ports or {}, uid=jail.uid_of(name) if root else 0, held=held,
         )  # fmt: skip
         machine = await driver.start(spec)
         try:
-            link = await channel.connect(await machine.dial(), name[:12])
-            await link.call(Type.HELLO, [(Key.VERSION, VERSION)])
+            if held:
+                link = Channel(name[:12])
+            else:
+                link = await channel.connect(await machine.dial(), name[:12])
+                await link.call(Type.HELLO, [(Key.VERSION, VERSION)])
         except BaseException:
             await asyncio.shield(machine.stop())
             raise

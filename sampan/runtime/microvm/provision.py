@@ -7,7 +7,7 @@ lost without their knowing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from sampan.runtime.microvm.channel import Channel, GuestError
 from sampan.runtime.microvm.errors import MicroVMError, MissingPiece, VMMError
 from sampan.runtime.microvm.facts import Facts
 from sampan.runtime.microvm.guestfiles import GuestFiles
-from sampan.runtime.microvm.protocol import Type
+from sampan.runtime.microvm.protocol import Change, Type
 from sampan.runtime.microvm.shares import Shares
 from sampan.runtime.microvm.vmm import Machine
 from sampan.runtime.microvm.volumes import Treatment, Volume
@@ -81,6 +81,33 @@ class Provision:
             placed.append((volume, mount.target))
         self._placed[container.id] = placed
         return placed
+
+    async def renew(self, container: ContainerSpec, places: Mapping[str, str]) -> None:
+        """A guest that was restored has these volumes at `places`, by target, as they were then: they become as they are.
+
+        Raises CannotStart for one that it did not have, MicroVMError, OSError.
+        """
+        mounts = Path("/proc/self/mountinfo").read_text()
+        placed: list[Placed] = []
+        for mount in container.mounts:
+            if mount.target == self._disk:
+                continue
+            volume = volumes.plan(mount, mounts, self._own, sharing=self._facts.sharing)
+            guest = places.get(mount.target)
+            if guest is None or volume.treatment is Treatment.SHARED:
+                raise CannotStart(
+                    f"{mount.source}, to be mounted at {mount.target}, was not there when the snapshot was taken"
+                )
+            volume = replace(volume, guest=guest)
+            if volume.treatment is Treatment.FILE:
+                await self.files.put(volumes.put_file(volume.source, volume.guest, Change.IN_PLACE))
+            await self.files.provide(volume, present=volume.treatment is not Treatment.PAYLOAD)
+            placed.append((volume, mount.target))
+        self._placed[container.id] = placed
+
+    def places(self, container_id: str) -> dict[str, str]:
+        """Where the volumes of a container are in the guest, by target."""
+        return {target: volume.guest for volume, target in self._placed.get(container_id, ())}
 
     async def _share(self, volume: Volume) -> str:
         """Where the directory (or file) is in the guest."""

@@ -34,6 +34,7 @@ LEAST = (7, 2)
 MACHINE = (
     "microvm,x-option-roms=off,isa-serial=on,rtc=on,pit=off,pic=off,ioapic2=on,memory-backend=ram"
 )
+MIGRATE_LIMIT = 120.0  # seconds; what is slow is a disk that takes the memory of a large machine
 SOCKETS = ("agent", "files", "control")
 # The agent looks for its ports by these numbers.
 PORTS = (
@@ -64,6 +65,7 @@ def version(program: str) -> tuple[int, ...]:
 class Qemu:
     name = "qemu"
     shares_files = True
+    keeps_memory = True
 
     def __init__(self, accelerator: str = "tcg") -> None:
         self.accelerator = accelerator
@@ -122,6 +124,8 @@ class Qemu:
             await machine.connect()
             if spec.state >= 0:
                 await machine.restore(spec.state)
+                if not spec.held:
+                    await machine.resume()
         except BaseException as error:
             await asyncio.shield(machine.stop())
             if isinstance(error, VMMError):
@@ -261,11 +265,12 @@ class QemuMachine(Attendant):
         await self._migrate("migrate", state)
 
     async def restore(self, state: int) -> None:
+        """It is paused on return, as it was."""
         await self._migrate("migrate-incoming", state)
-        await self.resume()
 
     async def _migrate(self, verb: str, state: int) -> None:
-        """Memory is in its file already (x-ignore-shared): what goes through the descriptor is the devices' state."""
+        """What goes through the descriptor is the devices' state; memory too, unless it is shared: that is in its file
+        already (x-ignore-shared)."""
         self._migrated = asyncio.get_running_loop().create_future()
         wanted = [{"capability": name, "state": True} for name in ("events", "x-ignore-shared")]
         # Sent in one go. A clone is on no network yet: its card has nobody to tell that it has moved.
@@ -275,7 +280,7 @@ class QemuMachine(Attendant):
             self.control.command("getfd", descriptor=state, fdname="state"),
             self.control.command(verb, uri="fd:state"),
         )
-        async with asyncio.timeout(qmp.ANSWER_LIMIT):
+        async with asyncio.timeout(MIGRATE_LIMIT):
             status = await self._migrated
         if status != "completed":
             raise VMMError(f"QEMU: {verb} {status}: {self.log()}")

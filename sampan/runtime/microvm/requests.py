@@ -16,6 +16,7 @@ from sampan.runtime.container.capabilities import DEFAULT, NAMES
 from sampan.runtime.container.oci import MASKED, READONLY
 from sampan.runtime.container.users import Identity, identity
 from sampan.runtime.microvm import seccomp
+from sampan.runtime.microvm.channel import GuestError
 from sampan.runtime.microvm.protocol import Field, Key
 from sampan.runtime.microvm.volumes import Volume
 from sampan.runtime.sandbox import (
@@ -35,6 +36,11 @@ POD_FILES = {
     "/etc/hosts": "/run/v/hosts",
 }
 OPEN_FILES = 1 << 20
+
+
+# UPDATEs of a container: none of its processes runs, or they do again (cgroup-v2.rst).
+FREEZE: Field = (Key.CGROUP, "cgroup.freeze=1")
+THAW: Field = (Key.CGROUP, "cgroup.freeze=0")
 
 
 def start(
@@ -210,3 +216,12 @@ def who_runs(container: ContainerSpec, image: UnpackedImage) -> Identity:
         return identity(names, container.security)
     finally:
         shutil.rmtree(names, ignore_errors=True)
+
+
+def explain(error: GuestError, args: tuple[str, ...]) -> str:
+    """An engine's words for the two mistakes that users make."""
+    if error.where == "execute the program" and args:
+        if error.number == 2 and "/" not in args[0]:
+            return f'exec: "{args[0]}": executable file not found in $PATH'
+        return f'exec: "{args[0]}": {os.strerror(error.number).lower()}'
+    return str(error)

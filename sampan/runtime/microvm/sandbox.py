@@ -14,8 +14,8 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Coroutine
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from sampan.cri.streams import Streams
@@ -24,6 +24,7 @@ from sampan.runtime.container.cgroups import Cgroup
 from sampan.runtime.container.users import Identity
 from sampan.runtime.microvm import (
     channel,
+    checkpoint,
     confine,
     figures,
     identity,
@@ -31,6 +32,7 @@ from sampan.runtime.microvm import (
     protocol,
     rehearsal,
     requests,
+    session,
 )
 from sampan.runtime.microvm.channel import Channel, GuestError
 from sampan.runtime.microvm.disks import Disks
@@ -69,9 +71,10 @@ class MicroSandbox:
         *,
         sharing: bool = False,
         driver: str = "qemu",
+        edition: str = "",
     ) -> None:
         self.spec = spec
-        self._driver = driver
+        self._driver, self._edition = driver, edition
         self._sharing = sharing  # its guest's kernel can have directories of the host
         self._drives = drives
         parent = spec.cgroup_parent or f"/{instance}/{spec.id}"
@@ -101,6 +104,7 @@ class MicroSandbox:
             sharing=self._sharing,
             jailed=confine.usable(),
             driver=self._driver,
+            edition=self._edition,
         )
         # Beside the rest: the kernel moves a process to another cgroup when all processors have taken note.
         confined = asyncio.ensure_future(asyncio.to_thread(self._confine, started))
@@ -199,7 +203,9 @@ class MicroSandbox:
 
     async def _await_end(self) -> None:
         assert self._machine is not None and self._channel is not None
-        await any_of(self._machine.wait(), self._machine.halted.wait(), self._channel.closed.wait())
+        await session.any_of(
+            self._machine.wait(), self._machine.halted.wait(), self._channel.closed.wait()
+        )
         if not self._closing:
             await self._ended(await self._last_words())
 
@@ -259,7 +265,7 @@ class MicroSandbox:
         with suppress(Gone, MicroVMError, TimeoutError):
             self.channel.send(Type.POWEROFF, self.channel.number(), [])
             async with asyncio.timeout(SYNC_LIMIT):
-                await any_of(self._machine.wait(), self._machine.halted.wait())
+                await session.any_of(self._machine.wait(), self._machine.halted.wait())
 
     async def _let_go(self) -> None:
         for task in list(self._tasks):
@@ -313,7 +319,7 @@ class MicroSandbox:
             )
             return await self._launch(container, who, message, init)
         except GuestError as error:
-            raise CannotStart(explain(error, container.args)) from error
+            raise CannotStart(requests.explain(error, container.args)) from error
         except (MicroVMError, OSError) as error:
             raise CannotStart(str(error)) from error
 
@@ -407,11 +413,23 @@ class MicroSandbox:
     @staticmethod
     def _refuse(error: GuestError, request: ExecRequest, streams: Streams) -> int:
         """As a shell would: 127 for what is not there, 126 for what cannot be executed."""
-        text = f"{explain(error, request.args)}\n".encode()
+        text = f"{requests.explain(error, request.args)}\n".encode()
         writer = streams.stderr or streams.stdout
         if writer is not None:
             writer.write(text)
         return 127 if error.number == 2 else 126
+
+    async def checkpoint(self, container_id: str, location: Path) -> None:
+        process = self._processes.get(container_id)
+        if process is None or not process.running or self._machine is None:
+            raise Gone(f"container {container_id} is not running")
+        async with self._starting:  # no drive is changed meanwhile
+            checkpoint.refuse(self._facts, len(self._processes))
+            assert self._volumes is not None
+            places = self._volumes.places(container_id)
+            await checkpoint.take(
+                self.spec, self._facts, self._machine, self.channel, process, places, location
+            )
 
     async def port(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         link = self.channel
@@ -478,22 +496,3 @@ class MicroSandbox:
             await self.channel.call(Type.UPDATE, settings)
         except GuestError as error:
             raise NotSupported(str(error)) from error
-
-
-async def any_of(*events: Coroutine[Any, Any, Any]) -> None:
-    """Return when the first of them has come."""
-    waits = [asyncio.ensure_future(each) for each in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for each in waits:
-            each.cancel()
-
-
-def explain(error: GuestError, args: tuple[str, ...]) -> str:
-    """An engine's words for the two mistakes that users make."""
-    if error.where == "execute the program" and args:
-        if error.number == 2 and "/" not in args[0]:
-            return f'exec: "{args[0]}": executable file not found in $PATH'
-        return f'exec: "{args[0]}": {os.strerror(error.number).lower()}'
-    return str(error)

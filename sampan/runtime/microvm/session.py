@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sampan.cri.streams import Streams, Writer
 from sampan.runtime.microvm.errors import ChannelLost
@@ -164,3 +165,13 @@ async def bridge(
         incoming.cancel()
         await asyncio.gather(incoming, return_exceptions=True)
         writer.close()
+
+
+async def any_of(*events: Coroutine[Any, Any, Any]) -> None:
+    """Return when the first of them has come."""
+    waits = [asyncio.ensure_future(each) for each in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waits:
+            each.cancel()

@@ -34,7 +34,8 @@ class MachineSpec:
     ram_shared: bool = (
         False  # writes go to the file (a template in the making), else they stay private
     )
-    state: int = -1  # devices' state, of a template
+    state: int = -1  # devices' state, of a template; and memory that is not in `ram`, of a snapshot
+    held: bool = False  # restored, and not to run before `resume`
     tap: int = -1  # a descriptor to become a tap, in the VMM's own network namespace
     ports: Mapping[tuple[str, int, int], str] = field(default_factory=dict)
     uid: int = 0  # whom the VMM runs as; 0: as we do
@@ -64,7 +65,8 @@ class Machine(Protocol):
     async def resume(self) -> None: ...
 
     async def snapshot(self, state: int) -> None:
-        """Write the devices' state to a descriptor; the machine is paused, and only good for its end after that."""
+        """Write the devices' state to a descriptor, and private memory with it (`ram_shared` False). The machine is
+        paused; where the driver `keeps_memory` it may go on, elsewhere it is only good for its end."""
         ...
 
     async def attach_drive(self, slot: int, file: int) -> None:
@@ -98,6 +100,8 @@ class Driver(Protocol):
     shares_files: (
         bool  # its machines have the port for file requests, and drives that may be written to
     )
+
+    keeps_memory: bool  # its machines can be snapshot while they run, and go on
 
     def probe(self) -> Support:
         """Is the program here? Whether it boots a guest is found out by booting one."""
