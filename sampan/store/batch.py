@@ -38,5 +38,7 @@ class Batch:
 
     writes: list[Write]
     changes: list[Pending]
-    work: Callable[[sqlite3.Connection], None] | None = None  # run by the thread before COMMIT
+    size: int  # bytes of the values
+    work: Callable[[sqlite3.Connection], object] | None = None  # run by the thread before COMMIT
     done: asyncio.Future[None] | None = None  # of `work`
+    checkpoint: bool = False  # write the log back into the file afterwards

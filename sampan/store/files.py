@@ -11,12 +11,15 @@ log holds every version in revision order; `live` says which version of a key is
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sqlite3
 import stat
 from pathlib import Path
 
 from sampan.store import StoreError
+
+log = logging.getLogger(__name__)
 
 WAL_KEPT = 16 << 20  # bytes
 FORMAT = 1  # PRAGMA user_version
@@ -105,6 +108,8 @@ def open_file(path: Path, *, cache: int) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         # The WAL keeps its size after a checkpoint (overwriting is faster than growing), but not that of a rare big batch.
         connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT}").fetchone()
+        # The store says when (`pace.py`), in its thread; this is for the case that it counts too little.
+        connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_KEPT // 4096}").fetchone()
         (found,) = connection.execute("PRAGMA user_version").fetchone()
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         if found == 0 and application == 0:
@@ -126,6 +131,22 @@ def open_file(path: Path, *, cache: int) -> sqlite3.Connection:
             connection.close()
         raise
     return connection
+
+
+def checkpoint(path: Path, connection: sqlite3.Connection) -> None:
+    """Write the log back into the file, as far as no reader needs it. What is in the log is durable: a failure waits."""
+    try:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    except sqlite3.Error as error:
+        log.warning("%s", explain(path, error))
+
+
+def check_text(key: str) -> None:
+    """Raises StoreError for a lone surrogate, which would fail the whole batch."""
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:
+        raise StoreError(f"the key is not text: {key!r}") from error
 
 
 def upper_bound(prefix: str) -> str | None:

@@ -2,10 +2,10 @@
 
 Who does what was decided by measuring under a busy event loop. SQLite statements take microseconds, but each one that
 runs in another thread must win the GIL back from the loop, which can take 5 ms. So the loop's thread runs the statements
-of a batch, and the writer thread runs only what waits for the disk: COMMIT. While it waits, the GIL is free, new writes
-gather, and they become the next batch. A result is given out only after its commit, a Conflict too, since what it conflicts
-with may not be durable yet. Exactly one of the two threads uses the writing connection at any time: the thread, while
-`_committing` is set; the loop otherwise.
+of a batch, and its COMMIT too while the disk is quick (`pace.py` decides). Else the writer thread waits for the disk; the
+GIL is free meanwhile, new writes gather, and they become the next batch. A result is given out only after its commit, a
+Conflict too, since what it conflicts with may not be durable yet. Exactly one of the two threads uses the writing connection
+at any time: the thread, while `_committing` is set; the loop otherwise.
 
 Reads use connections of their own on the loop's thread (WAL: readers never wait for the writer, and see only what is
 durable). A long range is read in slices out of one snapshot, so that the loop stays responsive.
@@ -18,6 +18,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,16 +29,23 @@ from queue import SimpleQueue
 from sampan.store import Change, Closed, Compacted, Conflict, Page, Record, StoreError
 from sampan.store.batch import Batch, Pending, Write
 from sampan.store.compaction import sweep, vacuum
-from sampan.store.files import connect, explain, lock_file, open_file, upper_bound
+from sampan.store.files import (
+    check_text,
+    checkpoint,
+    connect,
+    explain,
+    lock_file,
+    open_file,
+    upper_bound,
+)
+from sampan.store.pace import Pace
 from sampan.store.watches import Hub, Watch
 
 log = logging.getLogger(__name__)
 
 BARREN = 2  # steps of the loop without a write, after which nobody else is expected
 BATCH_WRITES = 256  # most writes in one transaction
-BATCH_BYTES = (
-    4 << 20
-)  # and most bytes, so that the statements of a batch never hold the loop for long
+BATCH_BYTES = 4 << 20  # and most bytes, so that the statements never hold the loop for long
 SLICE = 256  # records read at once before the loop gets its turn
 WATCH_PAGE = 256  # changes read from the log at once
 WATCH_PAGE_BYTES = 1 << 20
@@ -83,6 +91,7 @@ class SQLiteStore:
         (self._swept,) = writer.execute("SELECT value FROM meta WHERE name = 'swept'").fetchone()
         self._waiting: deque[Write] = deque()
         self._chores: deque[Batch] = deque()  # steps of a compaction
+        self._pace = Pace()
         self._committing = False
         self._scheduled = False
         self._crowd = 0  # writes that may come: those answered last and those that waited then
@@ -206,7 +215,7 @@ class SQLiteStore:
 
     async def put(self, key: str, value: bytes, *, expect: int | None) -> int:
         if not key.isascii():
-            _check_text(key)
+            check_text(key)
         return await self._write(key, bytes(value), expect)
 
     async def delete(self, key: str, *, expect: int | None) -> int:
@@ -226,7 +235,7 @@ class SQLiteStore:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Run the statements of the next batch and hand it to the thread."""
+        """Run the statements of the next batch, and commit it or hand it to the thread."""
         self._scheduled = False
         if self._waiting:
             # Those who have just been answered are writing again: steps of the loop bring more of them. One transaction for
@@ -252,8 +261,23 @@ class SQLiteStore:
                 self._apply(write, batch)
         except Exception as error:
             self._finish(batch, error)
-        else:
+            return
+        batch.checkpoint = self._pace.add(len(batch.writes), batch.size)
+        if batch.checkpoint or batch.work is not None or not self._pace.on_loop(batch.size):
             self._batches.put(batch)
+        else:
+            self._commit(batch)
+
+    def _commit(self, batch: Batch) -> None:
+        """On the loop, which waits."""
+        failure: Exception | None = None
+        began = time.perf_counter()
+        try:
+            self._writer.execute("COMMIT")
+        except Exception as error:
+            failure = error
+        self._pace.took(time.perf_counter() - began)
+        self._finish(batch, failure)
 
     def _take_batch(self) -> Batch:
         writes: list[Write] = []
@@ -263,7 +287,7 @@ class SQLiteStore:
             if not write.done.done():  # else its caller was cancelled
                 writes.append(write)
                 size += len(write.value or b"")
-        return Batch(writes, [])
+        return Batch(writes, [], size)
 
     def _apply(self, write: Write, batch: Batch) -> None:
         execute = self._writer.execute
@@ -313,6 +337,8 @@ class SQLiteStore:
                 if batch.work is not None:
                     batch.work(self._writer)
                 self._writer.execute("COMMIT")
+                if batch.checkpoint:
+                    checkpoint(self.path, self._writer)
             except Exception as error:
                 failure = error
             try:
@@ -327,7 +353,7 @@ class SQLiteStore:
         else:
             if batch.changes:
                 self._revision = batch.changes[-1].revision
-                self._hub.publish(self._change(p) for p in batch.changes if self._hub.wants(p.key))
+                self._publish(batch.changes)
             for write in batch.writes:
                 if write.done.done():
                     continue
@@ -433,11 +459,8 @@ class SQLiteStore:
         """Run `work` in a transaction of its own, between batches of writes."""
         self._check_open()
 
-        def run(connection: sqlite3.Connection) -> None:
-            work(connection)
-
         done: asyncio.Future[None] = self._loop.create_future()
-        self._chores.append(Batch([], [], run, done))
+        self._chores.append(Batch([], [], 0, work, done))
         self._schedule()
         await done
 
@@ -474,10 +497,3 @@ class SQLiteStore:
             connection.close()
         self._snapshots.clear()
         os.close(self._lock)
-
-
-def _check_text(key: str) -> None:
-    try:
-        key.encode()
-    except UnicodeEncodeError as error:  # a lone surrogate would fail the whole batch
-        raise StoreError(f"the key is not text: {key!r}") from error
