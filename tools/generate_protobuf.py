@@ -1,8 +1,8 @@
 """Write the table of protobuf field numbers from which the API server decodes kubectl's typed bodies.
 
-usage: generate_protobuf.py KUBERNETES_API_DIR APIMACHINERY_DIR
+usage: generate_protobuf.py API_DIR APIMACHINERY_DIR APIEXTENSIONS_APISERVER_DIR KUBE_AGGREGATOR_DIR
 
-Both are checkouts of Kubernetes' own repositories. Only facts are taken from the struct tags: JSON name, field number,
+All are checkouts of Kubernetes' own repositories. Only facts are taken from the struct tags: JSON name, field number,
 whether a pointer, a list or a map, and of what. One line per message: `name<TAB>[[number, json name, type], …]`, where a type is an optional
 `*` (pointer), `[` (list) or `{` (map with string keys), then s, i, b, f, y (bytes) or a message's name.
 """
@@ -34,8 +34,15 @@ OWN = {
     "types.UID": "s",
     "types.NodeName": "s",
     "k8sruntime.RawExtension": "Raw",
+    "JSON": "Raw",
 }
 META = "io.k8s.apimachinery.pkg.apis.meta.v1"
+# Groups whose definitions are not named after k8s.io/api.
+ELSEWHERE = {
+    "meta": "io.k8s.apimachinery.pkg.apis.meta",
+    "apiextensions": "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions",
+    "apiregistration": "io.k8s.kube-aggregator.pkg.apis.apiregistration",
+}
 ALIASES = {
     "metav1": META,
     "v1": "io.k8s.api.core.v1",
@@ -43,25 +50,28 @@ ALIASES = {
     "api": "io.k8s.api.core.v1",
 }
 
+NOT_SERVED = ("testapigroup", "clientset", "informers", "listers", "typed", "example", "wardle")
+
 STRUCT = re.compile(r"^type (\w+) struct \{(.*?)^\}", re.MULTILINE | re.DOTALL)
+EMPTY = re.compile(r"^type (\w+) struct ?\{\}", re.MULTILINE)
 NAMED = re.compile(r"^type (\w+) ((?:\[\]|map\[\w+\]|\*)*[\w.]+)\s*$", re.MULTILINE)
 FIELD = re.compile(r"^\s*(?:(\w+)\s+)?([\[\]*\w.]+)\s+`([^`]*)`")
 JSON = re.compile(r'json:"([^",]*)')
-NUMBER = re.compile(r'protobuf:"\w+,(\d+)')
+NUMBER = re.compile(r'protobuf:"\w+,(\d+),(\w+)(?:,name=(\w+))?')
 
 
-def package_of(path: Path, base: Path) -> str:
+def package_of(path: Path) -> str:
     group, version = path.parent.parts[-2:]
-    return META if group == "meta" else f"io.k8s.api.{group}.{version}"
+    return f"{ELSEWHERE.get(group, f'io.k8s.api.{group}')}.{version}"
 
 
 def main() -> None:
     sources: dict[str, str] = {}
-    for base in map(Path, sys.argv[1:3]):
+    for base in map(Path, sys.argv[1:5]):
         for path in sorted(base.rglob("*.go")):
-            version = path.parent.name
-            if version in ("v1", "v2") and "generated" not in path.name:
-                package = package_of(path, base)
+            group, version = path.parent.parts[-2:]
+            if version in ("v1", "v2") and "generated" not in path.name and group not in NOT_SERVED:
+                package = package_of(path)
                 sources[package] = sources.get(package, "") + path.read_text()
     imports = {
         package: dict(
@@ -74,6 +84,7 @@ def main() -> None:
     structs = {
         f"{p}.{name}": body for p, text in sources.items() for name, body in STRUCT.findall(text)
     }
+    structs |= {f"{p}.{name}": "" for p, text in sources.items() for name in EMPTY.findall(text)}
     named = {
         f"{p}.{name}": kind for p, text in sources.items() for name, kind in NAMED.findall(text)
     }
@@ -121,10 +132,13 @@ def main() -> None:
             number = NUMBER.search(line)
             if match and number:
                 json_name = JSON.search(match[3])
-                fields.append(
-                    [int(number[1]), json_name[1] if json_name else "", type_of(package, match[2])]
-                )
-        if fields:
+                kind = type_of(package, match[2])
+                if number[2] == "rep" and kind.startswith("@"):
+                    kind = "[" + kind[1:]
+                # What is written to JSON by hand has no name there: the decoder knows it by that in protobuf.
+                name = json_name[1] if json_name else number[3]
+                fields.append([int(number[1]), name or "", kind])
+        if fields or not body:
             lines.append(f"{full}\t{json.dumps(fields, separators=(',', ':'))}")
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_bytes(gzip.compress("\n".join(lines).encode(), 9, mtime=0))

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import orjson
 from apiserver_harness import CONTENT, DEPLOYMENTS, MAPS, PODS, config_map, deployment, pod
+from crd_harness import CRDS
 from fuzz_door import SAMPLES, Door, door, nothing_is_logged_as_unexpected, request
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,6 +89,7 @@ MESSAGES = [
     ("apps/v1", "Deployment", DEPLOYMENTS),
     ("batch/v1", "Job", "/apis/batch/v1/namespaces/default/jobs"),
     ("networking.k8s.io/v1", "Ingress", "/apis/networking.k8s.io/v1/namespaces/default/ingresses"),
+    ("apiextensions.k8s.io/v1", "CustomResourceDefinition", CRDS),
 ]
 TEXTS = (b"", b"a", b"x.y", b"100m", b"\xff\xfe", b"v1", b"TCP", b"Always", b"/a", b"a" * 300)
 

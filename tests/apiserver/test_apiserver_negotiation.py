@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 from apiserver_harness import DEPLOYMENTS, MAPS, PODS, Harness, api, config_map
-from crd_harness import BOATS, boat, definition, establish
+from crd_harness import BOATS, CRDS, GROUP, boat, definition, establish
+
+from sampan.apiserver import protobuf
 
 __all__ = ["api"]
 
 PROTOBUF = "application/vnd.kubernetes.protobuf"
+DEFINITION = "CustomResourceDefinition"
 CBOR = "application/cbor"
 UNKNOWN = "the body of the request was in an unknown format - accepted media types include: "
 BUILTIN = f"application/json, application/yaml, {PROTOBUF}"
@@ -54,6 +57,72 @@ async def test_protobuf_that_is_not_understood(api: Harness, body: bytes, why: s
         answer = await refused(api, method, path, body, PROTOBUF)
         assert answer["message"] == UNKNOWN + PLAIN
         assert why in answer["details"]["causes"][0]["message"]
+
+
+def varint(value: int) -> bytes:
+    low, high = value & 0x7F, value >> 7
+    return bytes([low | 0x80]) + varint(high) if high else bytes([low])
+
+
+def field(number: int, kind: str, value: Any) -> bytes:
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    if kind[0] == "{":
+        pairs = (field(1, "s", key) + field(2, kind[1:], each) for key, each in value.items())
+        return b"".join(field(number, "y", pair) for pair in pairs)
+    if isinstance(value, str):
+        value = value.encode()
+    if kind == "Raw":
+        value = field(1, "y", value)
+    content = value if isinstance(value, bytes) else message(kind, value)
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def message(name: str, value: dict[str, Any]) -> bytes:
+    """`value` has the shape of the message, in which a choice is a message of its own."""
+    return b"".join(
+        field(number, kind.lstrip("*["), each)
+        for number, (key, kind) in protobuf._fields_of(name).items()
+        if key in value
+        for each in (value[key] if kind[0] == "[" else [value[key]])
+    )
+
+
+async def test_a_definition_in_protobuf(api: Harness) -> None:
+    """Go's clients of apiextensions.k8s.io send it so, when told to use protobuf for everything."""
+    text = {"type": "string"}
+    spec = {
+        "type": "object",
+        "required": ["sail"],
+        "properties": {
+            "sail": {**text, "default": '"lug"', "enum": ['"lug"', '"gaff"']},
+            "crew": {"type": "array", "items": {"schema": text}, "x-kubernetes-list-type": "set"},
+            "cargo": {"type": "object", "additionalProperties": {"schema": text}},
+            "any": {"type": "object", "additionalProperties": {"allows": 1}},
+        },
+        "x-kubernetes-validations": [{"rule": "self.sail != 'x'", "message": "no"}],
+    }
+    root = {"type": "object", "properties": {"spec": spec}}
+    version = {"name": "v1", "served": 1, "storage": 1, "schema": {"openAPIV3Schema": root}}
+    names = {"plural": "boats", "kind": "Boat", "singular": "boat", "listKind": "BoatList"}
+    crd = {
+        "metadata": {"name": f"boats.{GROUP}"},
+        "spec": {"group": GROUP, "scope": "Namespaced", "names": names, "versions": [
+            {**version, "subresources": {"status": {}}}]},
+    }  # fmt: skip
+    unknown = field(1, "y", field(1, "s", "apiextensions.k8s.io/v1") + field(2, "s", DEFINITION))
+    name = f"io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.{DEFINITION}"
+    body = b"k8s\0" + unknown + field(2, "y", message(name, crd))
+    made = await api.call("POST", CRDS, body, 201, content=PROTOBUF)
+    (found,) = made["spec"]["versions"]
+    assert found["subresources"] == {"status": {}}
+    properties = found["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    assert properties == {
+        "sail": {**text, "default": "lug", "enum": ["lug", "gaff"]},
+        "crew": {"type": "array", "items": text, "x-kubernetes-list-type": "set"},
+        "cargo": {"type": "object", "additionalProperties": text},
+        "any": {"type": "object", "additionalProperties": True},
+    }
 
 
 async def test_custom_resources_have_no_protobuf(api: Harness) -> None:

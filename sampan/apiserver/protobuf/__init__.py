@@ -1,4 +1,4 @@
-"""Protobuf bodies into objects: what kubectl's typed commands (`create deployment`, `auth can-i`, `drain`) send.
+"""Protobuf bodies into objects: what kubectl's typed commands (`create deployment`, `auth can-i`, `drain`) and Go clients send.
 
 A body is `k8s\\0` and a runtime.Unknown that names the kind and holds the message (apimachinery, runtime/serializer/protobuf).
 Field numbers come from a generated table, read at the first such body. Only reading is needed: every such client accepts
@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import gzip
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
@@ -25,7 +25,7 @@ from sampan.kube.types import GVK
 
 MAGIC = b"k8s\x00"
 MEDIA_TYPE = "application/vnd.kubernetes.protobuf"
-MAX_DEPTH = 64
+MAX_DEPTH = 128
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _DROPPED: Any = object()
@@ -202,7 +202,9 @@ def _value(value: Any, wire: int, kind: str, depth: int) -> Any:
     own = _OWN.get(kind)
     if own is not None:
         return own({number: item for number, _, item in _fields(data)})
-    return _message(data, kind, depth + 1)
+    found = _message(data, kind, depth + 1)
+    choose = _UNIONS.get(kind)
+    return choose(found) if choose else found
 
 
 def _signed(number: int) -> int:
@@ -269,4 +271,12 @@ _OWN: dict[str, Any] = {
     "MicroTime": _micro_time,
     "Duration": _duration,
     "Raw": _raw,
+}
+
+# What JSON writes as one of two shapes has a field for each here (apiextensions/v1, marshal.go).
+_SCHEMA_OR = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOr"
+_UNIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    _SCHEMA_OR + "Bool": lambda found: found.get("schema", found.get("allows", False)),
+    _SCHEMA_OR + "Array": lambda found: found.get("schema", found.get("jSONSchemas", [])),
+    _SCHEMA_OR + "StringArray": lambda found: found.get("schema", found.get("property", [])),
 }
