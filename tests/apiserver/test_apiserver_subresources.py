@@ -206,6 +206,7 @@ async def test_tokens_are_issued_in_the_clusters_domain(tmp_path: Path) -> None:
     issuer = "https://kubernetes.default.svc.harbour.test"
     found = await harness.call("GET", "/.well-known/openid-configuration")
     assert found["issuer"] == issuer
+    assert found["jwks_uri"] == f"{issuer}/openid/v1/jwks"  # a pod does not find us on loopback
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
     path = "/api/v1/namespaces/default/serviceaccounts/default/token"
     answer = await harness.call("POST", path, body)

@@ -9,6 +9,7 @@ The writers are imported at first use: most servers never see a request for them
 from __future__ import annotations
 
 import hashlib
+import zlib
 from typing import Any, Protocol
 
 import orjson
@@ -60,6 +61,7 @@ class OpenAPI:
         self.version = schema.VERSION
         self._documents: dict[str, Document] = {}
         self._generation = -1
+        self._encoded: bytes | None = None  # built-in kinds in protobuf, compressed
 
     def respond(self, request: Request) -> Response | None:
         """The answer; None when the path is not one of ours. Raises ApiError."""
@@ -95,30 +97,41 @@ class OpenAPI:
         raise speaks_only(JSON)
 
     def _pack(self) -> Document:
-        from sampan.apiserver.openapi import gnostic
+        """Messages that are written one after the other are one (protobuf.dev/programming-guides/encoding, Last One Wins):
+        built-in kinds, which take twenty times as long as a usual set of custom ones, are encoded once."""
+        from sampan.apiserver.openapi import gnostic, v2
 
-        swagger = self._write(SWAGGER)
-        return Document(
-            gnostic.encode(orjson.loads(swagger.body)), gnostic.CONTENT_TYPE, packed=True
-        )
+        own, custom, extra = self._whole()
+        if self._encoded is None:
+            built_in = orjson.loads(v2.document(own, {}, self.version))
+            self._encoded = zlib.compress(gnostic.encode(built_in))
+        body = zlib.decompress(self._encoded) + gnostic.encode(v2.addition(custom, extra))
+        return Document(body, gnostic.CONTENT_TYPE, packed=True)
+
+    def _whole(self) -> tuple[list[Resource], list[Resource], dict[str, dict[str, Any]]]:
+        """Built-in rows, custom rows, and the definitions of these."""
+        own: list[Resource] = []
+        custom: list[Resource] = []
+        extra: dict[str, dict[str, Any]] = {}
+        for group, versions in self.table.groups():
+            for version in versions:
+                for row in self.table.in_version(group, version):
+                    (own if row.custom is None else custom).append(row)
+                extra |= self.schemas(group, version)
+        if extra:
+            from sampan.apiserver.crd.openapi import swagger
+
+            extra = swagger(extra)
+        return own, custom, extra
 
     def _write(self, path: str) -> Document:
         if path == INDEX:
             return Document(orjson.dumps({"paths": self._index()}))
         if path == SWAGGER:
-            rows: list[Resource] = []
-            extra: dict[str, dict[str, Any]] = {}
-            for group, versions in self.table.groups():
-                for version in versions:
-                    rows += self.table.in_version(group, version)
-                    extra |= self.schemas(group, version)
             from sampan.apiserver.openapi import v2
 
-            if extra:
-                from sampan.apiserver.crd.openapi import swagger
-
-                extra = swagger(extra)
-            return Document(v2.document(rows, extra, self.version), packed=True)
+            own, custom, extra = self._whole()
+            return Document(v2.document([*own, *custom], extra, self.version), packed=True)
         from sampan.apiserver.openapi import v3
 
         group, version = self._group_version(path)

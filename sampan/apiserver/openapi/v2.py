@@ -29,19 +29,10 @@ PLAIN: dict[str, dict[str, Any]] = {
 
 def document(rows: Iterable[Resource], extra: dict[str, dict[str, Any]], version: str) -> bytes:
     """The whole API. `extra` are schemas of custom resources, by definition name."""
-    paths: dict[str, Any] = {}
-    for row in rows:
-        for item in path_items(row):
-            entry: dict[str, Any] = {
-                operation.method: _operation(operation, tag(row.group, row.version))
-                for operation in item.operations
-            }
-            entry["parameters"] = [_parameter(each) for each in item.parameters]
-            paths[item.path] = entry
     head = {
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": version},
-        "paths": paths,
+        "paths": paths(rows),
         "securityDefinitions": {
             "BearerToken": {"type": "apiKey", "name": "authorization", "in": "header"}
         },
@@ -52,10 +43,30 @@ def document(rows: Iterable[Resource], extra: dict[str, dict[str, Any]], version
         raw = schema.raw_definition(name)
         if name in extra or name in PLAIN or raw is None:
             raw = orjson.dumps(extra.get(name) or PLAIN.get(name) or {})
-        definitions.append(
-            orjson.dumps(name) + b":" + raw.replace(b'"$ref":"', b'"$ref":"' + PREFIX.encode())
-        )
+        definitions.append(orjson.dumps(name) + b":" + _referring(raw))
     return orjson.dumps(head)[:-1] + b',"definitions":{' + b",".join(definitions) + b"}}"
+
+
+def addition(rows: Iterable[Resource], extra: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What custom resources add to the document."""
+    return {"paths": paths(rows), "definitions": orjson.loads(_referring(orjson.dumps(extra)))}
+
+
+def paths(rows: Iterable[Resource]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for row in rows:
+        for item in path_items(row):
+            entry: dict[str, Any] = {
+                operation.method: _operation(operation, tag(row.group, row.version))
+                for operation in item.operations
+            }
+            entry["parameters"] = [_parameter(each) for each in item.parameters]
+            found[item.path] = entry
+    return found
+
+
+def _referring(raw: bytes) -> bytes:
+    return raw.replace(b'"$ref":"', b'"$ref":"' + PREFIX.encode())
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
