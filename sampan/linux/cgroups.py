@@ -34,6 +34,15 @@ class Layout:
     def root(self, controller: str) -> Path | None:
         return self.hierarchies.get("" if self.unified else controller)
 
+    def governs(self, controller: str) -> bool:
+        """Whether the kernel has it here at all."""
+        if not self.unified:
+            return controller in self.hierarchies
+        try:
+            return controller in (self.hierarchies[""] / "cgroup.controllers").read_text().split()
+        except OSError:
+            return False
+
     def every(self, path: str) -> list[Path]:
         """The group's directory in each hierarchy that governs something."""
         below = path.strip("/")

@@ -64,6 +64,12 @@ class Inventory:
                     self._support[name] = Support(False, why=str(error))
             return self._support[name]
 
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """Handlers that are told to whoever asks: the configured ones, and OCI runtimes that somebody has asked for."""
+        used = (entry.kind for entry in self.sandboxes.values())
+        return tuple(dict.fromkeys((*self.config.handlers, *self._support, *used)))
+
     async def kind_for(self, handler: str, image_os: str) -> str:
         """The kind that a handler names; without one, that of the image's platform, else the host's best."""
         if handler:

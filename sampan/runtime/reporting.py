@@ -43,9 +43,7 @@ class ReportingService:
         )
 
     async def status(self, request: Any) -> Any:
-        kinds = {
-            name: await self.inventory.support(name) for name in self.inventory.config.handlers
-        }
+        kinds = {name: await self.inventory.support(name) for name in self.inventory.offered}
         usable = [name for name, support in kinds.items() if support.usable]
         why = "; ".join(f"{name}: {support.why}" for name, support in kinds.items() if support.why)
         # The handler without a name is the one that pods without a RuntimeClass get.

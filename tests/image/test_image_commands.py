@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import Result
+from image_bad import BAD, LIMITS, LOADABLE, Made
 from image_make import add_image, entry, layer
+from image_registry import Registry
 from typer.testing import CliRunner
 
 from sampan.apiserver.pki import PKIPaths, ensure_pki
@@ -149,3 +152,32 @@ async def test_the_nodes_own_registry_logs_its_node_in(tmp_path: Path) -> None:
     finally:
         serving.cancel()
         await asyncio.wait([serving])
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that a bomb of a test's size exceeds."""
+    monkeypatch.setattr("sampan.image.store.Limits", lambda: LIMITS)
+
+
+@pytest.mark.skipif(NATIVE != "amd64", reason="the images are of amd64")
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize("make", BAD, ids=lambda make: make.__name__)
+async def test_a_bad_image_is_told_and_leaves_nothing(
+    sampan: Sampan, store: ImageStore, tmp_path: Path, make: Callable[[], Made]
+) -> None:
+    made = make()
+    registry = await Registry().start()
+    registry.blobs |= made.blobs
+    registry.put_manifest("app", "v1", made.document)
+    name = f"{registry.host}/app:v1"
+    attempts = [await asyncio.to_thread(sampan, "pull", name)]
+    await registry.stop()
+    if make in LOADABLE:
+        attempts.append(sampan("load", str(made.archive(tmp_path / "image.tar"))))
+    for done in attempts:
+        assert done.exit_code == 1
+        assert re.search(BAD[make], done.stderr), done.stderr
+        assert "Traceback" not in done.stderr
+    assert store.list() == [] and list(store.content.digests()) == []
+    assert store.usage().bytes == 0

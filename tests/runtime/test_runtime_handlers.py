@@ -90,8 +90,13 @@ async def test_a_runtime_that_is_a_kernel_of_its_own(images):
 async def test_an_oci_runtime_is_a_handler_without_being_configured(runtime):
     """Manifests that were written for containerd or CRI-O name runc or crun."""
     pod = await runtime.pod("runc")
-    container = await runtime.container(pod, "sleep", "1000")
+    # As a kubelet asks, whether or not the machine counts huge pages.
+    none = [{"page_size": size, "limit": 0} for size in ("2MB", "1GB")]
+    limits = {"resources": {"hugepage_limits": none, "cpu_shares": 2}}
+    container = await runtime.container(pod, "sleep", "1000", linux=limits)
     assert (runtime.base / "run" / "runc" / "runc" / container).is_dir()
+    told = {item.name for item in (await runtime.client.status()).runtime_handlers}
+    assert "runc" in told, "who looks up a pod's handler finds it"
     await runtime.stop()
     await runtime.start()
     assert (await runtime.exec(container, "echo", "still")).stdout == b"still\n"

@@ -78,21 +78,30 @@ class Cgroup:
     def _settings(self, resources: Resources) -> list[Setting]:
         found = cgroups.settings(limits_of(resources), unified=self._layout.unified)
         if self._layout.unified:
+            found += self._hugepages(resources.hugepages)
             return found + [
                 ("", name, value) for name, value in resources.unified.items() if "/" not in name
             ]
         if resources.memory_swap:
             found = self._ordered(found, resources.memory)
-        if self.directory("hugetlb") is not None:
-            found += [
-                ("hugetlb", f"hugetlb.{size}.limit_in_bytes", str(limit))
-                for size, limit in resources.hugepages.items()
-            ]
+        found += self._hugepages(resources.hugepages)
         for name, value in resources.unified.items():
             # CRI has no field for pids; of v2's files this is the one that v1 has as well.
             if name != "pids.max":
                 raise NotSupported(f"{name}: this host has cgroup v1")
             found.append(("pids", name, value))
+        return found
+
+    def _hugepages(self, limits: dict[str, int]) -> list[Setting]:
+        """A kubelet names every size that it knows, with 0: that holds anyway where nobody counts huge pages."""
+        name = "max" if self._layout.unified else "limit_in_bytes"
+        directory, found = self.directory("hugetlb"), []
+        for size, limit in limits.items():
+            file = f"hugetlb.{size}.{name}"
+            if directory is not None and (directory / file).exists():
+                found.append(("hugetlb", file, str(limit)))
+            elif limit > 0:
+                raise NotSupported(f"{file}: this host does not count huge pages of {size}")
         return found
 
     def _ordered(self, found: list[Setting], memory: int) -> list[Setting]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sampan.linux import cgroups
 from sampan.runtime.container import capabilities, seccomp
 from sampan.runtime.container.users import Identity
 from sampan.runtime.container.view import Bind
@@ -20,6 +21,7 @@ from sampan.runtime.sandbox import (
     Device,
     IDMap,
     Mount,
+    NotSupported,
     Resources,
     SandboxSpec,
 )
@@ -311,10 +313,14 @@ def resources(limits: Resources, container: ContainerSpec, privileged: bool) -> 
         result["pids"] = {"limit": limits.pids}
     if limits.unified:
         result["unified"] = dict(limits.unified)
-    if limits.hugepages:
+    if limits.hugepages and cgroups.layout().governs("hugetlb"):
         result["hugepageLimits"] = [
             {"pageSize": size, "limit": limit} for size, limit in limits.hugepages.items()
         ]
+    elif any(limits.hugepages.values()):
+        raise NotSupported(
+            "this host does not count huge pages: it has no cgroup controller hugetlb"
+        )
     if privileged:
         result["devices"] = [{"allow": True, "access": "rwm"}]
     else:

@@ -36,7 +36,6 @@ from sampan.runtime.sandbox import (
     ExecRequest,
     Gone,
     Measures,
-    NotSupported,
     PodMeasures,
     Process,
     Resources,
@@ -316,8 +315,6 @@ class ContainerSandbox:
         process = self._processes.get(container_id)
         if process is None:
             raise Gone(f"container {container_id} was not started")
-        if resources.hugepages:
-            raise NotSupported("hugepage limits of a running container cannot change")
         process.cgroup.update(resources)
 
     async def stats(self) -> SandboxStats:

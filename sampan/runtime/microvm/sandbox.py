@@ -486,7 +486,7 @@ class MicroSandbox:
             raise NotSupported(
                 f"memory: this microVM has {self._facts.memory} MiB, which cannot grow while it runs"
             )
-        if resources.hugepages or resources.cpuset_cpus or resources.cpuset_mems:
+        if any(resources.hugepages.values()) or resources.cpuset_cpus or resources.cpuset_mems:
             raise NotSupported(
                 "hugepages and CPU sets of a running container cannot change in a microVM"
             )
