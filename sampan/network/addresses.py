@@ -45,6 +45,10 @@ class AddressPool:
                     path.unlink(missing_ok=True)  # a crash between creation and writing
         return self._held
 
+    def read_again(self) -> None:
+        """Believe the disk, not what is remembered of it."""
+        self._held = None
+
     def owners(self) -> dict[str, str]:
         """Address by sandbox id."""
         return dict(self._owners())
@@ -85,7 +89,7 @@ class AddressPool:
         yield from list(self._released)
 
     def _claim(self, address: str, sandbox_id: str) -> bool:
-        beside = self.directory / f".{sandbox_id[:32]}.{os.getpid()}"
+        beside = self._beside(sandbox_id)
         beside.write_text(sandbox_id)
         try:
             os.link(beside, self.directory / address)  # exclusive, and never seen half-written
@@ -104,6 +108,19 @@ class AddressPool:
             os.pwrite(descriptor, f"{ipaddress.IPv4Address(number)!s:<16}".encode(), 0)
         finally:
             os.close(descriptor)
+
+    def hand_over(self, owner: str, sandbox_id: str) -> str:
+        """What `owner` has is the pod's from now on; the address. On disk on return, as the one's or the other's."""
+        address = self._owners()[owner]
+        beside = self._beside(sandbox_id)
+        beside.write_text(sandbox_id)
+        os.replace(beside, self.directory / address)
+        del self._owners()[owner]
+        self._owners()[sandbox_id] = address
+        return address
+
+    def _beside(self, sandbox_id: str) -> Path:
+        return self.directory / f".{sandbox_id[:32]}.{os.getpid()}"
 
     def release(self, sandbox_id: str) -> str | None:
         """The address that was given back, None when the pod had none. Idempotent."""

@@ -5,9 +5,12 @@
 What goes from pod to pod is handed to nftables as if it were routed (br_netfilter): else answers of a service's endpoint on the
 same bridge would not be translated back, and no NetworkPolicy could hold.
 
-Addresses are kept on disk (addresses.py), all else is in the kernel under names made from the instance and the sandbox id, so
+Addresses are kept on disk (addresses.py), all else is in the kernel under names made from the instance and the address, so
 any process can find, repeat or undo what another one did. Masquerading is one nft table `inet <instance>-pods`; which frames
 a pod may send is another, `bridge <instance>-ports` (ports.py).
+
+From the first pod on, `SPARES` namespaces are kept that wait for theirs, wired and with an address, which is all that is
+handed over; on disk they have owners of their own, which are no sandbox's: after a crash they are collected like those.
 
 One worker thread does the blocking calls, in order: attaching is 1–2 ms, and the event loop never waits.
 """
@@ -22,6 +25,7 @@ import hashlib
 import ipaddress
 import logging
 import os
+import secrets
 import socket
 import subprocess
 from collections.abc import Callable
@@ -31,7 +35,7 @@ from typing import ParamSpec, TypeVar
 
 from sampan.network import netns, nftables
 from sampan.network.addresses import AddressPool
-from sampan.network.errors import NetlinkError, NftError
+from sampan.network.errors import NetlinkError, NetworkError, NftError
 from sampan.network.pods import Attachment, PodRef
 from sampan.network.ports import PortGuard, group_of, hardware_address
 from sampan.network.rtnetlink import Netlink, sysctl
@@ -40,6 +44,8 @@ log = logging.getLogger(__name__)
 
 INTERFACE = "eth0"
 DEFAULT_MTU = 1500
+SPARES = 2
+SPARE = "spare-"  # what a spare's owner begins with
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 
@@ -78,9 +84,17 @@ class BridgeNetwork:
         self._guard: PortGuard | None = PortGuard(instance, self.network)
         self._bridge_index = 0
         self._mtu = DEFAULT_MTU
+        self._spares: list[str] = []  # owners
+        self._attaching = 0  # calls that wait or are at work
 
     async def attach(self, pod: PodRef) -> Attachment:
-        return await self._run(self._attach, pod.sandbox_id)
+        self._attaching += 1
+        try:
+            return await self._run(self._attach, pod.sandbox_id)
+        finally:
+            self._attaching -= 1
+            if not self._attaching and len(self._spares) < SPARES:
+                self._worker.submit(self._prepare)
 
     async def detach(self, pod: PodRef) -> None:
         await self._run(self._detach, pod.sandbox_id)
@@ -88,17 +102,19 @@ class BridgeNetwork:
     async def existing(self) -> dict[str, Attachment]:
         """Pods whose namespace is there. An address whose namespace is gone (reboot) is not named: attach makes it anew."""
         return {
-            owner: self._attachment(owner, address)
+            owner: self._attachment(address)
             for owner, address in self._pool.owners().items()
-            if netns.is_namespace(netns.DIRECTORY / self._namespace(owner))
+            if not owner.startswith(SPARE) and netns.is_namespace(self._path(address))
         }
 
     async def owners(self) -> list[str]:
-        """Sandbox ids with an address on disk, whether or not the namespace is there."""
-        return sorted(self._pool.owners())
+        """Sandbox ids with an address on disk, whether or not the namespace is there; spares of a former process too."""
+        return sorted(set(self._pool.owners()) - set(self._spares))
 
     async def close(self) -> None:
         """End the worker. The network itself stays for the pods that run. Idempotent."""
+        with contextlib.suppress(RuntimeError):  # closed before
+            self._worker.submit(self._drop_spares)
         self._worker.shutdown(wait=False)
 
     async def remove(self) -> None:
@@ -116,41 +132,75 @@ class BridgeNetwork:
 
     # Names
 
-    def _namespace(self, sandbox_id: str) -> str:
-        return f"{self.instance}-{sandbox_id[:12]}"
+    def _namespace(self, address: str) -> str:
+        return f"{self.instance}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
 
-    def _veth(self, sandbox_id: str) -> str:
+    def _path(self, address: str) -> Path:
+        return netns.DIRECTORY / self._namespace(address)
+
+    def _veth(self, address: str) -> str:
         """15 characters are all that the kernel allows; two instances must differ."""
-        digest = hashlib.sha256(f"{self.instance}/{sandbox_id}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{self.instance}/{address}".encode()).hexdigest()
         return f"veth{digest[:10]}"
 
-    def _attachment(self, sandbox_id: str, address: str) -> Attachment:
-        path = netns.DIRECTORY / self._namespace(sandbox_id)
-        return Attachment(str(path), (address,), INTERFACE)
+    def _attachment(self, address: str) -> Attachment:
+        return Attachment(str(self._path(address)), (address,), INTERFACE)
 
     # Work, in the worker thread
 
     def _attach(self, sandbox_id: str) -> Attachment:
         with Netlink() as netlink:
             self._ensure_bridge(netlink)
+            if sandbox_id not in self._pool.owners() and self._take_spare(netlink, sandbox_id):
+                return self._attachment(self._pool.owners()[sandbox_id])
             address = self._pool.take(sandbox_id)
             try:
-                if self._guard is not None:
-                    self._guard.admit(address)
                 try:
-                    self._ensure_pod(netlink, sandbox_id, address)
+                    self._ensure_pod(netlink, address)
                 except NetlinkError:  # perhaps the bridge that we remember was removed
                     self._bridge_index = 0
                     self._ensure_bridge(netlink)
-                    self._ensure_pod(netlink, sandbox_id, address)
+                    self._ensure_pod(netlink, address)
             except BaseException:
                 self._detach(sandbox_id)
                 raise
-        return self._attachment(sandbox_id, address)
+        return self._attachment(address)
 
-    def _ensure_pod(self, netlink: Netlink, sandbox_id: str, address: str) -> None:
-        veth, name = self._veth(sandbox_id), self._namespace(sandbox_id)
-        path = netns.DIRECTORY / name
+    def _take_spare(self, netlink: Netlink, sandbox_id: str) -> bool:
+        """Give the pod a spare. False: there is none that is still wired as it was."""
+        while self._spares:
+            owner = self._spares.pop(0)
+            link = netlink.link(self._veth(self._pool.owners()[owner]))
+            if link is not None and link.up and link.master == self._bridge_index:
+                self._pool.hand_over(owner, sandbox_id)
+                return True
+            self._detach(owner)  # somebody has removed the bridge, or a link
+        return False
+
+    def _prepare(self) -> None:
+        """Make the spares that are missing, unless a pod waits."""
+        try:
+            with Netlink() as netlink:
+                while len(self._spares) < SPARES and not self._attaching:
+                    owner = SPARE + secrets.token_hex(6)
+                    address = self._pool.take(owner)
+                    try:
+                        self._ensure_pod(netlink, address)
+                    except BaseException:
+                        self._detach(owner)
+                        raise
+                    self._spares.append(owner)
+        except (NetworkError, OSError) as error:
+            log.info("no network is kept for the next pod: %s", error)
+
+    def _drop_spares(self) -> None:
+        while self._spares:
+            self._detach(self._spares.pop())
+
+    def _ensure_pod(self, netlink: Netlink, address: str) -> None:
+        if self._guard is not None:
+            self._guard.admit(address)
+        veth, path = self._veth(address), self._path(address)
         link = netlink.link(veth) if netns.is_namespace(path) else None
         if link is not None and netns.in_thread(lambda: self._has_address(path, address)):
             if link.master != self._bridge_index or not link.up:
@@ -160,31 +210,22 @@ class BridgeNetwork:
             veth
         ):  # half-made by a process that was killed; asking costs less than a deletion in vain
             netlink.delete_link(veth)
-        netns.delete(name)
+        netns.delete(path.name)
         host = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+        def configure() -> None:
+            """Inside the new namespace; the pair is made from there, with its other end sent to the host."""
+            sysctl("net/ipv6/conf/default/accept_dad", "0")
+            sysctl("net/ipv6/conf/default/dad_transmits", "0")
+            sysctl("net/ipv4/ip_unprivileged_port_start", "0")
+            own, group = hardware_address(address), group_of(address)
+            with Netlink() as inside:
+                inside.add_veth(INTERFACE, veth, self._mtu, 0, host, address=own, peer_group=group)
+                index = inside.index(INTERFACE)
+                inside.configure(index, address, self.network.prefixlen, self.gateway)
+
         try:
-
-            def configure() -> None:
-                """Inside the new namespace; the pair is made from there, with its other end sent to the host."""
-                sysctl("net/ipv6/conf/default/accept_dad", "0")
-                sysctl("net/ipv6/conf/default/dad_transmits", "0")
-                sysctl("net/ipv4/ip_unprivileged_port_start", "0")
-                with Netlink() as inside:
-                    inside.add_veth(
-                        INTERFACE,
-                        veth,
-                        self._mtu,
-                        0,
-                        host,
-                        address=hardware_address(address),
-                        peer_group=group_of(address),
-                    )
-                    inside.set_up(1)  # lo is always the first link
-                    index = inside.index(INTERFACE)
-                    inside.add_address(index, address, self.network.prefixlen)
-                    inside.add_route("0.0.0.0/0", index, self.gateway)
-
-            netns.create(name, configure)
+            netns.create_from_here(path.name, configure)
         finally:
             os.close(host)
         netlink.enslave(netlink.index(veth), self._bridge_index)
@@ -272,10 +313,14 @@ class BridgeNetwork:
         The kernel takes the pair down with the namespace, many at once and in its own time; deleting a link by request
         would wait 20–40 ms for each.
         """
-        netns.delete(self._namespace(sandbox_id))
-        self._pool.release(sandbox_id)
+        address = self._pool.owners().get(sandbox_id)
+        if address is not None:
+            netns.delete(self._namespace(address))
+            self._pool.release(sandbox_id)
 
     def _remove(self) -> None:
+        self._spares.clear()
+        self._pool.read_again()  # another process, which has ended, may have had spares
         for sandbox_id in self._pool.owners():
             self._detach(sandbox_id)
         for name in netns.names(f"{self.instance}-"):

@@ -11,7 +11,6 @@ import ctypes
 import errno
 import os
 import stat
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -78,26 +77,33 @@ def unshare() -> None:
 def create(name: str, prepare: Callable[[], None] | None = None) -> Path:
     """A new namespace under /run/netns; `prepare` runs inside it. One that is there already is kept as it is."""
     path = DIRECTORY / name
-    if is_namespace(path):
-        return path
+    if not is_namespace(path):
+        in_thread(lambda: create_from_here(name, prepare))
+    return path
+
+
+def create_from_here(name: str, prepare: Callable[[], None] | None = None) -> Path:
+    """A new namespace, of a name that none has, by the calling thread, which is back in its own on return."""
+    path = DIRECTORY / name
     DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         path.touch(mode=0o600)
-    except OSError as error:
-        raise NamespaceError(f"create {path}: {error.strerror}") from None
-
-    def make() -> None:
         unshare()
-        if prepare is not None:
-            prepare()
-        source = f"/proc/self/task/{threading.get_native_id()}/ns/net"
-        _check(_mount(source, str(path), MS_BIND), f"mount {path}")
-
-    try:
-        in_thread(make)
+        try:
+            if prepare is not None:
+                prepare()
+            _check(_mount("/proc/thread-self/ns/net", str(path), MS_BIND), f"mount {path}")
+        finally:
+            _check(_libc.setns(own, CLONE_NEWNET), "return from a new network namespace")
+    except OSError as error:
+        delete(name)
+        raise NamespaceError(f"create {path}: {error.strerror}") from None
     except BaseException:
         delete(name)
         raise
+    finally:
+        os.close(own)
     return path
 
 

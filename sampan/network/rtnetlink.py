@@ -141,22 +141,24 @@ class Netlink(NetlinkSocket):
         self.request(f"add veth {name}", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + info)
 
     def set_up(self, index: int) -> None:
-        body = _LINK.pack(socket.AF_UNSPEC, 0, index, IFF_UP, IFF_UP)
-        self.request(f"set link {index} up", RTM_NEWLINK, 0, body)
+        self.request(*_up(index))
+
+    def configure(self, index: int, address: str, prefix: int, gateway: str) -> None:
+        """A pod's own namespace: loopback and link `index` up, the address on it, the default route over it."""
+        links = _up(1), _up(index)  # lo is always the first link
+        address_and_route = _address(index, address, prefix), _route("0.0.0.0/0", index, gateway)
+        self.request_all((*links, *address_and_route))
 
     def enslave(self, index: int, master: int) -> None:
-        """Make a link a port of bridge `master`, and set it up."""
+        """Make a link a port of bridge `master`, set it up, and as `set_hairpin`."""
         body = _LINK.pack(socket.AF_UNSPEC, 0, index, IFF_UP, IFF_UP)
-        self.request(
-            f"add link {index} to bridge", RTM_NEWLINK, 0, body + attribute(IFLA_MASTER, master)
-        )
-        self.set_hairpin(index)
+        body += attribute(IFLA_MASTER, master)
+        joined = f"add link {index} to bridge", RTM_NEWLINK, 0, body
+        self.request_all((joined, _hairpin(index)))
 
     def set_hairpin(self, index: int) -> None:
         """Let a bridge port send a frame back where it came from: a pod that reaches itself through a service."""
-        port = attribute(IFLA_PROTINFO | NLA_F_NESTED, attribute(IFLA_BRPORT_MODE, b"\1"))
-        body = _LINK.pack(socket.AF_BRIDGE, 0, index, 0, 0) + port
-        self.request(f"set hairpin on link {index}", RTM_SETLINK, 0, body)
+        self.request(*_hairpin(index))
 
     def delete_link(self, name: str) -> bool:
         """False when there is none."""
@@ -173,12 +175,7 @@ class Netlink(NetlinkSocket):
 
     def add_address(self, index: int, address: str, prefix: int) -> None:
         """Also when it is there already."""
-        packed = ipaddress.ip_address(address).packed
-        family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
-        body = _ADDRESS.pack(family, prefix, 0, 0, index)
-        body += attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
-        flags = NLM_F_CREATE | NLM_F_REPLACE
-        self.request(f"add address {address}/{prefix}", RTM_NEWADDR, flags, body)
+        self.request(*_address(index, address, prefix))
 
     def addresses(self) -> Iterator[tuple[int, str, int]]:
         """(interface index, IPv4 address, prefix length)."""
@@ -191,26 +188,7 @@ class Netlink(NetlinkSocket):
 
     def add_route(self, destination: str, index: int, gateway: str = "") -> None:
         """`destination` is a network in CIDR form. An existing route to it is replaced."""
-        network = ipaddress.ip_network(destination)
-        scope = 0 if gateway else RT_SCOPE_LINK
-        body = _ROUTE.pack(
-            socket.AF_INET,
-            network.prefixlen,
-            0,
-            0,
-            RT_TABLE_MAIN,
-            RTPROT_BOOT,
-            scope,
-            RTN_UNICAST,
-            0,
-        )
-        if network.prefixlen:
-            body += attribute(RTA_DST, network.network_address.packed)
-        if gateway:
-            body += attribute(RTA_GATEWAY, socket.inet_aton(gateway))
-        body += attribute(RTA_OIF, index)
-        flags = NLM_F_CREATE | NLM_F_REPLACE
-        self.request(f"add route to {destination}", RTM_NEWROUTE, flags, body)
+        self.request(*_route(destination, index, gateway))
 
     def default_route(self) -> Route | None:
         """The IPv4 default route of the main table, the first one when there are several."""
@@ -226,6 +204,40 @@ class Netlink(NetlinkSocket):
                 socket.inet_ntoa(gateway) if gateway else "",
             )
         return None
+
+
+Request = tuple[str, int, int, bytes]  # what for, type, flags, body
+
+
+def _up(index: int) -> Request:
+    return f"set link {index} up", RTM_NEWLINK, 0, _LINK.pack(0, 0, index, IFF_UP, IFF_UP)
+
+
+def _hairpin(index: int) -> Request:
+    port = attribute(IFLA_PROTINFO | NLA_F_NESTED, attribute(IFLA_BRPORT_MODE, b"\1"))
+    body = _LINK.pack(socket.AF_BRIDGE, 0, index, 0, 0) + port
+    return f"set hairpin on link {index}", RTM_SETLINK, 0, body
+
+
+def _address(index: int, address: str, prefix: int) -> Request:
+    packed = ipaddress.ip_address(address).packed
+    family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
+    body = _ADDRESS.pack(family, prefix, 0, 0, index)
+    body += attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
+    return f"add address {address}/{prefix}", RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, body
+
+
+def _route(destination: str, index: int, gateway: str) -> Request:
+    network = ipaddress.ip_network(destination)
+    scope = 0 if gateway else RT_SCOPE_LINK
+    kind = (RT_TABLE_MAIN, RTPROT_BOOT, scope, RTN_UNICAST)
+    body = _ROUTE.pack(socket.AF_INET, network.prefixlen, 0, 0, *kind, 0)
+    if network.prefixlen:
+        body += attribute(RTA_DST, network.network_address.packed)
+    if gateway:
+        body += attribute(RTA_GATEWAY, socket.inet_aton(gateway))
+    body += attribute(RTA_OIF, index)
+    return f"add route to {destination}", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body
 
 
 def sysctl(path: str, value: str) -> bool:
