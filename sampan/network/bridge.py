@@ -321,6 +321,7 @@ class BridgeNetwork:
     def _remove(self) -> None:
         self._spares.clear()
         self._pool.read_again()  # another process, which has ended, may have had spares
+        veths = {self._veth(address) for address in self._pool.owners().values()}
         for sandbox_id in self._pool.owners():
             self._detach(sandbox_id)
         for name in netns.names(f"{self.instance}-"):
@@ -328,7 +329,8 @@ class BridgeNetwork:
         with Netlink() as netlink:
             bridge = netlink.link(self.bridge)
             for link in netlink.links():
-                if bridge is not None and link.master == bridge.index and link.kind == "veth":
+                port = bridge is not None and link.master == bridge.index and link.kind == "veth"
+                if port or link.name in veths:
                     netlink.delete_link(link.name)  # a process still holds its namespace
             netlink.delete_link(self.bridge)
         nftables.run(f"table inet {self.instance}-pods\ndelete table inet {self.instance}-pods\n")

@@ -455,8 +455,11 @@ def write_files(entry: SandboxEntry) -> Path | None:
     dns = entry.config.dns_config
     path = entry.directory / "resolv.conf"
     if not (dns.servers or dns.searches or dns.options):
-        host = Path("/etc/resolv.conf")
-        path.write_bytes(host.read_bytes() if host.exists() else b"")
+        try:
+            host = Path("/etc/resolv.conf").read_text(errors="replace")
+        except FileNotFoundError:
+            host = ""
+        files.put(path, host, 0o644)
         return path
     text = []
     if dns.searches:

@@ -157,12 +157,30 @@ def outside(instance: str = INSTANCE) -> str:
     return str(path)
 
 
+async def spares(network: BridgeNetwork) -> dict[str, Any]:
+    """Pods `d` and `e` come and go: what they get, what is told of the spares, and how a restarted runtime sees them."""
+    await network._run(lambda: None)  # the worker thread has made them
+    waiting = [network._pool.owners()[owner] for owner in network._spares]
+    found: dict[str, Any] = {"waiting": len(waiting), "told": len(await network.owners())}
+    after = BridgeNetwork(network._pool.directory.parent, POD_CIDR, INSTANCE)
+    found["collected after a crash"] = len(set(await after.owners()) - set(await network.owners()))
+    found["existing"] = len(await after.existing())
+    given = [await network.attach(pod(name)) for name in "de"]
+    found["given"] = [attachment.addresses[0] for attachment in given] == waiting
+    serve(given[0], 8080, "D")
+    found["answer"] = ask(waiting[0], 8080, given[1])
+    for name in "de":
+        await network.detach(pod(name))
+    return found
+
+
 async def main(directory: Path) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     far = Attachment(outside(), ("192.0.2.2",), "far")
     network = BridgeNetwork(directory, POD_CIDR, INSTANCE)
     first, second = await asyncio.gather(network.attach(pod("a")), network.attach(pod("b")))
     seen["same again"] = await network.attach(pod("a")) == first
+    seen["spares"] = await spares(network)
     restarted = BridgeNetwork(directory, POD_CIDR, INSTANCE)
     seen["existing"] = await restarted.existing() == {"a" * 64: first, "b" * 64: second}
     seen["same after restart"] = await restarted.attach(pod("a")) == first

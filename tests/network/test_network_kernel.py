@@ -48,6 +48,18 @@ def test_attaching_is_repeatable_and_survives_a_restart(seen: dict[str, Any]) ->
     )
 
 
+def test_a_network_waits_for_the_next_pod(seen: dict[str, Any]) -> None:
+    spares = seen["spares"]
+    assert spares.pop("answer").startswith("D 10.42.7.")
+    assert spares == {
+        "waiting": 2,
+        "told": 2,  # the pods', not its own
+        "collected after a crash": 2,
+        "existing": 2,
+        "given": True,
+    }
+
+
 def test_the_inside_of_a_pod(seen: dict[str, Any]) -> None:
     inside = seen["inside"]
     assert inside["up"] == ["eth0", "lo"] and inside["gateway"] == "10.42.7.1"

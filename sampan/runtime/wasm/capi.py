@@ -120,6 +120,10 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "wasmtime_linker_define_wasi": (_P, (_P,)),
     "wasmtime_linker_instantiate_pre": (_P, (_P, _P, POINTER(_P))),
     "wasmtime_instance_pre_instantiate": (_P, (_P, _P, POINTER(Instance), POINTER(_P))),
+    "wasmtime_instance_pre_delete": (None, (_P,)),
+    "wasmtime_module_delete": (None, (_P,)),
+    "wasmtime_component_delete": (None, (_P,)),
+    "wasmtime_component_linker_delete": (None, (_P,)),
     "wasmtime_instance_export_get": (
         c_bool,
         (_P, POINTER(Instance), c_char_p, c_size_t, POINTER(Extern)),

@@ -58,7 +58,7 @@ class Trap(Exception):
 
 
 class Engine:
-    """One engine, one preview 1 linker and one preview 2 linker."""
+    """One engine, one preview 1 linker and, from the first component that is a command, one preview 2 linker."""
 
     def __init__(self, library: str, *, compiler: bool = False) -> None:
         self.c = c = capi.load(library)
@@ -79,8 +79,6 @@ class Engine:
         if not compiler:
             self._linker = c.wasmtime_linker_new(self.pointer)
             self.check(c.wasmtime_linker_define_wasi(self._linker))
-            self._component_linker = c.wasmtime_component_linker_new(self.pointer)
-            self.check(c.wasmtime_component_linker_add_wasip2(self._component_linker))
 
     def tick(self) -> None:
         """Advance the epoch: guests whose deadline is reached end with Interrupted. Callable from any thread."""
@@ -115,14 +113,24 @@ class Engine:
     def load(self, path: str, *, component: bool) -> Program:
         """A command, from compiled code that is trusted likewise. Raises EngineError."""
         if component:
-            return ComponentProgram(self, self.map_component(path), self._component_linker)
+            return ComponentProgram(self, self.map_component(path), self.component_linker())
         c, loaded = self.c, ctypes.c_void_p()
         self.check(
             c.wasmtime_module_deserialize_file(self.pointer, path.encode(), ctypes.byref(loaded))
         )
         prepared = ctypes.c_void_p()
-        self.check(c.wasmtime_linker_instantiate_pre(self._linker, loaded, ctypes.byref(prepared)))
+        error = c.wasmtime_linker_instantiate_pre(self._linker, loaded, ctypes.byref(prepared))
+        c.wasmtime_module_delete(loaded)  # what is prepared holds it
+        self.check(error)
         return Program(self, prepared.value or 0)
+
+    def component_linker(self) -> int:
+        """With wasmtime's own WASI 0.2. Made at the first call, which should be the zygote's."""
+        if not self._component_linker:
+            linker = self.c.wasmtime_component_linker_new(self.pointer)
+            self.check(self.c.wasmtime_component_linker_add_wasip2(linker))
+            self._component_linker = linker
+        return self._component_linker
 
     def check(self, error: int | None) -> None:
         if error:
@@ -266,6 +274,10 @@ class Program:
         self.engine = engine
         self._pointer = pointer
 
+    def close(self) -> None:
+        """Let go of the code. Nothing of it runs any more."""
+        self.engine.c.wasmtime_instance_pre_delete(self._pointer)
+
     def run(self, config: int, *, limits: Limits, deadline: int = NEVER) -> int:
         """Instantiate, run to the end, drop: the exit code. Consumes `config`.
 
@@ -327,6 +339,9 @@ class ComponentProgram(Program):
     def __init__(self, engine: Engine, pointer: int, linker: int) -> None:
         super().__init__(engine, pointer)
         self._linker = linker
+
+    def close(self) -> None:
+        self.engine.c.wasmtime_component_delete(self._pointer)
 
     def _call(self, c: ctypes.CDLL, context: int) -> int:
         instance, function = capi.ComponentInstance(), capi.ComponentFunc()

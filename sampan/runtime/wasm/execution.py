@@ -18,6 +18,7 @@ from typing import Any
 
 from sampan.cri.streams import Streams, Writer
 from sampan.image import UnpackedImage
+from sampan.runtime import files
 from sampan.runtime.sandbox import NotSupported
 from sampan.runtime.wasm.link import Link, readable, writable
 
@@ -149,7 +150,7 @@ def remember(directory: Path, image: UnpackedImage) -> None:
         "layers": [str(path) for path in image.layers],
         "modules": [str(path) for path in image.modules],
     }
-    (directory / "image.json").write_text(json.dumps(kept))  # if torn, `recall` says so
+    files.put(directory / "image.json", json.dumps(kept))  # if torn, `recall` says so
 
 
 def recall(directory: Path) -> UnpackedImage:

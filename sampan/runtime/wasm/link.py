@@ -16,7 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,18 +48,26 @@ class Link:
         self._ends: dict[int, asyncio.Event] = {}
         self._lock = asyncio.Lock()
 
-    async def start(self, what: dict[str, object], stdio: Sequence[int] = ()) -> Started:
-        """A worker, past everything that can fail before its guest runs. Raises CannotStart."""
-        started = await self._try(what, stdio)
-        if started is None and not self._alive():
-            started = await self._try(
-                what, stdio
-            )  # the zygote was killed with our request in its socket
+    async def start(
+        self,
+        what: dict[str, object],
+        stdio: Sequence[int] = (),
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Started:
+        """A worker, past everything that can fail before its guest runs; `meanwhile` is done while it gets there.
+
+        Raises CannotStart.
+        """
+        started = await self._try(what, stdio, meanwhile)
+        if started is None and not self._alive():  # the zygote was killed with it in its socket
+            started = await self._try(what, stdio, meanwhile)
         if started is None:
             raise CannotStart("the worker died before it was ready; see zygote.log")
         return started
 
-    async def _try(self, what: dict[str, object], stdio: Sequence[int]) -> Started | None:
+    async def _try(
+        self, what: dict[str, object], stdio: Sequence[int], meanwhile: Callable[[], None]
+    ) -> Started | None:
         """None: nobody holds the other end of the status socket any more, so there is no worker."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
@@ -70,6 +78,7 @@ class Link:
             finally:
                 theirs.close()
                 os.close(sealed)
+            meanwhile()
             async with asyncio.timeout(START_TIMEOUT):
                 await readable(ours.fileno())
             return _started(ours)
@@ -168,8 +177,14 @@ class Link:
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
                 cwd="/",
-                # Symbols are resolved now, once, and not again in every worker.
-                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "LD_BIND_NOW": "1"},
+                # Symbols are resolved now, once, and not again in every worker; a heap for each of a worker's threads,
+                # of which one runs at a time, would be memory for nothing.
+                env={
+                    "PATH": "/usr/bin:/bin",
+                    "LANG": "C.UTF-8",
+                    "LD_BIND_NOW": "1",
+                    "MALLOC_ARENA_MAX": "1",
+                },
             )
 
     def _receive(self) -> None:

@@ -56,7 +56,9 @@ class WasmSandbox:
         what["log"] = str(container.log_path or "")
         try:
             what["cgroups"] = cgroup.create(container.resources)
-            started = await self.link.start(what)
+            started = await self.link.start(
+                what, meanwhile=lambda: execution.remember(container.directory, image)
+            )
         except BaseException as error:
             control.unlink(missing_ok=True)
             await remove_cgroup(cgroup)
@@ -70,7 +72,6 @@ class WasmSandbox:
         )
         self.processes[container.id] = process
         self.images[container.id] = container, image
-        execution.remember(container.directory, image)
         return process
 
     async def plan(

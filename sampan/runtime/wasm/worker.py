@@ -19,8 +19,6 @@ import stat
 import time
 
 from sampan.runtime.wasm import exits, isolation, linux, seccomp
-from sampan.runtime.wasm.component.proxy import ProxyProgram
-from sampan.runtime.wasm.component.service import Proxy
 from sampan.runtime.wasm.console import Console
 from sampan.runtime.wasm.crew import make_board
 from sampan.runtime.wasm.engine import (
@@ -36,6 +34,7 @@ from sampan.runtime.wasm.engine import (
 from sampan.runtime.wasm.http import Server
 from sampan.runtime.wasm.launch import EXEC, HTTP, WASI
 from sampan.runtime.wasm.log import Log
+from sampan.runtime.wasm.programs import Programs
 from sampan.runtime.wasm.wagi import Wagi
 
 STOP_SIGNALS = (
@@ -50,9 +49,12 @@ SIGNALS = frozenset(map(int, STOP_SIGNALS))
 CANNOT_RUN = "ContainerCannotRun"
 _CHUNK = 65536
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sampan.runtime.wasm.component.service import Proxy
 
-# What the zygote has made ready: the engine, the empty mount namespace or -1, a filter by (files, network).
-Warm = tuple[Engine, int, dict[tuple[bool, bool], seccomp.Filter]]
+# What the zygote has made ready: programs, the empty mount namespace or -1, a filter by (files, network).
+Warm = tuple[Programs, int, dict[tuple[bool, bool], seccomp.Filter]]
 
 
 class Worker:
@@ -65,10 +67,13 @@ class Worker:
         status: socket.socket,
         given: list[int],
         line: socket.socket | None,
+        begun: socket.socket | None = None,
     ) -> None:
         """`given`: stdio for an exec; listener, stderr and board for another than the first of a crew.
-        `line`: of the first of a crew to the zygote."""
-        self.engine, self.vault, self.filters = warm
+        `line`: of the first of a crew to the zygote. `begun`: closed once the guest is about to run."""
+        self.programs, self.vault, self.filters = warm
+        self.engine: Engine = self.programs.engine
+        self.begun = begun
         self.launch = launch
         self.status = status
         self.given = given
@@ -91,10 +96,10 @@ class Worker:
             self.isolate()
             wasi = self.world()
             self.engine.c.wasi_config_delete(wasi.configure())  # are the directories there?
-            if isinstance(service, Proxy):
-                service.open(self.preopens)
-            elif service is not None:
+            if isinstance(service, Wagi):
                 service.open(wasi)
+            elif service is not None:
+                service.open(self.preopens)
         except (EngineError, OSError) as error:
             self.refuse(str(error))
         self.take_signals()
@@ -106,16 +111,20 @@ class Worker:
         self.finish(*Command(self, command, wasi).run())
 
     def program(self) -> Program:
-        launch = self.launch
-        return self.engine.load(launch["program"], component=launch["component"])
+        program = self.programs.own(self.launch)
+        assert isinstance(program, Program)
+        return program
 
     def service(self) -> Wagi | Proxy:
         assert self.listener is not None
         server, limits = Server(self, self.listener), Limits(**self.launch["limits"])
         if self.launch["http"]["protocol"] != WASI:
             return Wagi(server, self.program(), limits)
-        pointer = self.engine.map_component(self.launch["program"])
-        return Proxy(server, ProxyProgram(self.engine, pointer), limits)
+        from sampan.runtime.wasm.component.service import Proxy  # the zygote has it
+
+        program = self.programs.own(self.launch)
+        assert not isinstance(program, Program)
+        return Proxy(server, program, limits)
 
     # -- before the guest runs ------------------------------------------------------------------------------------
 
@@ -206,6 +215,8 @@ class Worker:
             ready = b"ready%d %d" % (os.getpid(), self.started_at)
             socket.send_fds(self.status, [ready], [self.pidfd])
             os.close(self.pidfd)
+            if self.begun is not None:
+                self.begun.close()
         except OSError:
             self.finish(137, "Error", "the start was given up")
 

@@ -28,6 +28,7 @@ import traceback
 from sampan.runtime.wasm import exits, isolation, linux, seccomp
 from sampan.runtime.wasm.engine import Engine
 from sampan.runtime.wasm.launch import EXEC, HTTP, MAX_DESCRIPTORS, read, unseal
+from sampan.runtime.wasm.programs import Programs
 from sampan.runtime.wasm.spare import Spare, wait
 from sampan.runtime.wasm.worker import Warm, Worker, hear_signals
 
@@ -35,15 +36,30 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sampan.runtime.wasm.spare import Launched
+
 GROWTH = 0.05  # s between two growths of a crew: it measures longer before it asks
 
 
 class Child:
     """A worker, and what is needed when it ends or asks for more of itself."""
 
-    __slots__ = ("cgroups", "crew", "data", "directory", "first", "grown", "line", "most")
+    __slots__ = (
+        "cgroups",
+        "crew",
+        "data",
+        "directory",
+        "first",
+        "grown",
+        "line",
+        "most",
+        "program",
+    )
 
-    def __init__(self, launch: dict, line: socket.socket | None, data: bytes, first: int) -> None:
+    def __init__(
+        self, launch: dict, program: str, line: socket.socket | None, data: bytes, first: int
+    ) -> None:
+        self.program = program  # key
         recorded = launch["mode"] != EXEC and not launch["slot"]
         self.directory: str = launch["directory"] if recorded else ""
         self.cgroups: list[str] = launch["cgroups"]
@@ -62,6 +78,10 @@ class Zygote:
         self.connections: dict[int, socket.socket] = {}
         self.workers: dict[int, Child] = {}  # by pid
         self.lines: dict[int, int] = {}  # descriptor of its line: pid
+        self.programs = warm[0]
+        self.starting: dict[
+            int, socket.socket
+        ] = {}  # by descriptor: ends when the worker has begun
         self.spare: Spare | None = None
         self.wants_spare = False
         self.poll = select.epoll()
@@ -84,6 +104,8 @@ class Zygote:
                     had_connection = self.accept() or had_connection
                 elif fd in self.lines:
                     self.hear(fd)
+                elif fd in self.starting:
+                    self.begun(fd)
                 else:
                     self.serve(fd)
 
@@ -127,39 +149,52 @@ class Zygote:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        if self.wants_spare:  # it must not hold what was closed just now
-            self.keep_spare()
 
     def start(self, descriptors: list[int]) -> None:
         data = read(descriptors[0])
         launch = unseal(data)
-        if launch["mode"] != HTTP or launch["http"]["processes"] == 1:
-            pid = self.worker(launch, descriptors, [], None)
-            self.workers[pid] = Child(launch, None, b"", 0)
-        else:
+        program = self.programs.enter(launch)
+        line = theirs = None
+        if launch["mode"] == HTTP and launch["http"]["processes"] > 1:
             line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs:
-                try:
-                    pid = self.worker(launch, descriptors, [line.fileno()], theirs)
-                except BaseException:
-                    line.close()
-                    raise
+        try:
+            pid = self.worker(launch, descriptors, [line.fileno()] if line else [], theirs)
+        except BaseException:
+            self.programs.leave(program)
+            if line is not None:
+                line.close()
+            raise
+        finally:
+            if theirs is not None:
+                theirs.close()
+        self.workers[pid] = Child(launch, program, line, data, 0)
+        if line is not None:
             line.setblocking(False)
-            self.workers[pid] = Child(launch, line, data, 0)
             self.lines[line.fileno()] = pid
             self.poll.register(line.fileno(), select.EPOLLIN)
-        self.wants_spare = self.spare is None and not born_in_cgroup(launch)
 
     def worker(
         self, launch: dict, descriptors: list[int], shed: list[int], line: socket.socket | None
     ) -> int:
         """The pid of a worker with this launch, descriptors and line: the spare, else a new one. Raises OSError."""
         spare, self.spare = self.spare, None
+        self.wants_spare = not born_in_cgroup(launch)
         if spare is not None:
-            if not born_in_cgroup(launch) and spare.give(descriptors, line):
+            fits = self.wants_spare and self.programs.suits(launch, spare.shared)
+            if fits and spare.give(descriptors, line):
+                self.await_begin(spare.channel)
                 return spare.pid
             spare.channel.close()
-        return self.fork(launch, descriptors[1:], [descriptors[0], *shed], line)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                shed = [descriptors[0], ours.fileno(), *shed]
+                pid = self.fork(launch, descriptors[1:], shed, line, theirs)
+            except BaseException:
+                ours.close()
+                raise
+        self.await_begin(ours)
+        return pid
 
     def fork(
         self,
@@ -167,6 +202,7 @@ class Zygote:
         descriptors: list[int],
         shed: list[int],
         line: socket.socket | None = None,
+        begun: socket.socket | None = None,
     ) -> int:
         """A worker with these descriptors and this line, without those that it is to shed. Raises OSError."""
         alone()
@@ -174,12 +210,24 @@ class Zygote:
         if pid == 0:
             for fd in shed:
                 os.close(fd)
-            self.become_worker(lambda: (launch, descriptors, line))
+            self.become_worker(lambda: (launch, descriptors, line, begun))
         return pid
+
+    def await_begin(self, channel: socket.socket) -> None:
+        self.starting[channel.fileno()] = channel
+        self.poll.register(channel.fileno(), select.EPOLLIN)
+
+    def begun(self, fd: int) -> None:
+        """A worker runs its guest now, or has ended. After the last, there is time for what may come."""
+        self.poll.unregister(fd)
+        self.starting.pop(fd).close()
+        if not self.starting and self.spare is None:
+            self.programs.foresee()
+            if self.wants_spare:
+                self.keep_spare()
 
     def keep_spare(self) -> None:
         """Have a spare. Where none can be forked, each start tries by itself, and says so."""
-        self.wants_spare = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             alone()
@@ -191,7 +239,7 @@ class Zygote:
             if pid == 0:
                 ours.close()
                 self.become_worker(lambda: wait(theirs))
-        self.spare = Spare(pid, ours)
+        self.spare = Spare(pid, ours, self.programs.shared())
 
     def hear(self, fd: int) -> None:
         """The first of a crew has something to say, or has gone."""
@@ -226,10 +274,15 @@ class Zygote:
         child.grown = now
         launch = unseal(child.data)
         launch["slot"] = slot
+        program = self.programs.enter(launch)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
-            pid = self.fork(launch, [theirs.fileno(), *descriptors], [ours.fileno()])
-            self.workers[pid] = Child(launch, None, b"", first)
+            try:
+                pid = self.fork(launch, [theirs.fileno(), *descriptors], [ours.fileno()])
+            except BaseException:
+                self.programs.leave(program)
+                raise
+            self.workers[pid] = Child(launch, program, None, b"", first)
             child.crew.add(pid)
             socket.send_fds(child.line, [b"extra%d" % slot], [ours.fileno()])
 
@@ -240,27 +293,31 @@ class Zygote:
             child.line.close()
             child.line = None
 
-    def become_worker(
-        self, launched: Callable[[], tuple[dict, list[int], socket.socket | None]]
-    ) -> None:
+    def become_worker(self, launched: Callable[[], Launched]) -> None:
         """In the child: shed what is the zygote's, then be the worker. Never returns."""
         try:
             signal.set_wakeup_fd(-1)
-            for fd in (self.wake, self.wake_write, *self.lines):
+            for fd in (self.wake, self.wake_write, *self.lines, *self.starting):
                 os.close(fd)
             self.poll.close()
             self.listener.close()
             for connection in self.connections.values():
                 connection.close()
-            launch, descriptors, line = launched()
+            launch, descriptors, line, begun = launched()
             status = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptors[0])
-            Worker(self.warm, launch, status, descriptors[1:], line).main()
+            Worker(self.warm, launch, status, descriptors[1:], line, begun).main()
         except BaseException:  # the root of this process: nothing may run the zygote's code on
             say(traceback.format_exc())
         finally:
             os._exit(70)
 
     def reap(self) -> None:
+        self.reap_all()
+        if self.spare is not None and not self.spare.shared <= self.programs.shared():
+            self.spare.channel.close()  # it would keep what nobody runs any more
+            self.spare = None
+
+    def reap_all(self) -> None:
         while self.workers or self.spare is not None:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -276,6 +333,7 @@ class Zygote:
             if child is None:
                 continue
             self.hang_up(child)
+            self.programs.leave(child.program)
             if child.first in self.workers:
                 self.workers[child.first].crew.discard(pid)
             if child.directory:
@@ -374,7 +432,7 @@ def main(library: str, descriptor: int) -> None:
     os.environ["TOKIO_WORKER_THREADS"] = "1"  # of each worker, once it runs a guest
     isolation.limit()
     isolation.landlock_version()
-    warm = Engine(library), vault(), seccomp.filters()
+    warm = Programs(Engine(library)), vault(), seccomp.filters()
     zygote = Zygote(warm, socket.socket(fileno=descriptor))
     gc.collect()
     gc.disable()

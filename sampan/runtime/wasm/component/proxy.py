@@ -35,6 +35,13 @@ class ProxyProgram:
         if not self.index:
             raise EngineError("the component's incoming-handler has no function handle")
 
+    def close(self) -> None:
+        """Let go of the code and of what was made for it. Nothing of it runs any more."""
+        c = self.engine.c
+        c.wasmtime_component_export_index_delete(self.index)
+        self.world.close()
+        c.wasmtime_component_delete(self.pointer)
+
     def handle(self, exchange: Exchange, *, limits: Limits, ticks: int, deadline: float) -> None:
         """Run the handler to its end. Raises Trap, Interrupted or EngineError; what was sent by then has been sent."""
         c = self.engine.c

@@ -100,6 +100,10 @@ class World:
             self.c.wasmtime_component_linker_define_unknown_imports_as_traps(self.linker, component)
         )
 
+    def close(self) -> None:
+        self.c.wasmtime_component_linker_delete(self.linker)
+        del self._callback, self._destructor  # which know this world: nobody collects a circle
+
     # -- linking --------------------------------------------------------------------------------------------------
 
     def _items(self, what: str, of: int) -> Iterator[tuple[str, int, int]]:
