@@ -157,7 +157,7 @@ def outside(instance: str = INSTANCE) -> str:
     return str(path)
 
 
-async def spares(network: BridgeNetwork) -> dict[str, Any]:
+async def spares(network: BridgeNetwork, neighbour: str) -> dict[str, Any]:
     """Pods `d` and `e` come and go: what they get, what is told of the spares, and how a restarted runtime sees them."""
     await network._run(lambda: None)  # the worker thread has made them
     waiting = [network._pool.owners()[owner] for owner in network._spares]
@@ -167,8 +167,7 @@ async def spares(network: BridgeNetwork) -> dict[str, Any]:
     found["existing"] = len(await after.existing())
     given = [await network.attach(pod(name)) for name in "de"]
     found["given"] = [attachment.addresses[0] for attachment in given] == waiting
-    serve(given[0], 8080, "D")
-    found["answer"] = ask(waiting[0], 8080, given[1])
+    found["answers"] = [ask(neighbour, 8080, each) for each in given]
     for name in "de":
         await network.detach(pod(name))
     return found
@@ -180,10 +179,11 @@ async def main(directory: Path) -> dict[str, Any]:
     network = BridgeNetwork(directory, POD_CIDR, INSTANCE)
     first, second = await asyncio.gather(network.attach(pod("a")), network.attach(pod("b")))
     seen["same again"] = await network.attach(pod("a")) == first
-    seen["spares"] = await spares(network)
     restarted = BridgeNetwork(directory, POD_CIDR, INSTANCE)
     seen["existing"] = await restarted.existing() == {"a" * 64: first, "b" * 64: second}
     seen["same after restart"] = await restarted.attach(pod("a")) == first
+    await restarted.close()
+    await asyncio.to_thread(restarted._worker.shutdown)
     seen["inside"] = settings_inside(first)
     serve(first, 8080, "A")
     serve(second, 8080, "B")
@@ -192,6 +192,8 @@ async def main(directory: Path) -> dict[str, Any]:
     seen["node to pod"] = ask(a, 8080)
     seen["pod to pod"] = ask(b, 8080, first)
     seen["pod to outside"] = ask("192.0.2.2", 8080, first)
+
+    seen["spares"] = await spares(network, a)
 
     proxy = NFTProxy(INSTANCE, POD_CIDR)
     ports = [{"port": 80, "nodePort": 30080}]
