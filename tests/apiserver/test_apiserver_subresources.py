@@ -235,3 +235,10 @@ async def test_priority_of_the_default_class(api: Harness) -> None:
     assert (await api.call("POST", PODS, pod("q", priorityClassName="high")))["spec"][
         "priority"
     ] == 1000
+    # Replaced by the manifest that it was made from, a pod keeps what was filled in then.
+    given = ("serviceAccountName", "volumes", "containers", "priorityClassName")
+    again = pod("p", **{key: spec[key] for key in given})
+    again["metadata"]["labels"] = {"status": "replaced"}
+    replaced = await api.call("PUT", f"{PODS}/p", again)
+    kept = ("priority", "preemptionPolicy", "tolerations")
+    assert {key: replaced["spec"].get(key) for key in kept} == {key: spec[key] for key in kept}

@@ -47,3 +47,10 @@ class Priority(Plugin):
                 obj["metadata"].get("name", ""),
             )
         spec["preemptionPolicy"] = policy
+
+    async def update(self, call: Call, new: Object, old: Object) -> None:
+        """Whoever replaces a pod by the manifest that made it keeps what was made of the name then."""
+        before, spec = old["spec"], new["spec"]
+        for key in ("priority", "preemptionPolicy"):
+            if spec.get(key) is None and before.get(key) is not None:
+                spec[key] = before[key]

@@ -33,6 +33,9 @@ class DefaultTolerationSeconds(Plugin):
                 ]
         spec["tolerations"] = tolerations
 
+    async def update(self, call: Call, new: Object, old: Object) -> None:
+        await self.create(call, new)
+
 
 class TaintNodesByCondition(Plugin):
     """A new node is not ready until its conditions say so, and nothing lands on it before."""
