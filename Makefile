@@ -1,7 +1,7 @@
 PYTHON ?= .venv/bin/python
 BIN := $(dir $(PYTHON))
 
-.PHONY: lint format test bench profile soak schema
+.PHONY: lint format test bench profile fuzz soak schema
 
 lint:            ## style, types, floors
 	$(BIN)ruff check .
@@ -21,6 +21,9 @@ bench:           ## measure, print beside the budgets, write docs/benchmarks.md
 
 profile:         ## flame graph of the API server under load, in bench/out/
 	$(PYTHON) -m bench.profile
+
+fuzz:            ## a minute of nonsense for every decoder and the request line
+	SAMPAN_EXAMPLES=1200 $(PYTHON) -m pytest -q tests/apiserver/test_apiserver_*fuzz*.py
 
 soak:            ## the long forms of the fault, leak and fuzz tests
 	SAMPAN_SOAK=1 ./test --timeout=3600

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ import orjson
 import pytest
 from apiserver_harness import open_server
 from crd_harness import BOATS, CRDS, GROUP, boat, definition, establish
+from fuzz_door import EXAMPLES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-EXAMPLES = 5_000 if "SAMPAN_SOAK" in os.environ else 120
 
 KEYS = st.sampled_from(
     [

@@ -325,11 +325,28 @@ def test_indexes_are_written_as_ranges():
         ("@daily", "", "2026-03-02T00:00:00+00:00"),
         ("30 9 * * mon-fri", "Asia/Kolkata", "2026-03-02T04:00:00+00:00"),
         ("0 12 * * 0", "", "2026-03-01T12:00:00+00:00"),
+        ("*/1 * * * ?", "", "2026-03-01T10:08:00+00:00"),
+        ("0 0 ? * 1", "", "2026-03-02T00:00:00+00:00"),
     ],
 )
 def test_schedules(expression, zone, expected):
     after = datetime(2026, 3, 1, 10, 7, tzinfo=UTC)
     assert next(schedule.times(expression, zone, after)).isoformat() == expected
+
+
+def test_every_so_often_counts_from_the_last_time():
+    item = cron_job(schedule="@every 1h30m")
+    item["metadata"]["creationTimestamp"] = "2026-03-01T10:00:00Z"
+
+    def at(hour, minute):
+        found = schedule.due(item, datetime(2026, 3, 1, hour, minute, tzinfo=UTC))
+        return found.last and f"{found.last:%H:%M}", found.missed, f"{found.next:%H:%M}"
+
+    assert at(10, 20) == (None, 0, "11:30")
+    assert at(13, 10) == ("13:00", 2, "14:30")
+    item["status"] = {"lastScheduleTime": "2026-03-01T13:00:00Z"}
+    assert at(14, 29) == (None, 0, "14:30")
+    assert at(14, 30) == ("14:30", 1, "16:00")
 
 
 def test_a_long_absence_is_caught_up_with_one_run():

@@ -1,6 +1,7 @@
 """When a CronJob is due: the times that its schedule names, in its time zone.
 
-The five fields of cron and its macros are read by `cronsim`. Source: kubernetes.io/docs/concepts/workloads/controllers/cron-jobs.
+The five fields of cron and its macros are read by `cronsim`; `?` is another star, and `@every 90m` counts from the last time,
+as in robfig/cron. Source: kubernetes.io/docs/concepts/workloads/controllers/cron-jobs.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+from sampan.kube.flags import duration
 from sampan.kube.objects import parse_time
 
 Object = dict[str, Any]
@@ -24,6 +26,7 @@ MACROS = {
     "@midnight": "0 0 * * *",
     "@hourly": "0 * * * *",
 }
+EVERY = "@every "
 MANY = 100  # missed times that are worth a warning
 
 
@@ -43,7 +46,7 @@ def times(expression: str, zone: str, after: datetime) -> Iterator[datetime]:
 
     try:
         local = after.astimezone(ZoneInfo(zone or "UTC"))
-        ahead = CronSim(MACROS.get(expression, expression), local)
+        ahead = CronSim(MACROS.get(expression, expression).replace("?", "*"), local)
     except CronSimError as error:
         raise Impossible(f"{expression} : {error}") from None
     except (KeyError, OSError) as error:
@@ -66,6 +69,8 @@ def due(cron_job: Object, now: datetime) -> Due:
     deadline = spec.get("startingDeadlineSeconds")
     if deadline is not None:
         since = max(since, now - timedelta(seconds=deadline))
+    if spec["schedule"].startswith(EVERY):
+        return _every(timedelta(seconds=duration(spec["schedule"].removeprefix(EVERY))), since, now)
     zone = spec.get("timeZone") or ""
     upcoming = next(times(spec["schedule"], zone, now), None)
     passed: list[datetime] = []
@@ -77,6 +82,13 @@ def due(cron_job: Object, now: datetime) -> Due:
         # Too long ago to walk through one by one: the latest is all that counts.
         return Due(_latest(spec["schedule"], zone, now), len(passed), upcoming)
     return Due(passed[-1] if passed else None, len(passed), upcoming)
+
+
+def _every(interval: timedelta, since: datetime, now: datetime) -> Due:
+    interval = max(timedelta(seconds=int(interval.total_seconds())), timedelta(seconds=1))
+    passed = max((now - since) // interval, 0)
+    last = since + passed * interval if passed else None
+    return Due(last, min(passed, MANY + 1), since + (passed + 1) * interval)
 
 
 def _latest(expression: str, zone: str, now: datetime) -> datetime | None:
