@@ -59,6 +59,16 @@ class Bench:
             await asyncio.sleep(0.001)
         return (time.perf_counter() - began) * 1e3
 
+    async def live(self) -> int:
+        """Return when machines are copied from a template that runs: its process."""
+        place = self.runtime.config.run_directory / "microvm"
+        deadline = time.monotonic() + 30
+        while not (ready := list(place.glob("template-live-*/ready"))):
+            if time.monotonic() > deadline:
+                raise SystemExit("no live template after 30 s")
+            await asyncio.sleep(0.05)
+        return int(json.loads((ready[0].parent / "vmm.json").read_bytes())["pid"])
+
     async def warm(self) -> None:
         """Return when a machine waits that no pod has, and has rehearsed; it is told by its directory, and by time."""
         pods = len((await self.runtime.client.list_pod_sandbox()).items)
@@ -92,10 +102,12 @@ async def main(starts: int) -> None:
         cold = json.loads(record.read_bytes())["boot"] * 1e3
         progress(f"microvm: {starts} clones")
         await bench.runtime.clean()
+        template = await bench.live()
         clones = [await bench.first_output() for _ in range(starts)]
         await asyncio.sleep(1)
         pids = bench.vmms()
         memory = sum(map(pss, pids)) / 1024 / len(pids)
+        kept = pss(template) / 1024
         before = seconds(pids)
         await asyncio.sleep(IDLE)
         idle = (seconds(pids) - before) / IDLE / len(pids) * 100
@@ -124,6 +136,7 @@ async def main(starts: int) -> None:
                    note=f"best {min(warm):.0f}, worst {max(warm):.0f}"),
             Figure(f"microvm: {PARALLEL} at once", together, "s", 1.2, False),
             Figure("microvm: idle pod (PSS)", memory, "MB", 36, False, note="VMM, agent and the guest's memory"),
+            Figure("microvm: live template (PSS)", kept, "MB", None, False, note=f"once, beside {starts} idle pods"),
             Figure("microvm: idle pod, processor", idle, "%", 1, False),
         ]  # fmt: skip
         how = "with KVM" if accelerator == "kvm" else "emulated, as this machine has no usable KVM"

@@ -62,23 +62,35 @@ SHARE = (
     HERE / "sys.c",
 )
 
+# What is preloaded into a template's QEMU. A library among programs: nothing in it may be found by the names of the C library's.
+FORK = (
+    *(HERE / "fork" / name for name in ("fork.c", "freeze.c", "plan.c", "jail.c")),
+    HERE / "sys.c",
+)
+LIBRARY = {"-static": "-shared", "-fno-pic": "-fPIC"}
+# QEMU's machine is for x86-64 hosts alone, and so is its copying.
+NAMES = {
+    "x86_64": ("agent", "init", "share", "rehearsal", "fork"),
+    "aarch64": ("agent", "init", "share", "rehearsal"),
+}
+
 # The program of the container that is run before there is a pod.
 REHEARSAL = (HERE / "rehearse" / "rehearse.c", HERE / "sys.c")
 
 
 def build(architecture: str, output: Path, name: str = "agent") -> Path:
-    """`agent`, `init`, `share` or `rehearsal`."""
+    """One of NAMES."""
     target = output / f"{name}-{architecture}.bin"
-    parts = {"agent": sources(), "init": INIT, "share": SHARE, "rehearsal": REHEARSAL}
+    parts = {"agent": sources(), "init": INIT, "share": SHARE, "rehearsal": REHEARSAL, "fork": FORK}
     files = list(parts[name])
-    own = [*HERE.iterdir(), *files, *(HERE / "share").glob("*.h")]
+    own = [*HERE.iterdir(), *files, *files[0].parent.glob("*.h")]
     newest = max(path.stat().st_mtime for path in own if path.suffix in (".c", ".h"))
     if target.exists() and target.stat().st_mtime >= newest:
         return target
     output.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f"{target.name}.{os.getpid()}")
     try:
-        compile_program(architecture, files, beside)
+        compile_program(architecture, files, beside, shared=name == "fork")
         if (size := beside.stat().st_size) > LIMIT:
             raise SystemExit(f"{name} is {size} bytes large, more than {LIMIT}")
         beside.chmod(0o755)
@@ -127,9 +139,14 @@ def section(elf: bytes, name: bytes) -> bytes:
     raise SystemExit(f"no section {name.decode()}")
 
 
-def compile_program(architecture: str, files: list[Path], target: Path) -> None:
+def compile_program(
+    architecture: str, files: list[Path], target: Path, *, shared: bool = False
+) -> None:
+    flags = (
+        [*(LIBRARY.get(flag, flag) for flag in FLAGS), "-fvisibility=hidden"] if shared else FLAGS
+    )
     command = [
-        sys.executable, "-m", "ziglang", "cc", "-target", f"{architecture}-linux-none", *FLAGS,
+        sys.executable, "-m", "ziglang", "cc", "-target", f"{architecture}-linux-none", *flags,
         f'-DAGENT_BUILD="{edition()}"', *headers(architecture), *map(str, files), "-o", str(target),
     ]  # fmt: skip
     subprocess.run(command, check=True)
@@ -141,7 +158,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
     for architecture in arguments.architectures or ARCHITECTURES:
-        for name in ("agent", "init", "share", "rehearsal"):
+        for name in NAMES[architecture]:
             path = build(architecture, arguments.output, name)
             print(f"{path} ({path.stat().st_size} bytes)")
     path = build_boot_sectors(arguments.output)

@@ -34,6 +34,7 @@ class CloudHypervisor:
     accelerator = "kvm"
     shares_files = False
     keeps_memory = False  # it would write memory to where the template of all others is
+    start_live = None
 
     def probe(self) -> Support:
         program = shutil.which(PROGRAM)

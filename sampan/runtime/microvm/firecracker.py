@@ -32,6 +32,7 @@ class Firecracker:
     accelerator = "kvm"
     shares_files = False
     keeps_memory = False  # it would write memory to where the template of all others is
+    start_live = None
 
     def probe(self) -> Support:
         program = shutil.which(PROGRAM)

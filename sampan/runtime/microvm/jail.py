@@ -20,7 +20,7 @@ import os
 import platform
 import stat
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,6 +38,7 @@ LOCKED = kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY | kernel.MS_NOSUI
 # setgroups, setresgid, setresuid: the C library's own would change every thread of the process.
 CALLS = {"x86_64": (116, 119, 117), "aarch64": (159, 149, 147)}
 PR_SET_DUMPABLE = 4
+NO_ENVIRONMENT: Mapping[str, str] = {}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -56,12 +57,17 @@ async def start(
     inside: Callable[[], None] | None = None,
     *,
     bare: bool = False,
+    environment: Mapping[str, str] = NO_ENVIRONMENT,
+    copied: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Run the VMM as user `uid` in a jail (0: without one). `inside` is called in its network namespace first.
 
     `place`: an empty directory; its content is only ever seen by the VMM. `bare`: a program that is named by a descriptor
-    gets a root without any other, and becomes the user itself.
+    gets a root without any other, and becomes the user itself; so does one that is `copied`, in no PID namespace of its own:
+    with that its copies would end.
     """
+
+    drops = bool(uid) and not bare and not copied
 
     def launch() -> subprocess.Popen[bytes]:
         nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -69,7 +75,7 @@ async def start(
             namespaces = (
                 kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
             )
-            kernel.unshare(namespaces | CLONE_NEWPID)
+            kernel.unshare(namespaces | (0 if copied else CLONE_NEWPID))
             if inside is not None:
                 inside()
             if bare:
@@ -78,12 +84,12 @@ async def start(
                 build_root(place, uid)
             os.chroot(place)
             os.chdir("/")
-            if not bare:
+            if drops:
                 drop_to(uid)
         try:
             return spawn(
                 argv,
-                env={"PATH": "/usr/bin:/bin"},
+                env={"PATH": "/usr/bin:/bin", **environment},
                 pass_fds=tuple(descriptors),
                 stdin=nothing,
                 stdout=log,
@@ -93,7 +99,7 @@ async def start(
             )
         finally:
             os.close(nothing)
-            if uid and not bare:
+            if drops:
                 _libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
 
     launching = asyncio.ensure_future(kernel.in_thread(launch))

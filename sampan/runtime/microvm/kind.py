@@ -22,6 +22,7 @@ from sampan.runtime.microvm import (
     templates,
 )
 from sampan.runtime.microvm.boot import BootFiles
+from sampan.runtime.microvm.clones import clone
 from sampan.runtime.microvm.errors import (
     BadArtifact,
     ChannelLost,
@@ -31,7 +32,7 @@ from sampan.runtime.microvm.errors import (
 )
 from sampan.runtime.microvm.facts import Facts
 from sampan.runtime.microvm.images import Drives
-from sampan.runtime.microvm.pool import Pool, clone
+from sampan.runtime.microvm.pool import Pool
 from sampan.runtime.microvm.rehearsal import Rehearsal
 from sampan.runtime.microvm.restored import RestoredSandbox
 from sampan.runtime.microvm.sandbox import MicroSandbox
@@ -163,13 +164,13 @@ class MicroVMKind:
             self._settle()
             memory, cpus = size_of(spec, self.settings)
             boot_files = self._files_for(spec)
-            if os.geteuid() == 0 and boot_files is self._boot_files:
-                started = await self.pool.take(memory, cpus)
+            ports = None if os.geteuid() == 0 else forwards(spec)
+            if boot_files is self._boot_files:
+                started = await self.pool.take(memory, cpus, ports)
             else:
-                # QEMU's own network has the pod's ports from its start on: no machine can be ready beforehand.
-                # The same goes for a kernel of the pod's own.
+                # A kernel of the pod's own: no other asks for its like.
                 driver, template = await self.template(memory, cpus, boot_files)
-                started = await clone(driver, template, self._machines, forwards(spec))
+                started = await clone(driver.start, template, self._machines, ports)
         except MicroVMError as error:
             raise CannotStart(f"microVM: {error}") from error
         except OSError as error:
@@ -212,7 +213,7 @@ class MicroVMKind:
             ram = os.memfd_create("restored", os.MFD_CLOEXEC)
             os.ftruncate(ram, found.memory << 20)
             whole = Template(name, found.memory, found.cpus, ram, scratch, 0.0)
-            started = await clone(driver, whole, self._machines, forwards(spec), held=True)
+            started = await clone(driver.start, whole, self._machines, forwards(spec), held=True)
             (scratch / snapshots.STATE).unlink()
             sandbox = RestoredSandbox(
                 spec, self.drives, self.instance, found, scratch,
@@ -231,7 +232,13 @@ class MicroVMKind:
     @property
     def pool(self) -> Pool:
         if self._pool is None:
-            self._pool = Pool(self._machines, self.settings.pool, self.template, self._rehearse)
+            self._pool = Pool(
+                self._machines,
+                self.settings.pool if os.geteuid() == 0 else 0,
+                self.template,
+                self._rehearse,
+                live=self.settings.live,
+            )
         return self._pool
 
     async def adopt(self, record: SandboxRecord) -> MicroSandbox | None:

@@ -13,19 +13,19 @@ import logging
 import os
 import re
 import socket
-import stat
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from sampan.runtime.microvm import attendant, jail, qmp, sockets, wiring
-from sampan.runtime.microvm.attendant import Attendant
+from sampan.runtime.microvm import attendant, jail, live, sockets, wiring
 from sampan.runtime.microvm.errors import VMMError
+from sampan.runtime.microvm.live import LiveTemplate
+from sampan.runtime.microvm.machine import SOCKETS, QemuMachine, forwarded
 from sampan.runtime.microvm.presence import INSTALL_QEMU as INSTALL
 from sampan.runtime.microvm.presence import QEMU as PROGRAM
+from sampan.runtime.microvm.presence import agent_file
 from sampan.runtime.microvm.presence import qemu as path
-from sampan.runtime.microvm.vmm import DISKS, PLACEHOLDER, SLOTS, MachineSpec
+from sampan.runtime.microvm.vmm import DISKS, PLACEHOLDER, SLOTS, MachineSpec, StartLive
 from sampan.runtime.sandbox import Support
 
 LOG = logging.getLogger(__name__)
@@ -34,8 +34,6 @@ LEAST = (7, 2)
 MACHINE = (
     "microvm,x-option-roms=off,isa-serial=on,rtc=on,pit=off,pic=off,ioapic2=on,memory-backend=ram"
 )
-MIGRATE_LIMIT = 120.0  # seconds; what is slow is a disk that takes the memory of a large machine
-SOCKETS = ("agent", "files", "control")
 # The agent looks for its ports by these numbers.
 PORTS = (
     "virtio-serial-device,max_ports=3",
@@ -70,6 +68,12 @@ class Qemu:
     def __init__(self, accelerator: str = "tcg") -> None:
         self.accelerator = accelerator
 
+    @property
+    def start_live(self) -> StartLive | None:
+        """What can be gained by it is emulation's; KVM keeps a machine's state where no fork reaches."""
+        able = self.accelerator == "tcg" and agent_file(live.LIBRARY).exists()
+        return self._start_live if able else None
+
     def probe(self) -> Support:
         program = path()
         if program is None:
@@ -88,6 +92,34 @@ class Qemu:
         return f"qemu {version(program)} {status.st_size} {self.accelerator} {MACHINE} {CARD} {SLOTS} {DISKS} {PORTS}"
 
     async def start(self, spec: MachineSpec) -> QemuMachine:
+        machine, _ = await self._start(spec, {}, [])
+        return machine
+
+    async def _start_live(self, spec: MachineSpec) -> LiveTemplate:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        library = -1
+        try:
+            library = os.open(agent_file(live.LIBRARY), os.O_RDONLY | os.O_CLOEXEC)
+            environment = {
+                "LD_PRELOAD": f"/proc/self/fd/{library}",
+                "SAMPAN_FORK": f"{theirs.fileno()} {spec.uid}",
+            }
+            machine, numbers = await self._start(spec, environment, [library, theirs.fileno()])
+        except BaseException as error:
+            ours.close()
+            if isinstance(error, OSError):
+                raise VMMError(f"cannot start QEMU: {error}") from error
+            raise
+        finally:
+            theirs.close()
+            if library >= 0:
+                os.close(library)
+        return LiveTemplate(machine, ours, numbers)
+
+    async def _start(
+        self, spec: MachineSpec, environment: Mapping[str, str], more: Sequence[int]
+    ) -> tuple[QemuMachine, dict[str, int]]:
+        """With it, the descriptors that stand for its sockets and its tap."""
         program = path()
         if program is None:
             raise VMMError(f"{PROGRAM} is not installed")
@@ -97,11 +129,10 @@ class Qemu:
         try:
             empty = placeholder()
             own.append(empty)
-            numbers = {name: item.fileno() for name, item in listeners.items()} | {"empty": empty}
-            passed = [
-                *numbers.values(),
-                *(fd for fd in (spec.ram, spec.tap, spec.state) if fd >= 0),
-            ]
+            given = {name: item.fileno() for name, item in listeners.items()}
+            numbers = given | {"empty": empty}
+            passed = [*numbers.values(), *more]
+            passed += [fd for fd in (spec.ram, spec.tap, spec.state) if fd >= 0]
             for name in ("kernel", "initial_files"):
                 if (file := getattr(spec, name)) is not None:
                     numbers[name] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
@@ -111,7 +142,9 @@ class Qemu:
             place = spec.directory / "root"
             place.mkdir(exist_ok=True)
             tap = functools.partial(wiring.open_tap, spec.tap) if spec.tap >= 0 else None
-            child = await jail.start(argv, passed, log, place, spec.uid, tap)
+            child = await jail.start(
+                argv, passed, log, place, spec.uid, tap, environment=environment, copied=spec.copied
+            )
         except OSError as error:
             raise VMMError(f"cannot start QEMU: {error}") from error
         finally:
@@ -132,7 +165,7 @@ class Qemu:
                 raise VMMError(f"{error}: {machine.log()}") from error
             raise
         machine.record()
-        return machine
+        return machine, given | ({"tap": spec.tap} if spec.tap >= 0 else {})
 
     async def adopt(self, directory: Path) -> QemuMachine | None:
         pid = attendant.recorded(directory / attendant.VMM_RECORD)
@@ -141,6 +174,8 @@ class Qemu:
         machine = QemuMachine(directory, pid, None)
         try:
             await machine.connect()
+            if not await machine.running():
+                machine.halted.set()
         except (OSError, VMMError) as error:
             LOG.warning("QEMU %d in %s cannot be adopted: %s", pid, directory, error)
             await machine.stop()
@@ -169,7 +204,7 @@ def command(
         argv += ["-device", port]
     if spec.tap >= 0:
         argv += ["-netdev", f"tap,id=net,fd={spec.tap}"]
-    elif spec.state >= 0:
+    elif spec.state >= 0 and not spec.copied:
         argv += ["-netdev", user_network(spec)]
     else:
         # A template is on no network, and leaves no trace of one in its state.
@@ -201,10 +236,7 @@ def command(
 
 def user_network(spec: MachineSpec) -> str:
     """Without root: ports of the pod are forwarded in; out leads nothing, for that would reach the host's loopback."""
-    forwards = "".join(
-        f",hostfwd={protocol}:{address}:{outer}-10.0.2.15:{inner}"
-        for (address, outer, inner), protocol in spec.ports.items()
-    )
+    forwards = "".join(f",hostfwd={forward}" for forward in forwarded(spec))
     return f"user,id=net,restrict=on{forwards}"
 
 
@@ -216,105 +248,3 @@ def placeholder() -> int:
         return os.open(f"/proc/self/fd/{made}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(made)
-
-
-class QemuMachine(Attendant):
-    leaves = SOCKETS
-
-    def __init__(self, directory: Path, pid: int, child: subprocess.Popen[bytes] | None) -> None:
-        super().__init__(directory, pid, child)
-        self.halted = asyncio.Event()  # the guest has reset or powered off: it runs no more
-        self._control: qmp.Control | None = None
-        self._migrated: asyncio.Future[str] | None = None
-
-    async def connect(self) -> None:
-        self._control = await qmp.connect(self.directory / "control", self._event)
-        if self._child is None and not await self.running():
-            self.halted.set()
-
-    def _event(self, name: str, data: Any) -> None:
-        if name in ("SHUTDOWN", "GUEST_PANICKED", "RESET"):
-            self.halted.set()
-        elif name == "MIGRATION" and self._migrated is not None and not self._migrated.done():
-            if data["status"] in ("completed", "failed", "cancelled"):
-                self._migrated.set_result(data["status"])
-
-    @property
-    def control(self) -> qmp.Control:
-        if self._control is None:
-            raise VMMError("QEMU is not connected")
-        return self._control
-
-    async def running(self) -> bool:
-        return bool((await self.control.command("query-status"))["running"])
-
-    async def dial(self) -> socket.socket:
-        return sockets.connect(self.directory / "agent")
-
-    async def dial_files(self) -> socket.socket:
-        return sockets.connect(self.directory / "files")
-
-    async def pause(self) -> None:
-        await self.control.command("stop")
-
-    async def resume(self) -> None:
-        await self.control.command("cont")
-
-    async def snapshot(self, state: int) -> None:
-        await self.pause()
-        await self._migrate("migrate", state)
-
-    async def restore(self, state: int) -> None:
-        """It is paused on return, as it was."""
-        await self._migrate("migrate-incoming", state)
-
-    async def _migrate(self, verb: str, state: int) -> None:
-        """What goes through the descriptor is the devices' state; memory too, unless it is shared: that is in its file
-        already (x-ignore-shared)."""
-        self._migrated = asyncio.get_running_loop().create_future()
-        wanted = [{"capability": name, "state": True} for name in ("events", "x-ignore-shared")]
-        # Sent in one go. A clone is on no network yet: its card has nobody to tell that it has moved.
-        await asyncio.gather(
-            self.control.command("migrate-set-capabilities", capabilities=wanted),
-            self.control.command("migrate-set-parameters", announce_rounds=0),
-            self.control.command("getfd", descriptor=state, fdname="state"),
-            self.control.command(verb, uri="fd:state"),
-        )
-        async with asyncio.timeout(MIGRATE_LIMIT):
-            status = await self._migrated
-        if status != "completed":
-            raise VMMError(f"QEMU: {verb} {status}: {self.log()}")
-
-    async def attach_drive(self, slot: int, file: int) -> None:
-        await self._put(slot, file, "file", readonly=True)
-
-    async def attach_disk(self, slot: int, file: int) -> None:
-        block = stat.S_ISBLK(os.fstat(file).st_mode)
-        await self._put(slot, file, "host_device" if block else "file", readonly=False)
-        # The guest believes in a placeholder's size until it is told of another.
-        size = os.lseek(file, 0, os.SEEK_END)
-        await self.control.command("block_resize", node_name=f"drive{slot}", size=size)
-
-    async def _put(self, slot: int, file: int, driver: str, *, readonly: bool) -> None:
-        added = await self.control.command("add-fd", descriptor=file)
-        number = added["fdset-id"]
-        node = f"file{number}"
-        await self.control.command(
-            "blockdev-add", driver=driver, node_name=node, filename=f"/dev/fdset/{number}",
-            read_only=readonly, locking="off",
-        )  # fmt: skip
-        drive = {"driver": "raw", "node-name": f"drive{slot}", "read-only": readonly, "file": node}
-        await self.control.command("blockdev-reopen", options=[drive])
-
-    async def console(self) -> str:
-        try:
-            text = await self.control.command("ringbuf-read", device="console", size=16384)
-        except VMMError:
-            return ""
-        return str(text)
-
-    def close(self) -> None:
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        super().close()

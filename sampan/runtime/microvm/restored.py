@@ -16,10 +16,10 @@ from pathlib import Path
 
 from sampan.image import UnpackedImage
 from sampan.runtime.microvm import channel, confine, disks, identity, log, protocol, snapshots
+from sampan.runtime.microvm.clones import Started
 from sampan.runtime.microvm.errors import MicroVMError
 from sampan.runtime.microvm.facts import Facts
 from sampan.runtime.microvm.images import Drives
-from sampan.runtime.microvm.pool import Started
 from sampan.runtime.microvm.process import POSITIONS, MicroProcess
 from sampan.runtime.microvm.protocol import VERSION, Key, Type
 from sampan.runtime.microvm.requests import THAW

@@ -35,11 +35,11 @@ from sampan.runtime.microvm import (
     session,
 )
 from sampan.runtime.microvm.channel import Channel, GuestError
+from sampan.runtime.microvm.clones import Started
 from sampan.runtime.microvm.disks import Disks
 from sampan.runtime.microvm.errors import ChannelLost, MicroVMError
 from sampan.runtime.microvm.facts import RECORD, Facts
 from sampan.runtime.microvm.images import Drives
-from sampan.runtime.microvm.pool import Started
 from sampan.runtime.microvm.process import MicroProcess
 from sampan.runtime.microvm.protocol import VERSION, Field, Key, Type
 from sampan.runtime.microvm.provision import Provision

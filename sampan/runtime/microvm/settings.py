@@ -1,6 +1,6 @@
 """What a user may choose about microVMs: `<data>/runtime/microvm/settings.json`; without the file, the defaults.
 
-{"driver": "auto", "accelerator": "auto", "memory": 256, "cpus": 1, "pool": 1, "kernel": "/path/to/vmlinux"}
+{"driver": "auto", "accelerator": "auto", "memory": 256, "cpus": 1, "pool": 1, "live": true, "kernel": "/path/to/vmlinux"}
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Settings:
     memory: int = 256  # MiB of a pod that has no limit
     cpus: int = 1
     pool: int = 1  # machines kept ready once microVMs are in use; 0: none
+    live: bool = True  # keep a template running once microVMs are in use, to copy machines from it
     kernel: str = ""  # directory of a kernel, "": the newest found
 
     @classmethod

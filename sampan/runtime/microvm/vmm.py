@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -39,6 +39,7 @@ class MachineSpec:
     tap: int = -1  # a descriptor to become a tap, in the VMM's own network namespace
     ports: Mapping[tuple[str, int, int], str] = field(default_factory=dict)
     uid: int = 0  # whom the VMM runs as; 0: as we do
+    copied: bool = False  # it will stand still, and others are copies of it
 
 
 class Machine(Protocol):
@@ -94,6 +95,30 @@ class Machine(Protocol):
         ...
 
 
+class Live(Protocol):
+    """A template that is a process: a machine that stands still, of which others are made."""
+
+    @property
+    def machine(self) -> Machine:
+        """Runs until it is told to be still."""
+        ...
+
+    async def still(self) -> None:
+        """It runs no more, and nobody is connected: ready to be copied."""
+        ...
+
+    async def copy(self, spec: MachineSpec) -> Machine:
+        """A machine of its own, which runs, in a jail as any. Raises VMMError."""
+        ...
+
+    async def stop(self) -> None:
+        """It has ended on return; its copies go on. Idempotent."""
+        ...
+
+
+StartLive = Callable[[MachineSpec], Awaitable[Live]]
+
+
 class Driver(Protocol):
     name: str
     accelerator: str  # kvm | tcg
@@ -102,6 +127,11 @@ class Driver(Protocol):
     )
 
     keeps_memory: bool  # its machines can be snapshot while they run, and go on
+
+    @property
+    def start_live(self) -> StartLive | None:
+        """As `start`, of a machine with `copied` set; None where nothing is gained by it. Whether it works, copying tells."""
+        ...
 
     def probe(self) -> Support:
         """Is the program here? Whether it boots a guest is found out by booting one."""
