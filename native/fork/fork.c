@@ -7,7 +7,7 @@
  * others. Before QEMU begins, a second process is made that shares its memory, descriptors and signal handlers but is no
  * thread of it: QEMU drops to its user and installs its filters, this one keeps three capabilities (as root) to jail copies with.
  * It is asked over a socket: a message is a struct request with descriptors, the answer the copy's process number, or 0
- * and why not. The guest of a template has run our agent and nothing of any pod.
+ * and why not. One such answer, its own, comes unasked: the library is here. The guest of a template has run our agent and nothing of any pod.
  */
 #include "fork.h"
 
@@ -118,8 +118,9 @@ __attribute__((constructor)) static void begin(int count, char **arguments, char
     const char *told = NULL;
     for (; *environment; environment++)
         if (!memcmp(*environment, "SAMPAN_FORK=", 12)) told = *environment + 12;
-    if (!told || !find_tid_offset()) return;
+    if (!told) return;
     own.socket = (int)parse_number(told);
+    if (!find_tid_offset()) return answer(0, "the C library is not one that we know");
     while (*told && *told != ' ') told++;
     own.uid = *told ? (u32)parse_number(told + 1) : 0;
     own.process = (int)SYS0(getpid);
@@ -132,6 +133,7 @@ __attribute__((constructor)) static void begin(int count, char **arguments, char
     u64 *top = (u64 *)(stack + STACK);
     *--top = 0, *--top = (u64)attend;
     if (own.watch < 0 || begin_thread(CLONE_VM | CLONE_FILES | CLONE_SIGHAND, top, 0, 0, 0) < 0) leave(1);
+    answer(own.process, NULL);
     if (own.uid) {
         if (SYS(setgroups, 0, NULL) < 0 || SYS(setresgid, own.uid, own.uid, own.uid) < 0 || SYS(setresuid, own.uid, own.uid, own.uid) < 0)
             leave(1);

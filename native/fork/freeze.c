@@ -15,13 +15,14 @@
 #include <linux/mman.h>
 #include <linux/sched.h>
 
-enum { EVERYONE = 33 /* SIGSETXID */, RESTORER = 0x04000000, MOST_ROUNDS = 8, LEAST_STORAGE = 2048, RSEQ_SIGNATURE = 0x53053053 };
+enum { EVERYONE = 33 /* SIGSETXID */, RESTORER = 0x04000000, MOST_ROUNDS = 8, MOST_TRIES = 100, AWHILE = 20 * 1000 * 1000 /* ns */, LEAST_STORAGE = 2048, RSEQ_SIGNATURE = 0x53053053 };
 
 struct thread threads[THREADS];
 int parked;
 
-static int taken, thawed, frozen;
+static int taken, epoch, frozen;
 static u64 tid_offset;
+static const char at_work[] = "a thread is at work";
 
 /* The C library says where a thread's restartable sequences are registered (rseq(2)), if it has any. */
 extern const long __rseq_offset __attribute__((weak));
@@ -72,17 +73,20 @@ static void park(int number, void *info, struct ucontext *at) {
     own->tid = (int)SYS0(gettid);
     own->refusal = NULL;
     if (*(int *)(own->base + tid_offset) != own->tid) own->refusal = "the C library is not one that we know";
-    if (!in_a_call((const struct sigcontext *)&at->uc_mcontext)) own->refusal = "a thread is at work";
+    if (!in_a_call((const struct sigcontext *)&at->uc_mcontext)) own->refusal = at_work;
     SYS(get_robust_list, 0, &own->robust, &own->robust_size);
+    int since = __atomic_load_n(&epoch, __ATOMIC_SEQ_CST);
     if (keep(&own->context)) return;
     __atomic_fetch_add(&parked, 1, __ATOMIC_SEQ_CST);
     SYS(futex, &parked, FUTEX_WAKE, 1);
-    while (!__atomic_load_n(&thawed, __ATOMIC_SEQ_CST)) SYS(futex, &thawed, FUTEX_WAIT, 0, 0);
+    while (__atomic_load_n(&epoch, __ATOMIC_SEQ_CST) == since) SYS(futex, &epoch, FUTEX_WAIT, since, 0);
 }
 
+/* Those who are not out of it when they are called again are called once they are. */
 static void thaw(void) {
-    __atomic_store_n(&thawed, 1, __ATOMIC_SEQ_CST);
-    SYS(futex, &thawed, FUTEX_WAKE, THREADS);
+    taken = parked = 0;
+    __atomic_fetch_add(&epoch, 1, __ATOMIC_SEQ_CST);
+    SYS(futex, &epoch, FUTEX_WAKE, THREADS);
 }
 
 static int is_parked(int tid) {
@@ -123,21 +127,29 @@ static const char *gather(int pid) {
     return "threads come and go";
 }
 
-const char *freeze(int pid) {
-    if (frozen) return NULL;
+static const char *try_to_freeze(int pid) {
     struct {
         void (*handler)(int, void *, struct ucontext *);
         u64 flags;
         void (*restorer)(void);
         u64 mask;
     } ours = {park, SA_SIGINFO | SA_RESTART | RESTORER, come_back, ~0ul}, theirs;
-    taken = parked = thawed = 0;
     if (SYS(rt_sigaction, EVERYONE, &ours, &theirs, sizeof(u64)) < 0) return "the signal is not ours to take";
     const char *refusal = gather(pid);
     SYS(rt_sigaction, EVERYONE, &theirs, 0, sizeof(u64));
     for (int each = 0; each < parked && !refusal; each++) refusal = threads[each].refusal;
     if (refusal) thaw();
-    else frozen = 1;
+    return refusal;
+}
+
+const char *freeze(int pid) {
+    const char *refusal = NULL;
+    for (int round = 0; !frozen && round < MOST_TRIES; round++) {
+        s64 while_[2] = {0, AWHILE};
+        if (round) SYS(nanosleep, while_, 0);
+        if (!(refusal = try_to_freeze(pid))) frozen = 1;
+        else if (refusal != at_work) break;
+    }
     return refusal;
 }
 

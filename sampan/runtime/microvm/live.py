@@ -51,7 +51,12 @@ class LiveTemplate:
         self._asking = asyncio.Lock()
 
     async def still(self) -> None:
-        """It runs no more, and nobody is connected: ready to be copied."""
+        """It runs no more, and nobody is connected: ready to be copied. Raises VMMError when it cannot be."""
+        try:
+            # QEMU listens, so what is loaded before it has spoken.
+            told(self._helper.recv(_ANSWER.size))
+        except OSError as error:
+            raise VMMError("QEMU was started without the library that copies it") from error
         await self.machine.pause()
         self.machine.disconnect()
 
@@ -100,12 +105,7 @@ class LiveTemplate:
         descriptors = [*([network] if uid else []), *replaced.values()]
         async with self._asking:
             answer = await self._exchange(request + filter_, descriptors)
-        if len(answer) != _ANSWER.size:
-            raise VMMError("the live template has ended")
-        pid, why = _ANSWER.unpack(answer)
-        if not pid:
-            raise VMMError(f"the template cannot be copied: {why.rstrip(bytes(1)).decode()}")
-        return int(pid)
+        return told(answer)
 
     async def _exchange(self, request: bytes, descriptors: list[int]) -> bytes:
         socket.send_fds(self._helper, [request], descriptors)
@@ -130,6 +130,16 @@ class LiveTemplate:
         self._helper.close()
         await self.machine.stop()
         shutil.rmtree(self.machine.directory, ignore_errors=True)
+
+
+def told(answer: bytes) -> int:
+    """A process. Raises VMMError with the library's words."""
+    if len(answer) != _ANSWER.size:
+        raise VMMError("the live template has ended")
+    pid, why = _ANSWER.unpack(answer)
+    if not pid:
+        raise VMMError(f"the template cannot be copied: {why.rstrip(bytes(1)).decode()}")
+    return int(pid)
 
 
 def own_network(tap: int) -> int:

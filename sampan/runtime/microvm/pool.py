@@ -110,10 +110,10 @@ class Pool:
             await asyncio.sleep(left)
 
     async def _warm(self, size: Size, driver: Driver) -> Started:
-        copied = size in self._live
         started = await self._another(size)
         try:
-            if driver.accelerator == "tcg" and not copied:
+            # A copy has it all translated, but has yet to get the memory of its own that a start writes to.
+            if driver.accelerator == "tcg":
                 await self._rehearse(started.machine, started.channel)
         except BaseException:
             await asyncio.shield(started.stop())

@@ -1,0 +1,148 @@
+"""Pods copied from a template that runs: alike, apart from each other, and none the worse for the template's end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from micropods import KIND, run, until, vmm_of
+from runtime_fixture import Runtime
+
+from sampan.runtime.microvm import clones, live
+from sampan.runtime.microvm.kind import MicroVMKind
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+TOGETHER = 8
+NAMESPACES = ("net", "mnt", "pid", "ipc", "uts")
+RANDOM = "head -c 32 /dev/urandom | md5sum; cat /proc/sys/kernel/random/uuid /proc/sys/kernel/random/boot_id"
+
+
+def ready(home: Path) -> list[Path]:
+    return list((home / "run" / "microvm").glob(f"{clones.PREFIX}*/{clones.READY}"))
+
+
+def live_template(home: Path) -> int:
+    (mark,) = ready(home)
+    return int(json.loads((mark.parent / "vmm.json").read_bytes())["pid"])
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def descriptors(pid: int) -> set[str]:
+    """What a process has open that another could disturb."""
+    found = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    return {link for link in found if link.startswith(("socket:", "pipe:")) or "vmm.log" in link}
+
+
+def threads(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+async def start(runtime: Runtime) -> str:
+    pod = await runtime.pod(KIND)
+    await runtime.container(pod, "sleep", "1000")
+    return pod
+
+
+async def test_copies_are_apart_from_each_other_and_from_their_template(
+    runtime: Runtime, home: Path
+) -> None:
+    first = await start(runtime)
+    await until(lambda: ready(home), "a live template is made when pods are in use")
+    template = live_template(home)
+    assert status_of(template)["CapPrm"] == "0" * 16 and status_of(template)["Seccomp"] == "2"
+    pods = await asyncio.gather(*(runtime.pod(KIND) for _ in range(TOGETHER)))
+    outputs = await asyncio.gather(*(run(runtime, pod, RANDOM) for pod in pods))
+    seen = [line for _, text in outputs for line in text.split() if line != "-"]
+    assert len(seen) == len(set(seen)) == 3 * TOGETHER, "the same random bytes in two copies"
+
+    machines = [vmm_of(home, pod) for pod in (first, *pods)]
+    users, spaces, opened = set(), set(), descriptors(template)
+    for pid in machines:
+        status = status_of(pid)
+        users.add(status["Uid"])
+        assert len(set(status["Uid"].split() + status["Gid"].split())) == 1
+        assert status["CapPrm"] == status["CapEff"] == status["CapAmb"] == "0" * 16
+        assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2"
+        assert status["NSpid"].split()[-1] == "1"
+        assert set(status["Groups"].split()) <= set(status["Gid"].split())
+        assert os.getsid(pid) == pid
+        found = {os.readlink(f"/proc/{pid}/ns/{name}") for name in NAMESPACES}
+        assert not found & spaces and len(found) == len(NAMESPACES)
+        spaces |= found
+        assert not descriptors(pid) & opened
+        opened |= descriptors(pid)
+    assert len(users) == len(machines) and status_of(template)["Uid"] not in users
+    # Each has the seccomp filter on every thread, and the threads that an emulator has.
+    for pid in machines[1:]:
+        assert threads(pid) >= 4
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        assert all("Seccomp:\t2" in (task / "status").read_text() for task in tasks)
+    assert not os.path.exists(f"/proc/{machines[-1]}/root/proc/self")
+
+
+async def test_the_end_of_a_copy_and_of_the_template(runtime: Runtime, home: Path) -> None:
+    first = await start(runtime)
+    await until(lambda: ready(home), "a live template is made when pods are in use")
+    template = live_template(home)
+    pods = [await start(runtime) for _ in range(3)]
+    os.kill(vmm_of(home, pods[0]), signal.SIGKILL)
+    _, text = await run(runtime, pods[1], "echo still here")
+    assert text == "still here"
+    os.kill(template, signal.SIGKILL)
+    _, text = await run(runtime, pods[1], "echo still here")
+    assert text == "still here"
+    _, text = await run(runtime, await runtime.pod(KIND), "echo from files")
+    assert text == "from files"
+    await runtime.stop()
+    await runtime.start()
+    for pod in (first, *pods[1:]):
+        _, text = await run(runtime, pod, "echo adopted")
+        assert text == "adopted"
+
+
+async def test_where_copying_does_not_work_the_files_do(
+    runtime: Runtime, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = clones.presence.agent_file
+    broken = tmp_path / "library"
+    broken.write_text("of another machine")
+    monkeypatch.setattr(
+        "sampan.runtime.microvm.qemu.agent_file",
+        lambda name="agent": broken if name == live.LIBRARY else whole(name),
+    )
+    first = await start(runtime)
+    (place,) = {path.parent for path in (home / "state/microvm/templates").glob("*/template.json")}
+    await until((place / clones.REFUSED).exists, "that it does not work is noted")
+    assert "without the library" in (place / clones.REFUSED).read_text()
+    _, text = await run(runtime, await runtime.pod(KIND), "echo from files")
+    assert text == "from files"
+    assert not ready(home) and vmm_of(home, first)
+    (place / clones.REFUSED).unlink()
+
+
+async def test_a_copy_refuses_what_it_would_share(home: Path, tmp_path: Path) -> None:
+    """A descriptor nobody replaces: the library says which, and the template is as it was."""
+    kind = MicroVMKind(home / "state" / "microvm", tmp_path, "live")
+    driver, template = await kind.template(256, 1)
+    made = await clones.quicken(driver, template, tmp_path / "machines", kind._rehearse)
+    assert isinstance(made, live.LiveTemplate)
+    try:
+        numbers = made._numbers
+        made._numbers = {name: number for name, number in numbers.items() if name != "tap"}
+        with pytest.raises(clones.MicroVMError, match="would share /dev/net/tun"):
+            await clones.clone(made.copy, template, tmp_path / "machines")
+        made._numbers = numbers
+        another = await clones.clone(made.copy, template, tmp_path / "machines")
+        await another.stop()
+    finally:
+        await made.stop()
+        await kind.close()
+    assert not list(tmp_path.glob("machines/*"))
