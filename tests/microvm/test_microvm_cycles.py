@@ -76,11 +76,11 @@ def more(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
 
 
 async def rest(runtime: Runtime, warm: int) -> None:
-    """Return when as many warm machines wait as before, each with its files."""
-    machines = runtime.config.run_directory / "microvm" / "machines"
+    """Return when there are a live template and as many warm machines as before, each with its files."""
+    place = runtime.config.run_directory / "microvm"
     ending = time.monotonic() + 30
-    while len(list(machines.glob("*/vmm.json"))) != warm:
-        assert time.monotonic() < ending, list(machines.iterdir())
+    while len(list(place.glob("machines/*/vmm.json"))) != warm or not list(place.glob("*/ready")):
+        assert time.monotonic() < ending, list(place.glob("*/*"))
         await asyncio.sleep(0.05)
 
 
