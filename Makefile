@@ -23,7 +23,7 @@ profile:         ## flame graph of the API server under load, in bench/out/
 	$(PYTHON) -m bench.profile
 
 fuzz:            ## a minute of nonsense for every decoder and the request line
-	SAMPAN_EXAMPLES=1200 $(PYTHON) -m pytest -q tests/apiserver/test_apiserver_*fuzz*.py
+	SAMPAN_EXAMPLES=1600 $(PYTHON) -m pytest -q tests/apiserver/test_apiserver_*fuzz*.py
 
 soak:            ## the long forms of the fault, leak and fuzz tests
 	SAMPAN_SOAK=1 ./test --timeout=3600

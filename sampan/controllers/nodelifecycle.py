@@ -2,6 +2,8 @@
 
 A Lease is judged by when its renewal was *seen* here, so clocks of nodes need not agree. Taints follow the Ready condition
 (`not-ready`, `unreachable`), and pods that do not tolerate a NoExecute taint are evicted when their toleration runs out.
+When no node at all is well, it is the way to them that is broken: nothing is evicted then, and who could take the pods?
+Source: kubernetes.io/docs/concepts/architecture/nodes, Rate limits on eviction.
 """
 
 from __future__ import annotations
@@ -32,14 +34,16 @@ UNKNOWN_REASON = "NodeStatusUnknown"
 UNKNOWN_MESSAGE = "Kubelet stopped posting node status."
 
 
-def wanted_taints(node: Object, moment: str) -> list[Object]:
+def wanted_taints(node: Object, moment: str, evicts: bool = True) -> list[Object]:
     """The node's taints as its conditions make them; those that are not ours are kept as they are."""
     present = node["spec"].get("taints") or []
     wanted: list[tuple[str, str]] = []
     ready = (condition(node, "Ready") or {}).get("status", "Unknown")
     if ready != "True":
         key = NOT_READY if ready == "False" else UNREACHABLE
-        wanted += [(key, "NoSchedule"), (key, "NoExecute")]
+        wanted.append((key, "NoSchedule"))
+        if evicts:
+            wanted.append((key, "NoExecute"))
     if node["spec"].get("unschedulable"):
         wanted.append((UNSCHEDULABLE, "NoSchedule"))
     for kind, key in CONDITION_TAINTS.items():
@@ -79,7 +83,7 @@ def tolerated_for(pod: Object, taint: Object) -> float | None:
 class NodeLifecycleController(Controller):
     name = "node-controller"
     watches = (
-        Watch(NODES),
+        Watch(NODES, keys=lambda self, node: self.concerned(node)),
         Watch(LEASES, keys=lambda self, lease: self.renewed(lease)),
         Watch(PODS, keys=lambda self, pod: self.node_of(pod)),
     )
@@ -91,6 +95,7 @@ class NodeLifecycleController(Controller):
         self.tainted: dict[
             tuple[str, str], float
         ] = {}  # (node uid, taint key): since when (monotonic)
+        self.some_are_well = True
         super().__init__(context)
         self.nodes = self.informer(NODES)
         self.pods = self.informer(PODS)
@@ -112,6 +117,15 @@ class NodeLifecycleController(Controller):
         # A timely renewal of a node that is well changes nothing: only a late one is news.
         late = before is None or self.monotonic() - before[1] > GRACE
         return [Key("", name)] if late else []
+
+    def concerned(self, node: Object) -> list[Key]:
+        """The node, or all of them when it is the first that is well again, or was the last."""
+        found = self.nodes.list()
+        before, self.some_are_well = self.some_are_well, any(map(is_well, found))
+        names = {node["metadata"]["name"]}
+        if before != self.some_are_well:
+            names |= {each["metadata"]["name"] for each in found}
+        return [Key("", name) for name in names]
 
     def node_of(self, pod: Object) -> list[Key]:
         """Pods matter here when their node is in trouble, or is not there."""
@@ -193,7 +207,7 @@ class NodeLifecycleController(Controller):
                 raise
 
     async def taint(self, node: Object) -> Object:
-        wanted = wanted_taints(node, self.moment())
+        wanted = wanted_taints(node, self.moment(), any(map(is_well, self.nodes.list())))
         if wanted == (node["spec"].get("taints") or []):
             return node
         metadata = node["metadata"]
@@ -262,6 +276,10 @@ class NodeLifecycleController(Controller):
         except ApiError as error:
             if error.code not in (404, 409):
                 raise
+
+
+def is_well(node: Object) -> bool:
+    return (condition(node, "Ready") or {}).get("status") == "True"
 
 
 def no_execute(node: Object) -> list[Object]:

@@ -288,8 +288,31 @@ async def bound_pod(world, name, node, seconds):
     await world.set_pod(name)
 
 
+async def test_nothing_is_evicted_while_no_node_is_well(world):
+    unreachable = {("unreachable", "NoSchedule"), ("unreachable", "NoExecute")}
+    for name in ("n1", "n2"):
+        await world.node(name)
+        await node_where(world, name, lambda n: not taints(n))
+    await bound_pod(world, "short", "n1", 10)
+    for name, expected in (("n1", unreachable), ("n2", {("unreachable", "NoSchedule")})):
+        unknown = {"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}
+        await world.client.patch(NODES, name, unknown, subresource="status", kind="strategic")
+        await node_where(world, name, lambda n, expected=expected: taints(n) == expected)
+    await node_where(world, "n1", lambda n: taints(n) == {("unreachable", "NoSchedule")})
+    world.clock.shift += 11
+    await poke(world, "n1", "1")
+    well = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    await world.client.patch(NODES, "n2", well, subresource="status", kind="strategic")
+    await node_where(world, "n1", lambda n: taints(n) == unreachable)
+    assert [p["metadata"]["name"] for p in await world.pods()] == ["short"]  # its time starts anew
+    world.clock.shift += 11
+    await poke(world, "n1", "2")
+    await world.gone(PODS, "short")
+
+
 async def test_a_silent_node_is_marked_and_emptied_and_recovers(world):
     await world.node("n1")
+    await world.node("n2")  # with no node well, none would be emptied
     await node_where(world, "n1", lambda n: not taints(n))
     await renew(world, "n1", "2026-01-01T00:00:00.000000Z")
     await bound_pod(world, "short", "n1", 10)
