@@ -17,8 +17,10 @@ RESOURCE = "harbour.example/boat"
 
 
 class BoatPlugin:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, cdi: str = "") -> None:
+        """`cdi`: the kind by which its devices are described (vendor/class); "" when they are not."""
         self.directory = directory
+        self.cdi = cdi
         self.health = {"boat-a": "Healthy", "boat-b": "Healthy", "boat-c": "Healthy"}
         self.changed = asyncio.Event()
         self.allocated: list[list[str]] = []
@@ -102,6 +104,9 @@ class BoatPlugin:
                 api.ContainerAllocateResponse(
                     envs={"BOATS": ",".join(each)},
                     annotations={"harbour.example/boats": ",".join(each)},
+                    cdi_devices=[
+                        api.CDIDevice(name=f"{self.cdi}={one}") for one in each if self.cdi
+                    ],
                 )
                 for each in ids
             ]

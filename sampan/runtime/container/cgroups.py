@@ -14,7 +14,7 @@ from pathlib import Path
 from sampan.linux import cgroups
 from sampan.linux.cgroups import SWAP_V1, Setting
 from sampan.runtime import files
-from sampan.runtime.sandbox import ContainerStats, Device, NotSupported, Resources
+from sampan.runtime.sandbox import CannotStart, ContainerStats, Device, NotSupported, Resources
 
 CGROUP_FILES = str(cgroups.TOP)
 
@@ -209,6 +209,9 @@ def limits_of(resources: Resources) -> cgroups.Limits:
 
 
 def rule_of(device: Device) -> str:
-    status = os.stat(device.source)
+    try:
+        status = os.stat(device.source)
+    except OSError as error:
+        raise CannotStart(f"device {device.source}: {error.strerror}") from error
     kind = "b" if (status.st_mode & 0o170000) == 0o060000 else "c"
     return f"{kind} {os.major(status.st_rdev)}:{os.minor(status.st_rdev)} {device.permissions}"

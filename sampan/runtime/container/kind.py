@@ -44,6 +44,10 @@ RUNTIMES = {
     "containerd-shim-kata-v2": "nothing: a shim of containerd's is no OCI runtime; use the handler microvm",
 }
 PROOF = 42  # exit code of the probe's container
+PROBE_DEVICES = (
+    {"allow": False, "access": "rwm"},
+    {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rwm"},
+)
 PROBE_USERS = UserNamespace(IDMap(1 << 20, 1 << 16), IDMap(1 << 20, 1 << 16))
 
 
@@ -130,6 +134,11 @@ class ContainerKind:
             network = bundle / "network"
             stage, binds = None, []
             name = f"{self.instance}-{bundle.name}"
+            cgroup = Cgroup(f"/{self.instance}/{bundle.name}")
+            if engine.makes_cgroups:
+                # What every container has; v2 wants a BPF program for it, which some hosts keep even from root.
+                configuration["linux"]["cgroupsPath"] = cgroup.path
+                configuration["linux"]["resources"] = {"devices": list(PROBE_DEVICES)}
             try:
                 if users is None:
                     await kernel.in_thread(lambda: rootfs.mount(bundle, (lower,)))
@@ -164,6 +173,8 @@ class ContainerKind:
                 namespaces.remove()
                 kernel.unmount(network)
                 engine.forget(name)
+                cgroup.remove()
+                Cgroup(f"/{self.instance}").remove_if_empty()
         if code == PROOF:
             return ""
         return (

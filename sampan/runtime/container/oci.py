@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ MASKED = (
     "/sys/devices/virtual/powercap", "/sys/firmware",
 )  # fmt: skip
 READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+OPEN_FILES = 1 << 20  # as Docker's and containerd's units have it
 
 # Paths that the pod's own files take when the container mounts nothing there.
 POD_FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/shm")
@@ -112,6 +116,8 @@ def configuration(
             },
             "noNewPrivileges": security.no_new_privileges,
             "oomScoreAdj": max(place.least_oom_score, container.resources.oom_score_adj),
+            # Whatever shell or unit the runtime was started from, and however many that had.
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": open_files(), "hard": open_files()}],
         },
         "mounts": mounts(sandbox, container, place),
         "linux": linux,
@@ -293,6 +299,13 @@ def device(item: Device) -> dict[str, Any]:
         "uid": status.st_uid,
         "gid": status.st_gid,
     }
+
+
+@cache
+def open_files() -> int:
+    """As many as a container may have open: CRI does not say. No more than this process may itself, without a privilege."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
 
 
 def resources(limits: Resources, container: ContainerSpec, privileged: bool) -> dict[str, Any]:
