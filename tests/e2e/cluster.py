@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import machine_templates
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +43,7 @@ class Cluster:
         self.rootless = rootless
         self.directory = Path(tempfile.mkdtemp(prefix="sampan-e2e-"))
         self.data = self.directory / "data"
+        self.microvms = self.data / "runtime" / "microvm"
         self.namespace: subprocess.Popen[bytes] | None = None
         self.prefix: list[str] = []
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("KUBE")}
@@ -56,6 +58,8 @@ class Cluster:
     def start(self, *options: str) -> str:
         """What `sampan up` printed."""
         self.open_network()
+        if not self.rootless:
+            machine_templates.lend(self.microvms)
         self.ports = self.ports if hasattr(self, "ports") else (free_port(), free_port())
         port, node_port = self.ports
         arguments = [
@@ -94,6 +98,8 @@ class Cluster:
         try:
             if (self.data / "config.json").exists():
                 self.sampan("down", timeout=120)
+            if not self.rootless:
+                machine_templates.keep(self.microvms)
         finally:
             self.close_network()
 

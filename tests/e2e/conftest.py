@@ -13,8 +13,9 @@ import box
 from cluster import AS_ROOT, HELLO, ROOT, Cluster
 from space import Space
 
-KINDS = ("wasm", "container")
-ALL_KINDS = (*KINDS, "microvm")
+IMAGE_KINDS = ("wasm", "container")
+OCI_KINDS = ("container", "microvm")  # what runs any program of an OCI image
+ALL_KINDS = ("wasm", *OCI_KINDS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,7 +67,7 @@ def own_cluster(hello_binaries: Path) -> Iterator[Cluster]:
 
 
 def load_hello(boat: Cluster) -> None:
-    for kind in ("wasm", "container") if AS_ROOT and not boat.rootless else ("wasm",):
+    for kind in IMAGE_KINDS if AS_ROOT and not boat.rootless else ("wasm",):
         boat.sampan(
             "image",
             "build",
@@ -80,7 +81,7 @@ def load_hello(boat: Cluster) -> None:
 
 def load_box(boat: Cluster) -> None:
     context = box.build()
-    for kind in KINDS if AS_ROOT and not boat.rootless else ("wasm",):
+    for kind in IMAGE_KINDS if AS_ROOT and not boat.rootless else ("wasm",):
         boat.sampan(
             "image",
             "build",
@@ -92,20 +93,24 @@ def load_box(boat: Cluster) -> None:
         )
 
 
-def running_kinds() -> tuple[str, ...]:
-    """The kinds of which pods can run in the cluster of this session."""
-    if not AS_ROOT:
-        return ("wasm",)
-    return KINDS if box.missing_for_microvms() else ALL_KINDS
+def skip_unless_it_runs(kind: str) -> None:
+    if kind != "wasm" and not AS_ROOT:
+        pytest.skip(f"{kind} pods of this cluster need root")
+    if kind == "microvm" and (missing := box.missing_for_microvms()):
+        pytest.skip(missing)
 
 
 @pytest.fixture(params=ALL_KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     """Each kind of sandbox in turn."""
-    if request.param != "wasm" and not AS_ROOT:
-        pytest.skip(f"{request.param} pods of this cluster need root")
-    if request.param == "microvm" and (missing := box.missing_for_microvms()):
-        pytest.skip(missing)
+    skip_unless_it_runs(request.param)
+    return str(request.param)
+
+
+@pytest.fixture(params=OCI_KINDS)
+def oci_kind(request: pytest.FixtureRequest) -> str:
+    """Each kind that runs any program of an OCI image in turn, so a shell too."""
+    skip_unless_it_runs(request.param)
     return str(request.param)
 
 

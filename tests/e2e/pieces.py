@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import box
 from cluster import AS_ROOT, Cluster
 
-KINDS = ("wasm", "container") if AS_ROOT else ("wasm",)
+
+def running_kinds() -> tuple[str, ...]:
+    """The kinds of which pods can run in a cluster here."""
+    if not AS_ROOT:
+        return ("wasm",)
+    missing = box.missing_for_microvms()
+    return ("wasm", "container") if missing else ("wasm", "container", "microvm")
+
+
+KINDS = running_kinds()
 
 
 def deployment(kind: str, name: str, replicas: int, **spec: Any) -> dict[str, Any]:
@@ -14,7 +24,7 @@ def deployment(kind: str, name: str, replicas: int, **spec: Any) -> dict[str, An
     labels = {"app": name, "kind": kind}
     container = {
         "name": "hello",
-        "image": f"hello:{kind}",
+        "image": box.image("hello", kind),
         "ports": [{"containerPort": 8080}],
         "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
     }

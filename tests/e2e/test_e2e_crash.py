@@ -21,7 +21,8 @@ from typing import Any
 
 import pytest
 from cluster import AS_ROOT, Cluster, wait_for
-from conftest import load_hello
+from conftest import OCI_KINDS, load_hello
+from differences import documented
 from pieces import KINDS, deployment, pods_of, service, settled
 from remains import processes, remove_kernel_objects, unmount_all
 
@@ -142,11 +143,9 @@ def test_pods_answer_while_a_part_is_killed_and_what_was_asked_meanwhile_is_done
         for name in before:
             assert "hello from" in boat.http(f"http://{address_of(boat, name)}:8080/")
             boat.kubectl("logs", name)
-        if AS_ROOT:
-            assert (
-                boat.kubectl("exec", "deploy/steady-container", "--", "/bin/busybox", "echo", "ay")
-                == "ay\n"
-            )
+        for kind in set(KINDS) & set(OCI_KINDS):
+            shell = ("exec", f"deploy/steady-{kind}", "--", "/bin/busybox", "echo", "ay")
+            assert boat.kubectl(*shell) == "ay\n"
         for kind in KINDS:
             boat.kubectl("scale", f"deployment/extra-{kind}", "--replicas=1")
         wait_for(lambda: settled(boat, "extra", len(KINDS)), 60, "the scale down")
@@ -220,6 +219,7 @@ def test_a_killed_workload_is_restarted(boat: Cluster, kind: str) -> None:
 @pytest.mark.root
 @pytest.mark.skipif(not AS_ROOT, reason="containers need root")
 def test_a_container_whose_conmon_is_killed_is_started_again(boat: Cluster) -> None:
+    documented("a watcher of each container")
     # A pod that was not restarted yet is started again at once, without a pause.
     boat.kubectl("delete", "pod", "-l", "app=extra,kind=container")
     wait_for(lambda: settled(boat, "extra", len(KINDS)), 30, "the replacement")
@@ -229,7 +229,9 @@ def test_a_container_whose_conmon_is_killed_is_started_again(boat: Cluster) -> N
     assert b"conmon" in Path(f"/proc/{conmon}/cmdline").read_bytes()
     os.kill(conmon, signal.SIGKILL)
     wait_for(
-        lambda: workloads(boat, "extra")[name][2] == restarts + 1 and settled(boat, "extra", 2),
+        lambda: (
+            workloads(boat, "extra")[name][2] == restarts + 1 and settled(boat, "extra", len(KINDS))
+        ),
         30,
         "restarted",
     )

@@ -23,7 +23,7 @@ from remains import (
 
 SOAK = bool(os.environ.get("SAMPAN_SOAK"))
 CYCLES = 30 if SOAK else 2
-PODS = 30  # in each cycle, of all kinds together
+WAVE = {"wasm": 12, "container": 12, "microvm": 4}  # pods in each cycle
 # Caches fill, heaps fragment, and histories of objects are kept: that is bounded, and less than this many KiB a cycle.
 GROWTH = 4096
 
@@ -65,10 +65,11 @@ def slack(name: str) -> int:
     return 5 if name.startswith("descriptors") else 0
 
 
-def cycle(boat: Cluster, pods: int = PODS) -> None:
+def cycle(boat: Cluster, most: int = max(WAVE.values())) -> None:
+    pods = {kind: min(WAVE[kind], most) for kind in KINDS}
     for kind in KINDS:
-        boat.apply(deployment(kind, "wave", pods // len(KINDS)))
-    wait_for(lambda: settled(boat, "wave", pods), 60, f"{pods} pods")
+        boat.apply(deployment(kind, "wave", pods[kind]))
+    wait_for(lambda: settled(boat, "wave", sum(pods.values())), 60, f"{pods} pods")
     for kind in KINDS:
         boat.kubectl("delete", "deployment", f"wave-{kind}", "--wait=false")
     wait_for(lambda: not boat.get("pods")["items"], 60, "the end of all pods")
@@ -92,11 +93,11 @@ def test_cycles_of_pods_leave_nothing(boat: Cluster) -> None:
 
 
 def test_kills_in_the_middle_of_waves_leave_nothing(boat: Cluster) -> None:
-    cycle(boat, 4)
+    cycle(boat, 2)
     before = remains(boat)
     for part in ("runtime", "node", "server"):
         for kind in KINDS:
-            boat.apply(deployment(kind, "wave", 6))
+            boat.apply(deployment(kind, "wave", WAVE[kind] // 2))
         wait_for(lambda: len(boat.get("pods")["items"]) > 1, 30, "pods on their way")
         os.kill(boat.status()["parts"][part]["pid"], signal.SIGKILL)
         for kind in KINDS:

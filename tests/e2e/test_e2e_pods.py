@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from box import BOX, container, image, pod
-from cluster import KUBECTL, wait_for
+from cluster import wait_for
 from space import Space
 
 
@@ -90,9 +89,7 @@ def test_volumes_of_every_sort(space: Space, kind: str, tmp_path: Path) -> None:
         "/all/config-a", "/all/key", "/all/name",
         volumeMounts=[
             volume("config", "/config"), volume("secret", "/secret", readOnly=True),
-            # A microVM has a copy of the host's files, so it may not write there: see docs/sandboxes.md.
-            volume("host", "/host", readOnly=kind == "microvm"),
-            volume("down", "/down"), volume("all", "/all"),
+            volume("host", "/host"), volume("down", "/down"), volume("all", "/all"),
         ],
         spec={"volumes": [
             {"name": "config", "configMap": {"name": "files", "items": [
@@ -312,25 +309,28 @@ server.wait_for_termination()
 """
 
 
-@pytest.mark.root
-def test_grpc_probes(space: Space, tmp_path: Path) -> None:
-    """The pod is in the node's network, where this test's health service listens."""
-    well = tmp_path / "well"
+def test_grpc_probes(space: Space, oci_kind: str, tmp_path: Path) -> None:
+    """The health service is this test's, on the node; the pod hands on what comes to its port."""
+    name, well = f"grpc-{oci_kind}", tmp_path / "well"
     service = space.cluster.popen(sys.executable, "-c", HEALTH, str(well), stdout=-1)
     try:
         assert service.stdout is not None
         port = int(service.stdout.readline())
-        space.start(
-            "container", "grpc", "sleep",
-            readinessProbe=probe(grpc={"port": port}, failureThreshold=1),
-            spec={"hostNetwork": True},
+        made = pod(
+            oci_kind, name,
+            command=["/bin/sh", "-c", f"exec nc -lk -p 9000 -e /bin/nc $NODE {port}"],
+            env=[of_field("NODE", "status.hostIP")],
+            readinessProbe=probe(grpc={"port": 9000}, failureThreshold=1),
         )  # fmt: skip
-        message = space.event("grpc", "Unhealthy")
-        assert message == 'Readiness probe failed: service unhealthy (responded with "NOT_SERVING")'
+        del made["spec"]["containers"][0]["args"]
+        space.apply(made)
+        message = 'Readiness probe failed: service unhealthy (responded with "NOT_SERVING")'
+        space.event(name, "Unhealthy", message)
         well.touch()
-        space.ready("pod/grpc")
+        space.ready(f"pod/{name}")
         well.unlink()
-        space.kubectl("wait", "--for=condition=Ready=false", "pod/grpc", "--timeout=20s")
+        space.kubectl("wait", "--for=condition=Ready=false", f"pod/{name}", "--timeout=20s")
+        space.kubectl("delete", "pod", name, "--wait=false")
     finally:
         service.kill()
         service.communicate()
@@ -358,9 +358,6 @@ def test_a_startup_probe_holds_the_others_back(space: Space, kind: str) -> None:
 
 def test_lifecycle_hooks(space: Space, kind: str, tmp_path: Path) -> None:
     name = f"hooks-{kind}"
-    if kind == "microvm":
-        hooks_of_a_microvm(space, name)
-        return
     tmp_path.chmod(0o777)
     for parent in (tmp_path.parent, tmp_path.parent.parent):
         parent.chmod(0o755)
@@ -381,26 +378,6 @@ def test_lifecycle_hooks(space: Space, kind: str, tmp_path: Path) -> None:
     assert (tmp_path / "stopping").read_text() == "done\n"
 
 
-def hooks_of_a_microvm(space: Space, name: str) -> None:
-    """Nothing that it writes reaches the host but its log: both hooks write there."""
-
-    def note(word: str) -> dict[str, Any]:
-        return {"exec": {"command": ["/bin/sh", "-c", f"echo {word} >/proc/1/fd/1"]}}
-
-    hooks = {"postStart": note("started"), "preStop": note("stopping")}
-    space.start("microvm", name, "sleep", lifecycle=hooks)
-    space.ready(f"pod/{name}")
-    space.says(name, "started")
-    assert "stopping" not in space.kubectl("logs", name)
-    following = space.cluster.popen(
-        str(KUBECTL), "-n", space.name, "logs", "-f", name, stdout=subprocess.PIPE
-    )
-    assert following.stdout is not None
-    assert "started\n" in iter(following.stdout.readline, "")
-    space.kubectl("delete", "pod", name)
-    assert "stopping" in following.communicate(timeout=30)[0]
-
-
 def test_a_failing_post_start_hook_kills_the_container(space: Space, kind: str) -> None:
     name = f"hook-fails-{kind}"
     hook = {"postStart": {"exec": {"command": [BOX[kind], "exit", "9"]}}}
@@ -409,16 +386,18 @@ def test_a_failing_post_start_hook_kills_the_container(space: Space, kind: str) 
     space.waiting(name, "CrashLoopBackOff", "PostStartHookError")
 
 
-@pytest.mark.root
-def test_sigterm_comes_first_and_sigkill_after_the_grace_period(space: Space) -> None:
-    space.apply(pod("container", "polite", "sleep"), pod("container", "deaf", "deaf"))
-    space.ready("pod/polite")
-    space.ready("pod/deaf")
-    watch = space.cluster.popen("kubectl", "-n", space.name, "logs", "-f", "polite", stdout=-1)
-    assert "deleted" in space.kubectl("delete", "pod", "polite", "deaf", "--grace-period=2")
+def test_sigterm_comes_first_and_sigkill_after_the_grace_period(
+    space: Space, oci_kind: str
+) -> None:
+    names = polite, deaf = f"polite-{oci_kind}", f"deaf-{oci_kind}"
+    space.apply(pod(oci_kind, polite, "sleep"), pod(oci_kind, deaf, "deaf"))
+    for name in names:
+        space.ready(f"pod/{name}")
+    watch = space.cluster.popen("kubectl", "-n", space.name, "logs", "-f", polite, stdout=-1)
+    assert "deleted" in space.kubectl("delete", "pod", *names, "--grace-period=2")
     output, _ = watch.communicate(timeout=20)
     assert "asked to stop" in output
-    assert space.kubectl("get", "pods", "-l", "app in (polite, deaf)", "-o", "name") == ""
+    assert space.kubectl("get", "pods", "-l", f"app in ({polite}, {deaf})", "-o", "name") == ""
 
 
 def test_force_deletion_is_immediate(space: Space, kind: str) -> None:

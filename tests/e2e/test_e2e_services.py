@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from box import image, pod
 from cluster import AS_ROOT, wait_for
-from conftest import running_kinds
+from conftest import OCI_KINDS
+from pieces import running_kinds
 from space import Space
 
 HOST = [path for path in ("/usr", "/lib", "/lib64") if Path(path).is_dir()]
@@ -30,7 +31,7 @@ def service(name: str, app: str, **spec: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def fleet(space: Space) -> Space:
-    """Two pods of each kind behind `fleet`, one of each behind `one-KIND`, and a container `tools` with a shell."""
+    """Two pods of each kind behind `fleet`, one of each behind `one-KIND`, and `tools-KIND`, where there is a shell."""
     kinds = running_kinds()
     for kind in kinds:
         for number in range(2):
@@ -58,18 +59,22 @@ def fleet(space: Space) -> Space:
             {"name": f"h{n}", "mountPath": path, "readOnly": True} for n, path in enumerate(HOST)
         ]
         path = {"name": "PATH", "value": "/bin:/usr/bin"}
-        space.start(
-            "container", "tools", "sleep", env=[path], volumeMounts=mounts, spec={"volumes": host}
-        )
-        space.ready("pod/tools")
+        for kind in OCI_KINDS:
+            if kind in kinds:
+                space.start(
+                    kind, f"tools-{kind}", "sleep",
+                    env=[path], volumeMounts=mounts, spec={"volumes": host},
+                )  # fmt: skip
     for kind in kinds:
         for number in range(2):
             space.ready(f"pod/{kind}-{number}")
+        if kind in OCI_KINDS:
+            space.ready(f"pod/tools-{kind}")
     return space
 
 
-def shell(space: Space, script: str) -> str:
-    return space.kubectl("exec", "tools", "--", "/bin/sh", "-c", script)
+def shell(space: Space, kind: str, script: str) -> str:
+    return space.kubectl("exec", f"tools-{kind}", "--", "/bin/sh", "-c", script)
 
 
 def pods(answers: list[str]) -> set[str]:
@@ -128,53 +133,54 @@ def test_a_service_without_endpoints_refuses(fleet: Space) -> None:
         fleet.cluster.http(f"http://{address}/", timeout=2)
 
 
-@pytest.mark.root
-def test_names_in_a_container(fleet: Space) -> None:
+def test_names_in_a_pod(fleet: Space, oci_kind: str) -> None:
     address = fleet.get("service", "fleet")["spec"]["clusterIP"]
     assert f"search {fleet.name}.svc.cluster.local svc.cluster.local cluster.local" in shell(
-        fleet, "cat /etc/resolv.conf"
+        fleet, oci_kind, "cat /etc/resolv.conf"
     )
     for name in ("fleet", f"fleet.{fleet.name}", f"fleet.{fleet.name}.svc.cluster.local"):
-        assert shell(fleet, f"wget -qO- http://{name}/").startswith("hello from"), name
+        assert shell(fleet, oci_kind, f"wget -qO- http://{name}/").startswith("hello from"), name
     full = f"fleet.{fleet.name}.svc.cluster.local"
-    assert f"Address: {address}" in shell(fleet, f"nslookup -type=a {full}.")
-    found = shell(fleet, f"nslookup -type=a headless.{fleet.name}.svc.cluster.local.")
+    assert f"Address: {address}" in shell(fleet, oci_kind, f"nslookup -type=a {full}.")
+    found = shell(fleet, oci_kind, f"nslookup -type=a headless.{fleet.name}.svc.cluster.local.")
     for item in fleet.get("pods", "-l", "app=fleet")["items"]:
         assert f"Address: {item['status']['podIP']}" in found
     nothing = f"nothing.{fleet.name}.svc.cluster.local."
-    assert "NXDOMAIN" in shell(fleet, f"nslookup -type=a {nothing} 2>&1 || true")
-    srv = shell(fleet, f"nslookup -type=srv _http._tcp.{full}.")
+    assert "NXDOMAIN" in shell(fleet, oci_kind, f"nslookup -type=a {nothing} 2>&1 || true")
+    srv = shell(fleet, oci_kind, f"nslookup -type=srv _http._tcp.{full}.")
     assert re.search(rf"_http\._tcp\.{full}\s+service = \d+ \d+ 80 {full}", srv), srv
     reverse = shell(
-        fleet, f"nslookup -type=ptr {'.'.join(reversed(address.split('.')))}.in-addr.arpa."
+        fleet,
+        oci_kind,
+        f"nslookup -type=ptr {'.'.join(reversed(address.split('.')))}.in-addr.arpa.",
     )
     assert full in reverse
 
 
-@pytest.mark.root
-def test_a_container_reaches_pods_of_both_kinds_and_itself(fleet: Space) -> None:
+def test_a_pod_reaches_pods_of_every_kind_and_itself(fleet: Space, oci_kind: str) -> None:
     for item in fleet.get("pods", "-l", "app=fleet")["items"]:
-        assert shell(fleet, f"wget -qO- http://{item['status']['podIP']}:8080/").startswith(
-            "hello from"
-        )
-    assert shell(fleet, "hostname -i").strip() == fleet.get("pod", "tools")["status"]["podIP"]
-    assert shell(fleet, "hostname").strip() == "tools"
+        url = f"http://{item['status']['podIP']}:8080/"
+        assert shell(fleet, oci_kind, f"wget -qO- {url}").startswith("hello from"), item
+    name = f"tools-{oci_kind}"
+    own = fleet.get("pod", name)["status"]["podIP"]
+    assert shell(fleet, oci_kind, "hostname -i").strip() == own
+    assert shell(fleet, oci_kind, "hostname").strip() == name
 
 
-@pytest.mark.root
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl on the host")
-def test_a_container_calls_the_api_with_its_token(fleet: Space) -> None:
-    fleet.kubectl("create", "role", "pods", "--verb=list", "--resource=pods")
+def test_a_pod_calls_the_api_with_its_token(fleet: Space, oci_kind: str) -> None:
+    role = f"pods-{oci_kind}"
+    fleet.kubectl("create", "role", role, "--verb=list", "--resource=pods")
     fleet.kubectl(
-        "create", "rolebinding", "pods", "--role=pods", f"--serviceaccount={fleet.name}:default"
+        "create", "rolebinding", role, f"--role={role}", f"--serviceaccount={fleet.name}:default"
     )
     ask = (
         "wget -qO- --no-check-certificate "
         f'--header "Authorization: Bearer $(cat {SERVICE_ACCOUNT}/token)" https://kubernetes.default'
     )
-    answer = json.loads(shell(fleet, f"{ask}/api/v1/namespaces/{fleet.name}/pods"))
-    assert "tools" in {item["metadata"]["name"] for item in answer["items"]}
+    answer = json.loads(shell(fleet, oci_kind, f"{ask}/api/v1/namespaces/{fleet.name}/pods"))
+    assert f"tools-{oci_kind}" in {item["metadata"]["name"] for item in answer["items"]}
     assert "403" in fleet.kubectl_fails(
-        "exec", "tools", "--", "/bin/sh", "-c", f"{ask}/api/v1/secrets"
+        "exec", f"tools-{oci_kind}", "--", "/bin/sh", "-c", f"{ask}/api/v1/secrets"
     )
-    assert '"gitVersion"' in shell(fleet, f"{ask}:$KUBERNETES_SERVICE_PORT/version")
+    assert '"gitVersion"' in shell(fleet, oci_kind, f"{ask}:$KUBERNETES_SERVICE_PORT/version")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import socket
 import subprocess
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 from box import BOX, image, pod
 from cluster import wait_for
-from conftest import running_kinds
+from differences import documented
+from pieces import running_kinds
 from space import Space
 from terminal import Terminal
 
@@ -132,9 +134,9 @@ def test_exec_over_spdy(pods: Space, kind: str) -> None:
     assert done.stdout == "SPDY"
 
 
-@pytest.mark.root
-def test_exec_on_a_terminal(pods: Space) -> None:
-    command = ("kubectl", "-n", pods.name, "exec", "-it", "sleep-container", "--", "/bin/sh")
+def test_exec_on_a_terminal(pods: Space, oci_kind: str) -> None:
+    name = f"sleep-{oci_kind}"
+    command = ("kubectl", "-n", pods.name, "exec", "-it", name, "--", "/bin/sh")
     with Terminal(pods.cluster, *command, rows=31, columns=101) as terminal:
         terminal.until("# ")
         terminal.type("stty size; tty\n")
@@ -151,8 +153,13 @@ def test_exec_on_a_terminal(pods: Space) -> None:
         wait_for(resized, what="the new size")
         terminal.type("echo asleep; sleep 1000\n")
         terminal.until("asleep\r\n")
-        terminal.type("\x03")
-        terminal.until("# ")
+
+        def interrupted() -> str:
+            """A shell that has not handed the terminal to its child yet lets ^C pass."""
+            terminal.type("\x03")
+            return terminal.until("# ", timeout=1)
+
+        wait_for(interrupted, what="a prompt")
         terminal.type("echo interrupted $?\n")
         terminal.until("interrupted 130")
         terminal.type("exit 7\n")
@@ -197,61 +204,62 @@ def test_attach_reads_and_writes(pods: Space, kind: str) -> None:
     assert "ALL ABOARD" in pods.kubectl("logs", name)
 
 
-@pytest.mark.root
-def test_attach_to_a_terminal(pods: Space) -> None:
-    made = pod("container", "terminal", stdin=True, tty=True)
+def test_attach_to_a_terminal(pods: Space, oci_kind: str) -> None:
+    name = f"terminal-{oci_kind}"
+    made = pod(oci_kind, name, stdin=True, tty=True)
     made["spec"]["containers"][0] |= {"command": ["/bin/sh"]}
     pods.apply(made)
-    pods.ready("pod/terminal")
-    with Terminal(
-        pods.cluster, "kubectl", "-n", pods.name, "attach", "-it", "terminal"
-    ) as terminal:
+    pods.ready(f"pod/{name}")
+    with Terminal(pods.cluster, "kubectl", "-n", pods.name, "attach", "-it", name) as terminal:
         terminal.type("\n")
         terminal.until("# ")
         terminal.type("echo $((6*7))\n")
         terminal.until("42\r\n")
 
 
-@pytest.mark.root
-def test_run_interactively_and_remove(pods: Space) -> None:
+def test_run_interactively_and_remove(pods: Space, oci_kind: str) -> None:
+    name = f"once-{oci_kind}"
+    overrides = json.dumps({"spec": {"runtimeClassName": oci_kind}})
     output = pods.kubectl(
-        "run", "once", "--rm", "-i", "--image=box:container", "--restart=Never", "--command", "--", "cat",
-        stdin="through a pod\n",
+        "run", name, "--rm", "-i", "--image=box:container", "--restart=Never", f"--overrides={overrides}",
+        "--command", "--", "cat", stdin="through a pod\n",
     )  # fmt: skip
     assert "through a pod\n" in output
-    assert "NotFound" in pods.kubectl_fails("get", "pod", "once")
+    assert "NotFound" in pods.kubectl_fails("get", "pod", name)
 
 
-@pytest.mark.root
-def test_debug_a_copy(pods: Space) -> None:
+def test_debug_a_copy(pods: Space, oci_kind: str) -> None:
+    copied = f"copied-{oci_kind}"
     pods.kubectl(
-        "debug", "sleep-container", "--copy-to=copied", "--image=box:container", "--container=tools",
+        "debug", f"sleep-{oci_kind}", f"--copy-to={copied}", "--image=box:container", "--container=tools",
         "--profile=general", "--", "/bin/sleep", "1000",
     )  # fmt: skip
-    pods.ready("pod/copied")
-    assert pods.kubectl("exec", "copied", "-c", "tools", "--", "hostname") == "copied\n"
+    pods.ready(f"pod/{copied}")
+    assert pods.kubectl("exec", copied, "-c", "tools", "--", "hostname") == f"{copied}\n"
+    pods.kubectl("delete", "pod", copied, "--wait=false")
 
 
-@pytest.mark.root
-def test_debug_beside_a_container(pods: Space) -> None:
+def test_debug_beside_a_container(pods: Space, oci_kind: str) -> None:
     """An ephemeral container that sees the target's processes, and the rest of the pod goes on."""
-    before = pods.get("pod", "sleep-container")["status"]["containerStatuses"]
+    name = f"sleep-{oci_kind}"
+    before = pods.get("pod", name)["status"]["containerStatuses"]
     target = before[0]["name"]
     pods.kubectl(
-        "debug", "sleep-container", "--image=box:container", f"--target={target}", "--container=beside",
+        "debug", name, "--image=box:container", f"--target={target}", "--container=beside",
         "--profile=general", "--", "/bin/sh", "-c", "cat /proc/1/cmdline | tr '\\0' ' '",
     )  # fmt: skip
     ended = "jsonpath={.status.ephemeralContainerStatuses[0].state.terminated.exitCode}=0"
-    pods.kubectl("wait", f"--for={ended}", "--timeout=30s", "pod/sleep-container")
-    first = pods.kubectl("exec", "sleep-container", "--", "cat", "/proc/1/cmdline")
-    assert pods.kubectl("logs", "sleep-container", "-c", "beside") == first.replace("\0", " ")
-    after = pods.get("pod", "sleep-container")["status"]["containerStatuses"]
+    pods.kubectl("wait", f"--for={ended}", "--timeout=30s", f"pod/{name}")
+    first = pods.kubectl("exec", name, "--", "cat", "/proc/1/cmdline")
+    assert pods.kubectl("logs", name, "-c", "beside") == first.replace("\0", " ")
+    after = pods.get("pod", name)["status"]["containerStatuses"]
     assert after[0]["containerID"] == before[0]["containerID"]
 
 
 @pytest.mark.root
 def test_debug_the_node(pods: Space) -> None:
-    """A pod in the node's namespaces, with the node's files below /host."""
+    """A pod in the node's namespaces, with the node's files below /host: by its nature a container."""
+    documented("host's namespaces")
     made = pods.kubectl(
         "debug", "node/boat", "--image=box:container", "--profile=general", "--",
         "/bin/sh", "-c", "cat /host/etc/os-release; hostname; cat /proc/1/comm",
@@ -268,20 +276,17 @@ def test_debug_the_node(pods: Space) -> None:
 # Copy
 
 
-@pytest.mark.root
-def test_cp_both_ways(pods: Space, tmp_path: Path) -> None:
+def test_cp_both_ways(pods: Space, oci_kind: str, tmp_path: Path) -> None:
+    name = f"sleep-{oci_kind}"
     tree = tmp_path / "tree"
     (tree / "inner").mkdir(parents=True)
     (tree / "inner" / "small").write_text("small\n")
     content = hashlib.shake_256(b"cargo").digest(3_000_000)
     (tree / "large").write_bytes(content)
-    pods.kubectl("cp", str(tree), "sleep-container:/tmp/tree")
+    pods.kubectl("cp", str(tree), f"{name}:/tmp/tree")
     digest = hashlib.sha256(content).hexdigest()
-    assert (
-        pods.kubectl("exec", "sleep-container", "--", "sha256sum", "/tmp/tree/large").split()[0]
-        == digest
-    )
-    pods.kubectl("cp", f"{pods.name}/sleep-container:/tmp/tree", str(tmp_path / "back"))
+    assert pods.kubectl("exec", name, "--", "sha256sum", "/tmp/tree/large").split()[0] == digest
+    pods.kubectl("cp", f"{pods.name}/{name}:/tmp/tree", str(tmp_path / "back"))
     assert (tmp_path / "back" / "large").read_bytes() == content
     assert (tmp_path / "back" / "inner" / "small").read_text() == "small\n"
 

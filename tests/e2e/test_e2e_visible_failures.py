@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from box import BOX, container, pod
 from cluster import wait_for
+from conftest import skip_unless_it_runs
+from differences import documented
 from space import Space
 
 
@@ -192,20 +194,46 @@ def test_a_runtime_class_that_does_not_exist(space: Space) -> None:
     assert "(Forbidden)" in message and 'RuntimeClass "barge" not found' in message
 
 
-@pytest.mark.root
-def test_out_of_memory(space: Space) -> None:
+def test_out_of_memory(space: Space, oci_kind: str) -> None:
+    name = f"glutton-{oci_kind}"
     made = pod(
-        "container",
-        "glutton",
+        oci_kind,
+        name,
         resources={"limits": {"memory": "16Mi"}},
         spec={"restartPolicy": "Never"},
     )
     made["spec"]["containers"][0]["command"] = ["/bin/sh", "-c", "x=a; while :; do x=$x$x; done"]
     space.apply(made)
-    space.phase("glutton", "Failed")
-    ended = space.container_status("glutton")["state"]["terminated"]
+    space.phase(name, "Failed")
+    ended = space.container_status(name)["state"]["terminated"]
     assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137)
-    status_column(space, "glutton", "OOMKilled")
+    status_column(space, name, "OOMKilled")
+
+
+REFUSED = {
+    "host-network": ({"hostNetwork": True}, "host's namespaces", "hostNetwork: a microVM has a kernel of its own"),
+    "host-pids": ({"hostPID": True}, "host's namespaces", "hostPID: a microVM has a kernel of its own"),
+    "host-ipc": ({"hostIPC": True}, "host's namespaces", "hostIPC: a microVM has a kernel of its own"),
+    "host-users": ({"hostUsers": False}, "user namespaces", "pods of the kind microvm have no user namespaces"),
+}  # fmt: skip
+
+
+@pytest.mark.root
+def test_what_a_microvm_cannot_have_is_said(space: Space) -> None:
+    """The differences that docs/sandboxes.md lists are refused in words, where a container has them."""
+    skip_unless_it_runs("microvm")
+    volume = {"name": "socket", "hostPath": {"path": str(space.cluster.data / "run" / "cri.sock")}}
+    mount = {"name": "socket", "mountPath": "/host.sock"}
+    space.apply(
+        *(pod("microvm", name, "sleep", spec=spec) for name, (spec, _, _) in REFUSED.items()),
+        pod("microvm", "socket", "sleep", volumeMounts=[mount], spec={"volumes": [volume]}),
+    )
+    for name, (_, row, words) in REFUSED.items():
+        assert documented(row)
+        space.event(name, "FailedCreatePodSandBox", words)
+    assert documented("special files of the host")
+    space.event("socket", "Failed", "is a device or socket of the host: a microVM has none")
+    space.kubectl("delete", "pod", *REFUSED, "socket", "--grace-period=1")
 
 
 def test_a_failing_deployment_says_why(space: Space) -> None:

@@ -1,0 +1,46 @@
+"""Templates of microVMs, and what this machine boots them with, kept from one cluster of the tests to the next.
+
+Booting one takes seconds. A template is named by all that it depends on and checked by digest before it is used, so one
+that does not fit, or is damaged, is passed over by Sampan itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from sampan.runtime.microvm.drivers import PROVEN
+
+CACHE = Path(__file__).resolve().parents[2] / ".cache" / "e2e" / "microvm"
+MOST = 6
+
+
+def lend(directory: Path) -> None:
+    """Put those that are kept into `directory`, the kind's own in a data directory. Idempotent."""
+    _copy(CACHE, directory)
+
+
+def keep(directory: Path) -> None:
+    """Take from `directory` what is new."""
+    _copy(directory, CACHE)
+    records = CACHE.glob("templates/[!.]*/template.json")
+    for record in sorted(records, key=lambda path: path.stat().st_mtime)[:-MOST]:
+        shutil.rmtree(record.parent, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    records = source.glob("templates/[!.]*/template.json")
+    for path in [*(record.parent for record in records), source / PROVEN]:
+        place = target / path.relative_to(source)
+        if place.exists() or not path.exists():
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        beside = place.with_name(f".{place.name}.{os.getpid()}")
+        command = ["cp", "--archive", "--sparse=always", str(path), str(beside)]
+        subprocess.run(command, check=True)
+        try:
+            beside.rename(place)
+        except OSError:  # another worker was first
+            shutil.rmtree(beside)
