@@ -25,7 +25,7 @@ struct failure file_get(const u8 *message, size count, struct message *reply);
 
 /* lo and eth0 up, without addresses yet. */
 void network_begin(void);
-/* eth0's address, by K_MAC, K_ADDRESS, K_NETMASK, K_GATEWAY, K_MTU. */
+/* eth0's address, by K_MAC, K_ADDRESS, K_NETMASK, K_GATEWAY, K_MTU, and lo's netmask by K_LOOPBACK_MASK. */
 struct failure network_setup(const u8 *message, size count);
 /* A connection to a TCP port of this guest, on loopback, else on its address; -errno. */
 int network_connect(u16 port);

@@ -86,6 +86,13 @@ struct failure network_setup(const u8 *message, size count) {
     where = "set eth0's address";
     if ((result = with_address(asking, SIOCSIFADDR, own_address)) < 0) goto done;
     if ((result = with_address(asking, SIOCSIFNETMASK, get_address(message, count, K_NETMASK))) < 0) goto done;
+    /* Less than 127/8 is the guest's own, where the cluster has its addresses in the rest: see usernet.py. */
+    u32 own_loopback = get_address(message, count, K_LOOPBACK_MASK);
+    if (own_loopback) {
+        struct request mask = {.name = "lo", .address = {.family = INET, .address = own_loopback}};
+        where = "set lo's netmask";
+        if ((result = SYS(ioctl, asking, SIOCSIFNETMASK, &mask)) < 0) goto done;
+    }
     u32 gateway = get_address(message, count, K_GATEWAY);
     if (gateway) {
         struct route route = {.flags = ROUTE_UP | ROUTE_GATEWAY, .device = "eth0", .gateway = {.family = INET, .address = gateway},

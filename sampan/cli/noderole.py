@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import logging
 import signal
 from collections.abc import Callable
@@ -32,7 +33,7 @@ def pod_network(config: Config) -> Any:
     if config.rootless:
         from sampan.network.loopback import LoopbackNetwork
 
-        return LoopbackNetwork(directory, pod_cidr(config))
+        return LoopbackNetwork(directory, pod_cidr(config), config.service_cidr)
     from sampan.network import cni
 
     if cni.find_configuration(config.cni_conf_dir) is not None:
@@ -40,6 +41,13 @@ def pod_network(config: Config) -> Any:
     from sampan.network.bridge import BridgeNetwork
 
     return BridgeNetwork(directory, pod_cidr(config), config.instance)
+
+
+def offered(config: Config, kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """Sandbox kinds of this node. A microVM without a pod's network namespace is an ordinary user's: root's VMM is jailed."""
+    if config.rootless:
+        kinds = ("wasm",) if os.geteuid() == 0 else ("wasm", "microvm")
+    return tuple(kind for kind in kinds if kind in (config.runtime_kinds or kinds))
 
 
 async def run_runtime(config: Config, notify: Callable[..., None]) -> None:
@@ -57,7 +65,7 @@ async def run_runtime(config: Config, notify: Callable[..., None]) -> None:
         instance=config.instance,
         network=pod_network(config),
         images=images,
-        kinds=("wasm",) if config.rootless else config.runtime_kinds or tuple(KINDS),
+        kinds=offered(config, tuple(KINDS)),
         engines={} if config.rootless else config.oci_runtimes,
     )
     config.cri_socket.parent.mkdir(parents=True, exist_ok=True)

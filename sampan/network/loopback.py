@@ -17,7 +17,9 @@ DEFAULT_CIDR = "127.42.0.0/16"
 class LoopbackNetwork:
     name = "loopback"
 
-    def __init__(self, directory: Path, cidr: str = DEFAULT_CIDR) -> None:
+    def __init__(self, directory: Path, cidr: str = DEFAULT_CIDR, services: str = "") -> None:
+        """`services`: the network of the cluster's services, which is on 127/8 as well."""
+        self._reach = (cidr, services) if services else (cidr,)
         self._pool = AddressPool(Path(directory) / "loopback", cidr)
 
     async def attach(self, pod: PodRef) -> Attachment:
@@ -32,6 +34,5 @@ class LoopbackNetwork:
     async def owners(self) -> list[str]:
         return sorted(self._pool.owners())
 
-    @staticmethod
-    def _attachment(address: str) -> Attachment:
-        return Attachment(namespace=None, addresses=(address,), interface="lo")
+    def _attachment(self, address: str) -> Attachment:
+        return Attachment(namespace=None, addresses=(address,), interface="lo", reach=self._reach)

@@ -29,6 +29,9 @@ class Attachment:
     )  # path of the network namespace; None: the host's (rootless, or hostNetwork)
     addresses: tuple[str, ...]  # first is the pod IP
     interface: str = ""  # name inside the namespace
+    reach: tuple[
+        str, ...
+    ] = ()  # without a namespace: networks of 127/8 where the cluster's pods and services are
 
 
 class PodNetwork(Protocol):

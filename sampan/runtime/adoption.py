@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from sampan.linux import trees
 from sampan.network.pods import PodRef
-from sampan.runtime import kernel, spec
+from sampan.runtime import endings, kernel, spec
 from sampan.runtime.records import ContainerEntry, SandboxEntry, load_all
 from sampan.runtime.sandbox import Exit, SandboxRecord
 
@@ -81,6 +81,8 @@ async def adopt_sandbox(service: RuntimeService, entry: SandboxEntry) -> None:
     if entry.sandbox is None:
         entry.ready = False
         entry.save()
+    else:
+        endings.attend(inventory, entry)
 
 
 async def collect(service: RuntimeService, strays: list[Path]) -> None:

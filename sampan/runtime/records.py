@@ -42,6 +42,7 @@ class SandboxEntry:
     ready: bool = True
     started: bool = False  # a container was started in it: its kind is settled
     sandbox: Sandbox | None = None  # None once it was stopped
+    attendant: asyncio.Task[None] | None = None  # waits for an end that nobody asked for
 
     def save(self) -> None:
         document = {

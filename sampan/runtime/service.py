@@ -29,7 +29,7 @@ from sampan.image import UnpackedImage
 from sampan.image.errors import ImageError, ImageNotFound
 from sampan.linux import trees
 from sampan.network.pods import Attachment, PodRef
-from sampan.runtime import cdi, files, imagevolumes, spec, views
+from sampan.runtime import cdi, endings, files, imagevolumes, spec, views
 from sampan.runtime.config import RuntimeConfig
 from sampan.runtime.hostports import HostPorts
 from sampan.runtime.inventory import Inventory, kind_of_image
@@ -61,7 +61,9 @@ class RuntimeService:
 
     async def close(self) -> None:
         """Stop watching. Pods keep running."""
-        watchers = [entry.watcher for entry in self.inventory.containers.values() if entry.watcher]
+        containers, sandboxes = self.inventory.containers, self.inventory.sandboxes
+        watchers = [entry.watcher for entry in containers.values() if entry.watcher]
+        watchers += [entry.attendant for entry in sandboxes.values() if entry.attendant]
         for watcher in watchers:
             watcher.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)
@@ -120,6 +122,7 @@ class RuntimeService:
                 await self.host_ports.add(identifier, entry.network.addresses[0], sandbox.ports)
             entry.sandbox = await self.inventory.kind(kind).create(sandbox)
             entry.save()
+            endings.attend(self.inventory, entry)
         except BaseException as error:
             await self.host_ports.remove(identifier)
             await self.config.network.detach(reference)
@@ -146,6 +149,8 @@ class RuntimeService:
         return pb.StopPodSandboxResponse()
 
     async def _stop_sandbox(self, entry: SandboxEntry) -> None:
+        if entry.attendant is not None:
+            entry.attendant.cancel()
         was_ready = entry.ready
         try:
             if entry.sandbox is not None:

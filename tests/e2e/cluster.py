@@ -58,8 +58,6 @@ class Cluster:
     def start(self, *options: str) -> str:
         """What `sampan up` printed."""
         self.open_network()
-        if not self.rootless:
-            machine_templates.lend(self.microvms)
         self.ports = self.ports if hasattr(self, "ports") else (free_port(), free_port())
         port, node_port = self.ports
         arguments = [
@@ -75,7 +73,10 @@ class Cluster:
         ]
         if self.rootless:
             arguments.append("--rootless")
-        return self.sampan(*arguments, *options, timeout=60)
+        said = self.sampan(*arguments, *options, timeout=60)
+        if not self.rootless:
+            machine_templates.lend(self.microvms)
+        return said
 
     def open_network(self) -> None:
         """A network namespace of the cluster's own, when root. Idempotent."""

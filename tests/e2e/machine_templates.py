@@ -20,6 +20,11 @@ MOST = 6
 def lend(directory: Path) -> None:
     """Put those that are kept into `directory`, the kind's own in a data directory. Idempotent."""
     _copy(CACHE, directory)
+    if directory.exists():
+        owner = directory.parent.stat()  # a cluster may be another user's
+        subprocess.run(
+            ["chown", "-R", f"{owner.st_uid}:{owner.st_gid}", str(directory)], check=True
+        )
 
 
 def keep(directory: Path) -> None:

@@ -318,7 +318,7 @@ def test_grpc_probes(space: Space, oci_kind: str, tmp_path: Path) -> None:
         port = int(service.stdout.readline())
         made = pod(
             oci_kind, name,
-            command=["/bin/sh", "-c", f"exec nc -lk -p 9000 -e /bin/nc $NODE {port}"],
+            command=["/bin/sh", "-c", f"exec nc -ll -p 9000 -e /bin/nc $NODE {port}"],
             env=[of_field("NODE", "status.hostIP")],
             readinessProbe=probe(grpc={"port": 9000}, failureThreshold=1),
         )  # fmt: skip

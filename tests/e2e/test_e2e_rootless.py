@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+import box
 import pytest
 from cluster import AS_ROOT, HELLO, ROOT, Cluster, wait_for
 from pieces import deployment, settled
@@ -135,6 +137,60 @@ def test_scale_to_ten_and_every_pod_answers(boat: Cluster) -> None:
     for address in addresses:
         assert "hello from wasm" in boat.http(f"http://{address}:8080/")
     boat.kubectl("logs", "deploy/hello-wasm")
+
+
+LOOPBACK = """
+import socket
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    print(listener.getsockname()[1], flush=True)
+    while True:
+        listener.accept()[0].sendall(b"of the host")
+"""
+
+
+def test_a_microvm_calls_the_cluster_and_nothing_of_the_hosts(boat: Cluster) -> None:
+    """User-mode networking: names, services and pods by their addresses on 127/8; of the host's loopback nothing."""
+    if not isinstance(boat, UserCluster):
+        pytest.skip("a root that has no network namespaces offers no microVMs")
+    if missing := box.missing_for_microvms():
+        pytest.skip(missing)
+    context = box.build()
+    file = str(context / "Dockerfile.container")
+    boat.sampan("image", "build", "-t", "box:container", "-f", file, str(context))
+    serve = "exec nc -ll -p 7000 -e /bin/echo hello from the guest"
+    made = box.pod("microvm", "vm", ports=[{"containerPort": 7000}], command=["/bin/sh", "-c", serve])  # fmt: skip
+    del made["spec"]["containers"][0]["args"]
+    boat.apply(made)
+    boat.kubectl("wait", "--for=condition=Ready", "pod/vm", "--timeout=60s", timeout=70)
+
+    def inside(script: str) -> str:
+        return boat.kubectl("exec", "vm", "--", "/bin/sh", "-c", f"{script} </dev/null 2>&1 || true")  # fmt: skip
+
+    assert "hello from wasm" in inside("wget -qO- http://hello:8080/")
+    service = boat.get("service", "hello")["spec"]["clusterIP"]
+    assert "hello from wasm" in inside(f"wget -qO- http://{service}:8080/")
+    pod = boat.get("pods", "-l", "app=hello")["items"][0]["status"]["podIP"]
+    assert "hello from wasm" in inside(f"wget -qO- http://{pod}:8080/")
+    assert "refused" not in inside("nc -w 5 kubernetes.default 443"), (
+        "below 1024: see docs/network.md"
+    )
+    own = boat.get("pod", "vm")["status"]["podIP"]
+    with boat.inside(lambda: socket.create_connection((own, 7000), 5)) as connection:
+        assert connection.recv(100) == b"hello from the guest\n"
+
+    listener = boat.popen(PYTHON, "-c", LOOPBACK, stdout=subprocess.PIPE)
+    try:
+        assert listener.stdout is not None
+        port = int(listener.stdout.readline())
+        with boat.inside(lambda: socket.create_connection(("127.0.0.1", port), 5)) as connection:
+            assert connection.recv(100) == b"of the host", "else the rest says nothing"
+        for address in ("127.0.0.1", "127.0.1.1", "127.1.2.3", "10.0.2.2", "10.0.2.3", "0.0.0.0"):
+            answer = inside(f"nc -w 2 {address} {port}")
+            assert "of the host" not in answer and answer, address
+    finally:
+        listener.kill()
+        listener.communicate()
+    boat.kubectl("delete", "pod", "vm", "--timeout=20s")
 
 
 def test_nothing_has_more_privilege_than_the_user(boat: Cluster) -> None:

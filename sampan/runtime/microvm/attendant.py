@@ -77,6 +77,18 @@ def recorded(path: Path) -> int:
     return pid if ticks and kernel.start_ticks(pid) == ticks else 0
 
 
+def unrecorded(directory: Path) -> list[int]:
+    """Processes that a runtime has started there, by the log that they write, and was killed before it noted them."""
+    log = str(directory / VMM_LOG)
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with suppress(OSError):
+                if os.readlink(f"{entry.path}/fd/2") == log:
+                    found.append(int(entry.name))
+    return found
+
+
 def open_log(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 

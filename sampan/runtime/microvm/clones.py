@@ -54,6 +54,7 @@ async def clone(
     ports: dict[tuple[str, int, int], str] | None = None,
     *,
     held: bool = False,
+    reach: tuple[str, ...] = (),
 ) -> Started:
     """A machine of its own from the template: it runs and its agent has answered; or it is held, and was not asked.
 
@@ -63,7 +64,7 @@ async def clone(
     directory = place / name[:32]
     directory.mkdir(parents=True, mode=0o700)
     spec = describe(name, directory, template)
-    spec.ports, spec.held = ports or {}, held
+    spec.ports, spec.held, spec.reach = ports or {}, held, reach
     try:
         machine = await make(spec)
         try:
@@ -108,7 +109,11 @@ async def greet(machine: Machine, name: str) -> Channel:
 
 
 async def quicken(
-    driver: Driver, template: Template, machines: Path, rehearse: Rehearsal
+    driver: Driver,
+    template: Template,
+    machines: Path,
+    rehearse: Rehearsal,
+    reach: tuple[str, ...] = (),
 ) -> Live | None:
     """A live template of which a copy has answered; None where there can be none."""
     start = driver.start_live
@@ -118,7 +123,7 @@ async def quicken(
     directory = machines.parent / f"{PREFIX}{name[:12]}"
     directory.mkdir(parents=True, mode=0o700)
     spec = describe(name, directory, template)
-    spec.copied = True
+    spec.copied, spec.reach = True, reach
     made: Live | None = None
     try:
         made = await start(spec)
@@ -130,7 +135,7 @@ async def quicken(
             await link.closed.wait()
         await asyncio.sleep(SETTLE)
         await made.still()
-        proof = await clone(made.copy, template, machines)
+        proof = await clone(made.copy, template, machines, reach=reach)
         await proof.stop()
         (directory / READY).touch()
         return made

@@ -7,13 +7,11 @@ import socket
 import time
 
 from sampan.runtime import kernel
-from sampan.runtime.microvm import volumes, wiring
+from sampan.runtime.microvm import usernet, volumes, wiring
 from sampan.runtime.microvm.protocol import Change, Field, Key
 from sampan.runtime.sandbox import SandboxSpec
 
 ENTROPY = 64
-# Of QEMU's user-mode network, as it is documented.
-USER_ADDRESS, USER_MASK, USER_MTU = "10.0.2.15", b"\xff\xff\xff\0", 1500
 
 
 async def setup(spec: SandboxSpec, vmm: int) -> list[Field]:
@@ -30,8 +28,15 @@ async def setup(spec: SandboxSpec, vmm: int) -> list[Field]:
         message.append((Key.SYSCTL, f"{'/'.join(parts)}={value}"))
     namespace = spec.network.namespace
     if namespace is None:
-        address = socket.inet_aton(USER_ADDRESS)
-        return [*message, (Key.ADDRESS, address), (Key.NETMASK, USER_MASK), (Key.MTU, USER_MTU)]
+        return [
+            *message,
+            (Key.SYSCTL, "net/ipv4/conf/all/route_localnet=1"),
+            (Key.ADDRESS, socket.inet_aton(usernet.ADDRESS)),
+            (Key.NETMASK, usernet.MASK),
+            (Key.MTU, usernet.MTU),
+            (Key.LOOPBACK_MASK, usernet.LOOPBACK_MASK),
+            (Key.GATEWAY, socket.inet_aton(usernet.GATEWAY)),
+        ]
     interface = spec.network.interface or "eth0"
     card = await kernel.in_thread(
         lambda: wiring.connect(namespace, f"/proc/{vmm}/ns/net", interface)

@@ -166,11 +166,12 @@ class MicroVMKind:
             boot_files = self._files_for(spec)
             ports = None if os.geteuid() == 0 else forwards(spec)
             if boot_files is self._boot_files:
+                self.pool.reach = spec.network.reach
                 started = await self.pool.take(memory, cpus, ports)
             else:
                 # A kernel of the pod's own: no other asks for its like.
                 driver, template = await self.template(memory, cpus, boot_files)
-                started = await clone(driver.start, template, self._machines, ports)
+                started = await clone(driver.start, template, self._machines, ports, reach=spec.network.reach)
         except MicroVMError as error:
             raise CannotStart(f"microVM: {error}") from error
         except OSError as error:
@@ -334,7 +335,12 @@ def forwards(spec: SandboxSpec) -> dict[tuple[str, int, int], str]:
 
 def end(directory: Path) -> None:
     """Kill the VMM of a machine that nobody knows, and remove its directory."""
-    if pid := attendant.recorded(directory / attendant.VMM_RECORD):
+    record = directory / attendant.VMM_RECORD
+    if record.exists():
+        pids = [attendant.recorded(record)]
+    else:
+        pids = attendant.unrecorded(directory)
+    for pid in filter(None, pids):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     shutil.rmtree(directory, ignore_errors=True)

@@ -23,7 +23,7 @@ import struct
 from collections.abc import Mapping
 
 from sampan.runtime import kernel
-from sampan.runtime.microvm import attendant, sockets, vmmfilter, wiring
+from sampan.runtime.microvm import attendant, sockets, usernet, vmmfilter, wiring
 from sampan.runtime.microvm.errors import VMMError
 from sampan.runtime.microvm.machine import SOCKETS, QemuMachine
 from sampan.runtime.microvm.vmm import MachineSpec
@@ -76,6 +76,7 @@ class LiveTemplate:
                 replaced[self._numbers["tap"]] = spec.tap
             pid = await self._ask(spec.uid, network, replaced)
             machine = QemuMachine(spec.directory, pid, None)
+            machine.record()
         except OSError as error:
             raise VMMError(f"the live template does not answer: {error}") from error
         finally:
@@ -86,6 +87,7 @@ class LiveTemplate:
                 listener.close()
         try:
             await machine.connect()
+            usernet.verify(spec, pid)
             if spec.tap < 0:
                 await machine.join_user_network(spec)
             await machine.resume()
@@ -94,7 +96,6 @@ class LiveTemplate:
             if isinstance(error, VMMError):
                 raise VMMError(f"{error}: {machine.log()}") from error
             raise
-        machine.record()
         return machine
 
     async def _ask(self, uid: int, network: int, replaced: Mapping[int, int]) -> int:

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from sampan.runtime.microvm import qmp, sockets
+from sampan.runtime.microvm import qmp, sockets, usernet
 from sampan.runtime.microvm.attendant import Attendant
 from sampan.runtime.microvm.errors import VMMError
 from sampan.runtime.microvm.vmm import MachineSpec
@@ -115,7 +115,8 @@ class QemuMachine(Attendant):
         forwards = [{"str": forward} for forward in forwarded(spec)]
         await asyncio.gather(
             self.control.command(
-                "netdev_add", type="user", id="out", restrict=True, hostfwd=forwards
+                "netdev_add", type="user", id="out", ipv6=False,
+                restrict=not usernet.leads_out(spec), hostfwd=forwards,
             ),
             self.control.command("netdev_add", type="hubport", id="port", hubid=0, netdev="out"),
         )
@@ -135,6 +136,6 @@ class QemuMachine(Attendant):
 def forwarded(spec: MachineSpec) -> list[str]:
     """Ports of the pod, as QEMU's user-mode network wants them named."""
     return [
-        f"{protocol}:{address}:{outer}-10.0.2.15:{inner}"
+        f"{protocol}:{address}:{outer}-{usernet.ADDRESS}:{inner}"
         for (address, outer, inner), protocol in spec.ports.items()
     ]

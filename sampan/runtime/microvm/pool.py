@@ -28,7 +28,10 @@ FindTemplate = Callable[[int, int], Awaitable[tuple[Driver, Template]]]
 
 
 class Pool:
-    """`wanted` warm machines of each size that is in use; `live`: machines may be copied."""
+    """`wanted` warm machines of each size that is in use; `live`: machines may be copied.
+
+    `reach` is that of this node's pods without a network namespace, by the first of them.
+    """
 
     def __init__(
         self, place: Path, wanted: int, find: FindTemplate, rehearse: Rehearsal, *, live: bool
@@ -38,6 +41,7 @@ class Pool:
         self._rehearse = rehearse
         self._find = find
         self._copies = live
+        self.reach: tuple[str, ...] = ()
         self._live: dict[Size, Live] = {}
         self._ready: dict[Size, list[Started]] = {}
         self._filling: dict[Size, asyncio.Task[None]] = {}
@@ -67,13 +71,13 @@ class Pool:
         live = self._live.get(size)
         if live is not None:
             try:
-                return await clone(live.copy, template, self.place, ports)
+                return await clone(live.copy, template, self.place, ports, reach=self.reach)
             except MicroVMError as error:
                 LOG.warning("a machine is started from the template's files: %s", error)
                 if self._live.get(size) is live:
                     del self._live[size]
                 await live.stop()
-        return await clone(driver.start, template, self.place, ports)
+        return await clone(driver.start, template, self.place, ports, reach=self.reach)
 
     def _fill(self, size: Size) -> None:
         if self._closed or not (self.wanted or self._copies):
@@ -93,7 +97,7 @@ class Pool:
                 await self._quiet(size)
                 driver, template = await self._find(*size)
                 if size not in self._live and self._copies:
-                    live = await quicken(driver, template, self.place, self._rehearse)
+                    live = await quicken(driver, template, self.place, self._rehearse, self.reach)
                     if live is not None:
                         self._live[size] = live
                 if len(ready) >= self.wanted:

@@ -66,6 +66,7 @@ class Key(IntEnum):
     MTU = 23
     SYSCTL = 24
     SHARE_PIDS = 25
+    LOOPBACK_MASK = 26
     SLOT = 32
     ID = 33
     CHANNEL = 34

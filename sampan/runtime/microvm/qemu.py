@@ -17,7 +17,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sampan.runtime.microvm import attendant, jail, live, sockets, wiring
+from sampan.runtime.microvm import attendant, jail, live, sockets, usernet, wiring
 from sampan.runtime.microvm.errors import VMMError
 from sampan.runtime.microvm.live import LiveTemplate
 from sampan.runtime.microvm.machine import SOCKETS, QemuMachine, forwarded
@@ -124,6 +124,7 @@ class Qemu:
         if program is None:
             raise VMMError(f"{PROGRAM} is not installed")
         own: list[int] = []
+        environment = preloaded(environment, usernet.environment(spec))
         listeners = {name: sockets.listen(spec.directory / name) for name in SOCKETS}
         log = attendant.open_log(spec.directory / attendant.VMM_LOG)
         try:
@@ -154,7 +155,9 @@ class Qemu:
                 item.close()
         machine = QemuMachine(spec.directory, child.pid, child)
         try:
+            machine.record()
             await machine.connect()
+            usernet.verify(spec, child.pid)
             if spec.state >= 0:
                 await machine.restore(spec.state)
                 if not spec.held:
@@ -164,7 +167,6 @@ class Qemu:
             if isinstance(error, VMMError):
                 raise VMMError(f"{error}: {machine.log()}") from error
             raise
-        machine.record()
         return machine, given | ({"tap": spec.tap} if spec.tap >= 0 else {})
 
     async def adopt(self, directory: Path) -> QemuMachine | None:
@@ -181,6 +183,12 @@ class Qemu:
             await machine.stop()
             return None
         return machine
+
+
+def preloaded(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:
+    """Both environments, each with a library of its own to load first, or none."""
+    libraries = [each["LD_PRELOAD"] for each in (one, other) if each]
+    return {**one, **other, "LD_PRELOAD": ":".join(libraries)} if libraries else {}
 
 
 def command(
@@ -205,7 +213,7 @@ def command(
     if spec.tap >= 0:
         argv += ["-netdev", f"tap,id=net,fd={spec.tap}"]
     elif spec.state >= 0 and not spec.copied:
-        argv += ["-netdev", user_network(spec)]
+        argv += ["-netdev", usernet.device(spec, forwarded(spec))]
     else:
         # A template is on no network, and leaves no trace of one in its state.
         argv += ["-netdev", "hubport,id=net,hubid=0"]
@@ -232,12 +240,6 @@ def command(
         ]
         argv += ["-append", spec.command_line]
     return argv
-
-
-def user_network(spec: MachineSpec) -> str:
-    """Without root: ports of the pod are forwarded in; out leads nothing, for that would reach the host's loopback."""
-    forwards = "".join(f",hostfwd={forward}" for forward in forwarded(spec))
-    return f"user,id=net,restrict=on{forwards}"
 
 
 def placeholder() -> int:

@@ -90,6 +90,7 @@ class MicroSandbox:
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting = asyncio.Lock()
         self._why = ""  # it ended, once that is known
+        self.lost = asyncio.Event()  # that is, by itself, with all that was in it
         self._closing = False
 
     # life
@@ -117,7 +118,7 @@ class MicroSandbox:
         except BaseException:
             await asyncio.shield(self.stop(0))
             raise
-        self._watch()
+        self._own(self._await_end(), "microVM")
 
     def _confine(self, started: Started) -> None:
         if confine.usable():
@@ -177,7 +178,7 @@ class MicroSandbox:
                     silent=True,
                 )
         await self._volumes.adopt([containers[identifier] for identifier in self._processes])
-        self._watch()
+        self._own(self._await_end(), "microVM")
 
     def _provision(self) -> Provision:
         assert self._machine is not None and self._channel is not None
@@ -192,9 +193,6 @@ class MicroSandbox:
     def _volumes_lost(self, why: str) -> None:
         if not self._closing:
             self._own(self._ended(f"the microVM has ended: {why}"), "end of microVM")
-
-    def _watch(self) -> None:
-        self._own(self._await_end(), "microVM")
 
     def _own(self, work: Any, name: str) -> None:
         task = asyncio.create_task(work, name=f"{name} {self.spec.id[:12]}")
@@ -223,6 +221,7 @@ class MicroSandbox:
         if self._why:
             return
         self._why = why
+        self.lost.set()  # first, so that nobody starts a container here again when its end is told
         LOG.warning("pod %s/%s: %s", self.spec.namespace, self.spec.name, why)
         for process in self._processes.values():
             process.ends(Exit(137, time.time_ns(), "Error", why), silent=True)

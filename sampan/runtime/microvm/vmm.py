@@ -38,6 +38,7 @@ class MachineSpec:
     held: bool = False  # restored, and not to run before `resume`
     tap: int = -1  # a descriptor to become a tap, in the VMM's own network namespace
     ports: Mapping[tuple[str, int, int], str] = field(default_factory=dict)
+    reach: tuple[str, ...] = ()  # without a tap: networks of 127/8 that are the cluster's
     uid: int = 0  # whom the VMM runs as; 0: as we do
     copied: bool = False  # it will stand still, and others are copies of it
 
