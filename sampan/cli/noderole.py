@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import os
 import logging
+import os
 import signal
 from collections.abc import Callable
 from typing import Any
