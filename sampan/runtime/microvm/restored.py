@@ -114,7 +114,7 @@ class RestoredSandbox(MicroSandbox):
         await self._volumes.renew(container, snapshot.volumes)
         await link.call(Type.UPDATE, [(Key.TARGET, snapshot.number), THAW])
         self._save()
-        self._watch()
+        self._own(self._await_end(), "microVM")
         return process
 
     def _process_of(self, container: ContainerSpec, snapshot: Snapshot) -> MicroProcess:
