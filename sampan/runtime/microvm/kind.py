@@ -171,7 +171,9 @@ class MicroVMKind:
             else:
                 # A kernel of the pod's own: no other asks for its like.
                 driver, template = await self.template(memory, cpus, boot_files)
-                started = await clone(driver.start, template, self._machines, ports, reach=spec.network.reach)
+                started = await clone(
+                    driver.start, template, self._machines, ports, reach=spec.network.reach
+                )
         except MicroVMError as error:
             raise CannotStart(f"microVM: {error}") from error
         except OSError as error:

@@ -115,8 +115,12 @@ class QemuMachine(Attendant):
         forwards = [{"str": forward} for forward in forwarded(spec)]
         await asyncio.gather(
             self.control.command(
-                "netdev_add", type="user", id="out", ipv6=False,
-                restrict=not usernet.leads_out(spec), hostfwd=forwards,
+                "netdev_add",
+                type="user",
+                id="out",
+                ipv6=False,
+                restrict=not usernet.leads_out(spec),
+                hostfwd=forwards,
             ),
             self.control.command("netdev_add", type="hubport", id="port", hubid=0, netdev="out"),
         )
