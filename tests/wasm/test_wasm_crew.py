@@ -154,6 +154,30 @@ async def test_another_that_dies_costs_its_requests_only(lab: Lab, web: Path) ->
         )
 
 
+@TWO
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: cgroups")
+async def test_a_changed_cpu_limit_changes_how_many_there_are(lab: Lab, web: Path) -> None:
+    one, two = (Resources(cpu_quota=cores * 100_000, cpu_period=100_000) for cores in (1, 2))
+    sandbox = await lab.pod(cgroup_parent=f"/sampan-test-{os.getpid()}")
+    image = artifact(web, labels={"sampan.dev/http": "wagi"})
+    container = lab.container("web.wasm", resources=one)
+    process = await sandbox.start(container, image)
+    service = Service(sandbox.spec.network.addresses[0], process)
+    load = Load(service, 6)
+    async with load.running():
+        began = sum(load.answers)
+        await load.until(lambda: sum(load.answers) > began + 300)  # seconds of work for one
+        assert workers_of(process.pid) == {process.pid}
+        await sandbox.update(container.id, two)
+        await load.until(lambda: len(workers_of(process.pid)) == 2)
+        [other] = workers_of(process.pid) - {process.pid}
+        await sandbox.update(container.id, one)
+        await ended(other)  # and nobody's request is lost
+        await load.until(lambda: workers_of(process.pid) == {process.pid})
+    await sandbox.stop(0)
+
+
 def test_how_many_there_may_be() -> None:
     served = Served("wagi", 80, 30, 1000, concurrency=3)
     unlimited = Resources()

@@ -3,6 +3,7 @@
 The control socket takes SOCK_SEQPACKET connections from the runtime. The first packet says what for:
 
     L + a descriptor     go on logging in this file (rotation); answered with one packet L
+    P<number>            be so many processes at most from now on, if it is a service; answered with one packet P
     A<flags>             attach; flags i, o, e. Output comes as packets `o…` and `e…`, input goes as packets of bytes;
                          shutting down the sending side ends the input
 
@@ -16,6 +17,10 @@ import select
 import socket
 
 from sampan.runtime.wasm.log import Log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BACKLOG_LIMIT = 1 << 20
 PACKET = 32 * 1024
@@ -39,6 +44,7 @@ class Console:
         self._clients: dict[int, Client] = {}
         self.stdin = -1  # write end of the guest's standard input
         self.stdin_once = False
+        self.allow: Callable[[int], None] = lambda _: None  # what P is for
         if listener is not None:
             listener.setblocking(False)
             poll.register(listener.fileno(), select.EPOLLIN)
@@ -104,6 +110,9 @@ class Console:
         elif data[:1] == b"L" and ancillary:
             self.log.reopen(int.from_bytes(ancillary[0][2][:4], "little"))
             self._send(client, b"L")
+        elif data[:1] == b"P" and data[1:].isdigit():
+            self.allow(int(data[1:]))
+            self._send(client, b"P")
         else:
             self._drop(client)
 

@@ -8,7 +8,8 @@ hold a thread, and the connections that each has.
 
 Lines are SOCK_SEQPACKET. Between the first and the zygote: `more<slot>` with the listener, the pipe and the board goes, `extra<slot>`
 with a line comes back, or `none`. Between the first and another: `ready` and `error…` from the other once; `take` with a
-connection either way; `bye` from the other, answered with `go`; `end` from the first, to finish what is under way.
+connection either way; `bye` from the other, answered with `go`; from the first `leave`, when there are too many, and
+`end`, to finish what is under way.
 """
 
 from __future__ import annotations
@@ -42,9 +43,17 @@ class Crew:
     """This process's part in it. Everything here is done by the thread that leads, but for counting in `held`."""
 
     def __init__(
-        self, server: Server, slot: int, most: int, board: int, line: socket.socket | None
+        self,
+        server: Server,
+        slot: int,
+        most: int,
+        board: int,
+        line: socket.socket | None,
+        allowed: int,
     ) -> None:
-        """`line`: to the zygote for the first (slot 0), to the first for the others; None: nobody to ask."""
+        """`line`: to the zygote for the first (slot 0), to the first for the others; None: nobody to ask.
+        `most` there is room for, `allowed` may be, until that is changed."""
+        self.allowed = allowed
         self.server, self.slot, self.most, self.board = server, slot, most, board
         numbers = memoryview(mmap.mmap(board, 2 * most * _ITEM)).cast("i")
         self.held, self.open = numbers[:most], numbers[most:]  # by slot
@@ -87,7 +96,18 @@ class Crew:
             return
         if busy >= BUSY and own > 1:
             self._relieve(own, now)
-        elif self.slot and now - self.asked_at > IDLE and not self.parting:
+        elif self.slot and now - self.asked_at > IDLE:
+            self._part()
+
+    def allow(self, number: int) -> None:
+        """In the first: the CPU limit was changed. Those that are too many give their connections back, and go."""
+        self.allowed = max(1, min(number, self.most))
+        present = [slot for slot in sorted(self.lines) if slot not in self.absent]
+        for slot in present[self.allowed - 1 :]:
+            self._say(slot, b"leave")
+
+    def _part(self) -> None:
+        if not self.parting:
             self.parting = True
             self.server.poll.unregister(self.server.listener.fileno())
             self._say(0, b"bye")
@@ -101,7 +121,9 @@ class Crew:
         )
         if least >= 0 and own - self.open[least] > 1:
             self._give(least, (own - self.open[least]) // 2)
-        elif self.zygote is not None and len(self.lines) + 1 < self.most and now >= self.ask_from:
+        elif (
+            self.zygote is not None and len(self.lines) + 1 < self.allowed and now >= self.ask_from
+        ):
             self.ask_from = now + RETRY
             slot = next(slot for slot in range(1, self.most) if slot not in self.lines)
             descriptors = [self.server.listener.fileno(), 2, self.board]
@@ -170,6 +192,8 @@ class Crew:
         elif data == b"bye":
             self.absent.add(slot)
             self._say(slot, b"go")
+        elif data == b"leave" and not self.server.draining:
+            self._part()
         elif data == b"go":
             self._give(0, len(self.server.connections.open))
             self.server.drain(listening=False)

@@ -105,7 +105,8 @@ class Server:
         self.date = b""
         self.stderr = -1
         slot, board, line = worker.launch["slot"], worker.board, worker.line
-        self.crew = Crew(self, slot, http["processes"], board, line)
+        self.crew = Crew(self, slot, http["most"], board, line, http["processes"])
+        self.console.allow = self.crew.allow
         self.held = self.crew.held  # guests in threads that do not lead, of each process
 
     def run(self, service: Service) -> tuple[int, str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import marshal
 import os
 
-PROTOCOL = 3
+PROTOCOL = 4
 RUN, HTTP, EXEC = "run", "http", "exec"
 WAGI, WASI = "wagi", "wasi"  # protocols of an HTTP service
 NO_LIMIT = -1
@@ -37,7 +37,7 @@ FIELDS = {
     "groups": "list of supplementary groups",
     "limits": "of one instance, see engine.Limits: memory (bytes), table_elements, instances, tables, memories; -1: none",
     "network": "bool: the guest may use sockets (preview 2)",
-    "http": "protocol (wagi | wasi), address, port, timeout (s), max_body (bytes), concurrency, processes",
+    "http": "protocol (wagi | wasi), address, port, timeout (s), max_body (bytes), concurrency, processes, most",
     "slot": "place in its crew (crew.py), 0: the first",
 }
 

@@ -98,12 +98,17 @@ def service(
     )
 
 
-def processes(service: Service, resources: Resources, cores: int) -> int:
-    """How many may serve at once: a core each, of those that its CPU limit leaves it, and a request each."""
+def cores(resources: Resources, machine: int) -> int:
+    """Of the machine's, those that the CPU limit leaves, rounded up."""
     if resources.cpu_quota > 0:
         period = resources.cpu_period or CPU_PERIOD
-        cores = min(cores, -(-resources.cpu_quota // period))
-    return max(1, min(cores, service.concurrency))
+        return max(1, min(machine, -(-resources.cpu_quota // period)))
+    return machine
+
+
+def processes(service: Service, resources: Resources, machine: int) -> int:
+    """How many may serve at once: a core each, of those that its CPU limit leaves it, and a request each."""
+    return max(1, min(cores(resources, machine), service.concurrency))
 
 
 def limits(image: UnpackedImage, pod: SandboxSpec, container: ContainerSpec) -> dict[str, int]:

@@ -161,6 +161,13 @@ class WasmProcess:
             if await asyncio.get_running_loop().sock_recv(connection, 8) != b"L":
                 raise SandboxError(f"the container did not open {path} again")
 
+    async def allow(self, number: int) -> None:
+        """Be so many processes at most, if it is a service. Nothing when it has ended."""
+        with contextlib.suppress(Gone), self._connect() as connection:
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(connection, b"P%d" % number)
+            await loop.sock_recv(connection, 8)  # P, or the end of a container that ends just now
+
     @contextmanager
     def _connect(self) -> Iterator[socket.socket]:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

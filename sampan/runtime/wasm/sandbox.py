@@ -90,7 +90,7 @@ class WasmSandbox:
         env = {"HOSTNAME": self.spec.hostname, **container.env}
         http: dict[str, object] = {}
         if served is not None:
-            cores = len(os.sched_getaffinity(0))
+            machine = len(os.sched_getaffinity(0))
             http = {
                 "protocol": served.protocol,
                 "address": network.bind_address(self.spec),
@@ -98,7 +98,8 @@ class WasmSandbox:
                 "timeout": served.timeout,
                 "max_body": served.max_body,
                 "concurrency": served.concurrency,
-                "processes": modules.processes(served, container.resources, cores),
+                "processes": modules.processes(served, container.resources, machine),
+                "most": modules.processes(served, Resources(), machine),
             }
         return {
             "mode": launch.HTTP if served is not None else mode,
@@ -170,6 +171,8 @@ class WasmSandbox:
                 "limits of a running container cannot change here: there is no cgroup for it"
             )
         process.cgroup.limit(resources)
+        if resources.cpu_quota:  # 0: as it was
+            await process.allow(modules.cores(resources, len(os.sched_getaffinity(0))))
 
     async def port(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await network.connect(self.spec, port)

@@ -151,7 +151,7 @@ class Worker:
             linux.setns(launch["namespace"], linux.CLONE_NEWNET)
         if launch["mode"] == HTTP and self.listener is None:
             self.listener = bind(launch["http"]["address"], launch["http"]["port"])
-            self.board = make_board(launch["http"]["processes"])
+            self.board = make_board(launch["http"]["most"])
         self.console = Console(Log(log), control, self.poll)
         os.umask(0o022)
 

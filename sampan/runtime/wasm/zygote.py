@@ -65,7 +65,7 @@ class Child:
         self.cgroups: list[str] = launch["cgroups"]
         self.line = line
         self.data = data if line is not None else b""  # the launch, as it came
-        self.most = launch["http"]["processes"] if line is not None else 0
+        self.most = launch["http"]["most"] if line is not None else 0
         self.crew: set[int] = set()  # pids of the others
         self.first = first  # pid of the first, 0: this is one
         self.grown = 0.0  # time.monotonic()
@@ -155,7 +155,7 @@ class Zygote:
         launch = unseal(data)
         program = self.programs.enter(launch)
         line = theirs = None
-        if launch["mode"] == HTTP and launch["http"]["processes"] > 1:
+        if launch["mode"] == HTTP and launch["http"]["most"] > 1:
             line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             pid = self.worker(launch, descriptors, [line.fileno()] if line else [], theirs)
