@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 INTERFACE = "eth0"
 DEFAULT_MTU = 1500
 SPARES = 2
+LATER = 0.005  # s from a pod's attachment to the making of spares: not while that pod starts
 SPARE = "spare-"  # what a spare's owner begins with
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
@@ -86,6 +87,7 @@ class BridgeNetwork:
         self._mtu = DEFAULT_MTU
         self._spares: list[str] = []  # owners
         self._attaching = 0  # calls that wait or are at work
+        self._refill: asyncio.TimerHandle | None = None
 
     async def attach(self, pod: PodRef) -> Attachment:
         self._attaching += 1
@@ -93,8 +95,8 @@ class BridgeNetwork:
             return await self._run(self._attach, pod.sandbox_id)
         finally:
             self._attaching -= 1
-            if not self._attaching and len(self._spares) < SPARES:
-                self._worker.submit(self._prepare)
+            if not self._attaching and len(self._spares) < SPARES and self._refill is None:
+                self._refill = asyncio.get_running_loop().call_later(LATER, self._fill)
 
     async def detach(self, pod: PodRef) -> None:
         await self._run(self._detach, pod.sandbox_id)
@@ -113,6 +115,8 @@ class BridgeNetwork:
 
     async def close(self) -> None:
         """End the worker. The network itself stays for the pods that run. Idempotent."""
+        if self._refill is not None:
+            self._refill.cancel()
         with contextlib.suppress(RuntimeError):  # closed before
             self._worker.submit(self._drop_spares)
         self._worker.shutdown(wait=False)
@@ -192,6 +196,11 @@ class BridgeNetwork:
                     self._spares.append(owner)
         except (NetworkError, OSError) as error:
             log.info("no network is kept for the next pod: %s", error)
+
+    def _fill(self) -> None:
+        self._refill = None
+        with contextlib.suppress(RuntimeError):  # closed meanwhile
+            self._worker.submit(self._prepare)
 
     def _drop_spares(self) -> None:
         while self._spares:

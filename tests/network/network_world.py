@@ -18,7 +18,7 @@ from dnslib import DNSRecord
 from network_forgeries import arrived
 from test_network_services import endpoints, service
 
-from sampan.network import netns, zone
+from sampan.network import bridge, netns, zone
 from sampan.network.bridge import BridgeNetwork
 from sampan.network.dns import DNSServer, Upstream
 from sampan.network.nft import NFTProxy
@@ -159,7 +159,9 @@ def outside(instance: str = INSTANCE) -> str:
 
 async def spares(network: BridgeNetwork, neighbour: str) -> dict[str, Any]:
     """Pods `d` and `e` come and go: what they get, what is told of the spares, and how a restarted runtime sees them."""
-    await network._run(lambda: None)  # the worker thread has made them
+    async with asyncio.timeout(10):
+        while len(network._spares) < bridge.SPARES:
+            await asyncio.sleep(0.001)
     waiting = [network._pool.owners()[owner] for owner in network._spares]
     found: dict[str, Any] = {"waiting": len(waiting), "told": len(await network.owners())}
     after = BridgeNetwork(network._pool.directory.parent, POD_CIDR, INSTANCE)
