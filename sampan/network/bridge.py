@@ -51,11 +51,12 @@ Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 
 
-def has_link(name: str) -> bool:
+def index_of(link: str) -> int:
+    """0: there is none. By ioctl, which is quicker than a message."""
     try:
-        return socket.if_nametoindex(name) > 0
+        return socket.if_nametoindex(link)
     except OSError:
-        return False
+        return 0
 
 
 def filter_bridged() -> str:
@@ -153,10 +154,14 @@ class BridgeNetwork:
     # Work, in the worker thread
 
     def _attach(self, sandbox_id: str) -> Attachment:
+        if (
+            len(sandbox_id) == 64
+            and sandbox_id not in self._pool.owners()
+            and self._take_spare(sandbox_id)
+        ):
+            return self._attachment(self._pool.owners()[sandbox_id])
         with Netlink() as netlink:
             self._ensure_bridge(netlink)
-            if sandbox_id not in self._pool.owners() and self._take_spare(netlink, sandbox_id):
-                return self._attachment(self._pool.owners()[sandbox_id])
             address = self._pool.take(sandbox_id)
             try:
                 try:
@@ -170,12 +175,12 @@ class BridgeNetwork:
                 raise
         return self._attachment(address)
 
-    def _take_spare(self, netlink: Netlink, sandbox_id: str) -> bool:
+    def _take_spare(self, sandbox_id: str) -> bool:
         """Give the pod a spare. False: there is none that is still wired as it was."""
         while self._spares:
             owner = self._spares.pop(0)
-            link = netlink.link(self._veth(self._pool.owners()[owner]))
-            if link is not None and link.up and link.master == self._bridge_index:
+            veth = self._veth(self._pool.owners()[owner])
+            if index_of(veth) and index_of(self.bridge) == self._bridge_index:
                 self._pool.hand_over(owner, sandbox_id)
                 return True
             self._detach(owner)  # somebody has removed the bridge, or a link
@@ -186,7 +191,7 @@ class BridgeNetwork:
         try:
             with Netlink() as netlink:
                 while len(self._spares) < SPARES and not self._attaching:
-                    owner = SPARE + secrets.token_hex(6)
+                    owner = SPARE + secrets.token_hex(29)  # as long as a sandbox's id
                     address = self._pool.take(owner)
                     try:
                         self._ensure_pod(netlink, address)
@@ -215,7 +220,7 @@ class BridgeNetwork:
             if link.master != self._bridge_index or not link.up:
                 netlink.enslave(link.index, self._bridge_index)
             return
-        if has_link(
+        if index_of(
             veth
         ):  # half-made by a process that was killed; asking costs less than a deletion in vain
             netlink.delete_link(veth)
