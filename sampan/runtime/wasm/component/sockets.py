@@ -7,6 +7,7 @@ namespace of the pod there are none, as the host's network is nobody's to give.
 from __future__ import annotations
 
 import errno
+import select
 import socket
 
 from sampan.runtime.wasm.component.guest import Guest, Refused, Resource
@@ -174,14 +175,46 @@ def fixed(level: int, option: int) -> Callable[[Socket], tuple[int, int]]:
     return lambda _: (level, option)
 
 
-def buffers(resource: str) -> dict[str, Callable[..., Any]]:
-    """The four functions for the sizes of a socket's buffers."""
-    found: dict[str, Callable[..., Any]] = {}
+def start_bind(guest: Guest, one: Socket, network: Network, address: Any) -> None:
+    one.expect("new")
+    one.socket.bind(host_address(one.family, address))
+    one.state = "binding"
+
+
+def finish_bind(guest: Guest, one: Socket) -> None:
+    one.expect("binding", otherwise="not-in-progress")
+    one.state = "bound"
+
+
+def peer_address(family: str, address: Any) -> tuple[Any, ...]:
+    """Where to connect, which must be somewhere."""
+    remote = host_address(family, address)
+    if not remote[1] or remote[0] in ("0.0.0.0", "::"):
+        raise Refused("invalid-argument")
+    return remote
+
+
+def happens(fd: int, mask: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, mask)
+    return bool(poll.poll(0))
+
+
+def common(resource: str) -> dict[str, Callable[..., Any]]:
+    """The methods that both kinds of socket have."""
+    found: dict[str, Callable[..., Any]] = {
+        "start-bind": refusing(start_bind),
+        "finish-bind": finish_bind,
+        "local-address": refusing(local_address),
+        "remote-address": refusing(remote_address),
+        "address-family": lambda _, one: one.family,
+        "subscribe": lambda _, one: Pollable(one),
+    }
     for name, number in (("receive", socket.SO_RCVBUF), ("send", socket.SO_SNDBUF)):
         option = fixed(socket.SOL_SOCKET, number)
-        found[f"[method]{resource}.{name}-buffer-size"] = reads(option)
-        found[f"[method]{resource}.set-{name}-buffer-size"] = writes(option, _MOST)
-    return found
+        found[f"{name}-buffer-size"] = reads(option)
+        found[f"set-{name}-buffer-size"] = writes(option, _MOST)
+    return {f"[method]{resource}.{name}": serve for name, serve in found.items()}
 
 
 # -- names --------------------------------------------------------------------------------------------------------

@@ -14,18 +14,17 @@ from sampan.runtime.wasm.component.guest import NEVER, Guest, Refused
 from sampan.runtime.wasm.component.sockets import (
     Network,
     Socket,
-    buffers,
+    common,
     fixed,
+    happens,
     hop_limit,
-    host_address,
-    local_address,
     make,
+    peer_address,
     reads,
     refusing,
-    remote_address,
     writes,
 )
-from sampan.runtime.wasm.component.streams import PERMIT, InputStream, OutputStream, Pollable
+from sampan.runtime.wasm.component.streams import PERMIT, InputStream, OutputStream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,11 +51,7 @@ class TcpSocket(Socket):
 
     def ready(self) -> bool:
         fd, mask, _ = self.event()
-        if not mask or self.closed:
-            return True
-        poll = select.poll()
-        poll.register(fd, mask)
-        return bool(poll.poll(0))
+        return not mask or self.closed or happens(fd, mask)
 
     def event(self) -> tuple[int, int, float]:
         masks = {"connecting": select.POLLOUT, "listening": select.POLLIN}
@@ -71,9 +66,7 @@ class _Receiver:
         self.socket = connection.dup()
 
     def ready(self) -> bool:
-        poll = select.poll()
-        poll.register(self.socket.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+        return happens(self.socket.fileno(), select.POLLIN)
 
     def event(self) -> tuple[int, int, float]:
         return self.socket.fileno(), select.POLLIN, NEVER
@@ -139,22 +132,9 @@ def create(guest: Guest, family: str) -> TcpSocket:
     return TcpSocket(family, made)
 
 
-def start_bind(guest: Guest, one: TcpSocket, network: Network, address: Any) -> None:
-    one.expect("new")
-    one.socket.bind(host_address(one.family, address))
-    one.state = "binding"
-
-
-def finish_bind(guest: Guest, one: TcpSocket) -> None:
-    one.expect("binding", otherwise="not-in-progress")
-    one.state = "bound"
-
-
 def start_connect(guest: Guest, one: TcpSocket, network: Network, address: Any) -> None:
     one.expect("new", "bound")
-    remote = host_address(one.family, address)
-    if not remote[1] or remote[0] in ("0.0.0.0", "::"):
-        raise Refused("invalid-argument")
+    remote = peer_address(one.family, address)
     result = one.socket.connect_ex(remote)
     if result not in (0, errno.EINPROGRESS):
         one.state = "closed"
@@ -220,17 +200,13 @@ _S = "[method]tcp-socket"
 INTERFACES: dict[str, dict[str, Callable[..., Any]]] = {
     "wasi:sockets/tcp-create-socket": {"create-tcp-socket": refusing(create)},
     "wasi:sockets/tcp": {
-        f"{_S}.start-bind": refusing(start_bind),
-        f"{_S}.finish-bind": finish_bind,
+        **common("tcp-socket"),
         f"{_S}.start-connect": refusing(start_connect),
         f"{_S}.finish-connect": refusing(finish_connect),
         f"{_S}.start-listen": refusing(start_listen),
         f"{_S}.finish-listen": finish_listen,
         f"{_S}.accept": refusing(accept),
-        f"{_S}.local-address": refusing(local_address),
-        f"{_S}.remote-address": refusing(remote_address),
         f"{_S}.is-listening": lambda _, one: one.state == "listening",
-        f"{_S}.address-family": lambda _, one: one.family,
         f"{_S}.set-listen-backlog-size": refusing(set_backlog),
         f"{_S}.keep-alive-enabled": refusing(
             lambda _, one: bool(one.socket.getsockopt(*_keep_alive(one)))
@@ -254,8 +230,6 @@ INTERFACES: dict[str, dict[str, Callable[..., Any]]] = {
         ),
         f"{_S}.hop-limit": reads(hop_limit),
         f"{_S}.set-hop-limit": writes(hop_limit, 255),
-        **buffers("tcp-socket"),
-        f"{_S}.subscribe": lambda _, one: Pollable(one),
         f"{_S}.shutdown": refusing(shutdown),
     },
 }

@@ -7,17 +7,16 @@ import socket
 
 from sampan.runtime.wasm.component.guest import NEVER, Guest, Refused, Resource, Stop
 from sampan.runtime.wasm.component.sockets import (
-    Network,
     Socket,
-    buffers,
+    common,
     guest_address,
+    happens,
     hop_limit,
     host_address,
-    local_address,
     make,
+    peer_address,
     reads,
     refusing,
-    remote_address,
     writes,
 )
 from sampan.runtime.wasm.component.streams import Pollable
@@ -65,11 +64,7 @@ class Datagrams(Resource):
         self.socket.close()
 
     def ready(self) -> bool:
-        if self.over:
-            return True
-        poll = select.poll()
-        poll.register(self.socket.fileno(), self.mask)
-        return bool(poll.poll(0))
+        return self.over or happens(self.socket.fileno(), self.mask)
 
     def event(self) -> tuple[int, int, float]:
         return (-1, 0, 0.0) if self.over else (self.socket.fileno(), self.mask, NEVER)
@@ -95,26 +90,13 @@ def create(guest: Guest, family: str) -> UdpSocket:
     return UdpSocket(family, make(guest, family, socket.SOCK_DGRAM))
 
 
-def start_bind(guest: Guest, one: UdpSocket, network: Network, address: Any) -> None:
-    one.expect("new")
-    one.socket.bind(host_address(one.family, address))
-    one.state = "binding"
-
-
-def finish_bind(guest: Guest, one: UdpSocket) -> None:
-    one.expect("binding", otherwise="not-in-progress")
-    one.state = "bound"
-
-
 def stream(guest: Guest, one: UdpSocket, address: Any) -> list[Datagrams]:
     """A new pair; the one before has no more use."""
     one.expect("bound", "connected")
     for former in one.streams:
         former.over = True
     one.streams = []
-    remote = host_address(one.family, address) if address is not None else None
-    if remote is not None and (not remote[1] or remote[0] in ("0.0.0.0", "::")):
-        raise Refused("invalid-argument")
+    remote = peer_address(one.family, address) if address is not None else None
     if one.state == "connected":
         _disconnect(one)
     if remote is not None:
@@ -193,16 +175,10 @@ _S = "[method]udp-socket"
 INTERFACES: dict[str, dict[str, Callable[..., Any]]] = {
     "wasi:sockets/udp-create-socket": {"create-udp-socket": refusing(create)},
     "wasi:sockets/udp": {
-        f"{_S}.start-bind": refusing(start_bind),
-        f"{_S}.finish-bind": finish_bind,
+        **common("udp-socket"),
         f"{_S}.stream": refusing(stream),
-        f"{_S}.local-address": refusing(local_address),
-        f"{_S}.remote-address": refusing(remote_address),
-        f"{_S}.address-family": lambda _, one: one.family,
         f"{_S}.unicast-hop-limit": reads(hop_limit),
         f"{_S}.set-unicast-hop-limit": writes(hop_limit, 255),
-        **buffers("udp-socket"),
-        f"{_S}.subscribe": lambda _, one: Pollable(one),
         "[method]incoming-datagram-stream.receive": refusing(receive),
         "[method]incoming-datagram-stream.subscribe": lambda _, incoming: Pollable(incoming),
         "[method]outgoing-datagram-stream.check-send": check_send,
