@@ -14,6 +14,7 @@ from sampan.cri.streams import Streams
 from sampan.image import UnpackedImage
 from sampan.runtime.sandbox import (
     CannotStart,
+    Device,
     ExecRequest,
     Gone,
     Mount,
@@ -301,6 +302,9 @@ async def test_what_cannot_start_says_why(lab: Lab, tmp_path: Path, cli: Path) -
         await lab.run(artifact(text))
     with pytest.raises(CannotStart, match=r"other\.wasm: no such module"):
         await lab.run(artifact(cli), "other.wasm")
+    block = (Device("/dev/null", "/dev/xvda"),)
+    with pytest.raises(CannotStart, match=r"/dev/xvda \(volumeDevices.*no devices"):
+        await lab.run(artifact(cli), "cli.wasm", "args", devices=block)
     _, process = await lab.run(artifact(library))
     ended = await process.wait()
     assert ended.reason == "ContainerCannotRun"

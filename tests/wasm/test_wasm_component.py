@@ -185,6 +185,42 @@ async def test_failures_are_told(service: Service) -> None:
     assert (await fetch(service, "/"))[0] == 200
 
 
+STRANGER = """
+(component
+  (import "wasi:http/types@0.2.0" (instance $types
+    (export "incoming-request" (type (sub resource)))
+    (export "response-outparam" (type (sub resource)))))
+  (alias export $types "incoming-request" (type $request))
+  (alias export $types "response-outparam" (type $out))
+  (import "INTERFACE" (instance $strange (export "conjure" (func))))
+  (core func $conjure (canon lower (func $strange "conjure")))
+  (core module $code
+    (import "host" "conjure" (func $conjure))
+    (func (export "handle") (param i32 i32) (call $conjure)))
+  (core instance $made (instantiate $code
+    (with "host" (instance (export "conjure" (func $conjure))))))
+  (func $handle (param "request" (own $request)) (param "response-out" (own $out))
+    (canon lift (core func $made "handle")))
+  (instance $handler (export "handle" (func $handle)))
+  (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))
+"""
+
+
+@pytest.mark.parametrize("interface", ["example:own/magic@1.0.0", "wasi:cli/exit@0.2.7"])
+async def test_a_function_that_is_not_provided_traps(
+    http_lab: Lab, tmp_path: Path, interface: str
+) -> None:
+    """Of an interface that is not here, and of one that is. It starts all the same."""
+    from wasmtime import wat2wasm
+
+    module = tmp_path / "stranger.wasm"
+    module.write_bytes(wat2wasm(STRANGER.replace("INTERFACE", interface)))
+    service = await serve(http_lab, module)
+    assert (await service.get("/"))[0] == 500
+    await logged(service.process, "conjure")
+    assert (await service.get("/"))[0] == 500, "and serves on"
+
+
 async def test_environment_and_log(service: Service) -> None:
     env = dict(
         line.split("=", 1) for line in (await fetch(service, "/env"))[2].decode().splitlines()

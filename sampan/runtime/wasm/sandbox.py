@@ -49,6 +49,11 @@ class WasmSandbox:
     async def start(self, container: ContainerSpec, image: UnpackedImage) -> WasmProcess:
         if self._stopped:
             raise Gone(f"pod {self.spec.name} was stopped")
+        if container.devices:
+            raise CannotStart(
+                f"container {container.name} asks for {container.devices[0].target} (volumeDevices, or a device plugin's): "
+                "this pod is WebAssembly, and there are no devices in it; mount a volume that has a file system"
+            )
         what = await self.plan(container, image, container.args, launch.RUN)
         cgroup = Cgroup(self.spec.cgroup_parent, container.id)
         control = self.control(container.id)
