@@ -78,5 +78,9 @@ class Boat(Cluster):
             await client.close()
         raise SystemExit("the node does not renew its lease")
 
+    @property
+    def address(self) -> str:
+        return f"https://127.0.0.1:{self.ports[0]}"
+
     def pids(self) -> set[int]:
         return processes.marked(str(self.data))

@@ -1,6 +1,6 @@
 """A whole cluster by `sampan up`: how fast it starts, what it costs idle, and how fast one manifest becomes running pods.
 
-    python -m bench.cluster [--starts 5] [--rollouts 10] [--scales 3] [--kind wasm --kind container]
+    python -m bench.cluster [--starts 5] [--objects 30000] [--rollouts 10] [--scales 3] [--kind wasm --kind container]
 
 The clock is outside: it starts with the command or the request, and stops when `up` says so or when a watch over HTTPS
 shows the status. Images are on the node beforehand. As root everything runs in a network namespace of its own, this process
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 import uvloop
 
-from bench import processes
+from bench import laden, processes
 from bench.boat import AS_ROOT, HELLO, LONGEST, ROOT, Boat
 from bench.rollout import connected, spread
 from bench.table import Figure, number, progress, show
@@ -76,6 +76,33 @@ def idle(boat: Boat, when: str, budget: float | None) -> list[Figure]:
     ]  # fmt: skip
 
 
+def many(objects: int) -> list[Figure]:
+    """The server process of a whole cluster (API, controllers, scheduler) with so many objects, and its next start."""
+    boat = Boat()
+    try:
+        boat.up()
+        [server] = [pid for pid in boat.pids() if processes.command(pid) == "sampan-server"]
+        sizes = [uvloop.run(laden.settled(server))]
+        uvloop.run(laden.load(boat, objects))
+        sizes.append(processes.pss(server) / 1024)
+        uvloop.run(laden.unload(boat))
+        sizes.append(uvloop.run(laden.settled(server)))
+        uvloop.run(laden.load(boat, objects))
+        boat.sampan("down", timeout=LONGEST)
+        steps = boat.up()
+    finally:
+        boat.stop()
+        boat.remove()
+    text = f"start with {objects:,} ConfigMaps in the store"
+    return [
+        Figure("server process, idle", sizes[0], "MB", 70, False),
+        Figure(f"server process, after {objects:,} creates", sizes[1], "MB", 200, False),
+        Figure("server process, after they were deleted", sizes[2], "MB", 70, False),
+        Figure(f"{text} → API ready", steps["api"][0], "s", 2, False),
+        Figure(f"{text} → node Ready", steps["node"][0], "s", least=False),
+    ]
+
+
 async def pods(boat: Boat, kinds: Sequence[str], options: argparse.Namespace) -> list[Figure]:
     async with connected(boat) as bench:
         figures = []
@@ -100,6 +127,7 @@ def build(boat: Boat, kinds: Sequence[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="A whole cluster by `sampan up`.")
     parser.add_argument("--starts", type=int, default=5)
+    parser.add_argument("--objects", type=int, default=30000)
     parser.add_argument("--rollouts", type=int, default=10)
     parser.add_argument("--scales", type=int, default=3)
     parser.add_argument("--kind", action="append", choices=KINDS)
@@ -113,6 +141,7 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), path)))
     kinds = options.kind or KINDS
     figures = starts(options.starts) if options.starts else []
+    figures += many(options.objects) if options.objects else []
     boat = Boat()
     try:
         boat.up()

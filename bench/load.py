@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import orjson
 
@@ -64,10 +65,19 @@ def raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+class Reached(Protocol):
+    """A server that is up: its https URL, and the data directory that has its authority and its admin's certificate."""
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def data(self) -> Path: ...
+
+
 class Client:
     """Connections with the admin's certificate, one request at a time on each."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Reached) -> None:
         self.host, _, port = server.address.removeprefix("https://").rpartition(":")
         self.port = int(port)
         self.context = ssl.create_default_context(cafile=str(server.data / "pki/ca.crt"))

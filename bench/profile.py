@@ -18,7 +18,8 @@ from pathlib import Path
 
 import uvloop
 
-from bench.apiserver import CONNECTIONS, LIST, MAP, MAPS, WRITERS, Bench
+from bench.apiserver import CONNECTIONS, LIST, Bench
+from bench.laden import MAP, MAPS, WRITERS
 from bench.load import HAS_WRK, Server
 from bench.table import progress
 
