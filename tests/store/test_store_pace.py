@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sampan.store import sqlite
-from sampan.store.pace import CHECKPOINT, LONGEST, PENALTY, QUICK, SMALL, Pace
+from sampan.store.pace import CHECKPOINT, LONGEST, PENALTY, QUICK, RECENT, SMALL, Pace
 from sampan.store.sqlite import SQLiteStore
 
 
@@ -33,14 +33,26 @@ def test_much_is_never_waited_for() -> None:
     assert not Pace().on_loop(SMALL + 1)
 
 
+def test_one_commit_that_took_long_is_no_slow_disk() -> None:
+    pace = Pace()
+    for number in range(1000):
+        assert pace.on_loop(0)
+        pace.took(5 * QUICK if number % 20 == 0 else QUICK / 10)
+
+
+def test_a_disk_that_hangs_is_slow_at_once() -> None:
+    pace = Pace()
+    pace.took(1.0)
+    assert away(pace) == PENALTY
+
+
 def test_a_slow_disk_is_asked_less_and_less_often() -> None:
     pace = Pace()
+    pace.took(RECENT * QUICK * 2)
     seen = []
     for _ in range(10):
-        assert pace.on_loop(0)
-        pace.took(QUICK * 1.1)
         seen.append(away(pace))
-        assert pace.on_loop(0)
+        pace.took(QUICK * 1.1)
     assert seen == [min(PENALTY << n, LONGEST) for n in range(10)]
 
 
@@ -48,7 +60,7 @@ def test_a_disk_that_became_quick_is_trusted_again() -> None:
     pace = Pace()
     pace.took(1.0)
     away(pace)
-    for _ in range(2 * PENALTY):
+    for _ in range(PENALTY):
         pace.took(0.0)
     pace.took(1.0)
     assert away(pace) == PENALTY
