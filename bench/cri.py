@@ -2,13 +2,15 @@
 
     python -m bench.cri [--pods 20] [--kind wasm --kind container]
 
-The runtime is a process of its own on a temporary directory, on the loopback network; containers need root.
+The runtime is a process of its own on a temporary directory, on the loopback network; containers need root. With root, wasm pods
+are measured again as a node has them: each in a network namespace on the bridge, and in cgroups.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import os
 import shutil
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,9 @@ from sampan.image.store import ImageStore
 from sampan.runtime.wasm.kind import SMALLEST
 
 ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = ROOT / "tests" / "runtime" / "runtime_process.py"
 PARALLEL = 30
+CIDR = "10.99.0.0/24"
 Peer = tuple[float | None, float | None, float | None]  # start ms, 30 at once s, memory MB
 PAUSE = "docker.io/library/pause:latest"
 NO_PEER: Peer = (None, None, None)
@@ -89,20 +94,46 @@ def beside(figure: float | None, unit: str, *more: str) -> str:
     return ", ".join((*([f"podman {number(figure)} {unit}"] if figure else []), *more))
 
 
+@contextlib.asynccontextmanager
+async def running(base: Path, *network: str) -> AsyncIterator[tuple[Runtime, int]]:
+    """A runtime, and the pid of its process; with a CIDR it has a network of its own with a bridge in it."""
+    runtime = Runtime(base, base / "images")
+    command = [sys.executable, str(PROGRAM), str(base), str(base / "images"), *network]
+    command.insert(4, runtime.config.instance)
+    process = subprocess.Popen(
+        ["unshare", "--net", *command] if network else command,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None
+    await asyncio.to_thread(process.stdout.readline)
+    try:
+        yield runtime, process.pid
+    finally:
+        await runtime.clean()
+        await runtime.client.close()
+        process.kill()
+        process.wait()
+
+
 class Bench:
-    def __init__(self, runtime: Runtime, kind: str) -> None:
+    def __init__(self, runtime: Runtime, kind: str, cgroups: str = "") -> None:
+        """`cgroups`: what the names of the pods' cgroups begin with, "" for none."""
         self.runtime = runtime
         self.kind = kind
+        self.cgroups = cgroups
         self.serial = itertools.count()
 
     async def start(self) -> float:
         """One pod with one container, ms: RunPodSandbox, CreateContainer and StartContainer, one after the other."""
         client, name = self.runtime.client, f"bench{next(self.serial)}"
         logs = str(self.runtime.base / "logs" / name)
-        pod = {
+        pod: dict[str, Any] = {
             "metadata": {"name": name, "uid": name, "namespace": "default"},
             "log_directory": logs,
         }
+        if self.cgroups:
+            pod["linux"] = {"cgroup_parent": f"/{self.cgroups}-{name}"}
         container = {"metadata": {"name": "main"}, "log_path": "main.log", **CONTAINERS[self.kind]}
         began = time.perf_counter()
         made = await client.run_pod_sandbox(config=pod, runtime_handler=self.kind)
@@ -111,6 +142,20 @@ class Bench:
         )
         await client.start_container(container_id=created.container_id)
         return (time.perf_counter() - began) * 1e3
+
+    async def as_on_a_node(self, pods: int) -> list[Figure]:
+        start, parallel, _ = BUDGETS[self.kind]
+        await self.start()
+        times = [await self.start() for _ in range(pods)]
+        began = time.perf_counter()
+        await asyncio.gather(*(self.start() for _ in range(PARALLEL)))
+        together = time.perf_counter() - began
+        name = f"{self.kind}, on the bridge and in cgroups"
+        best = f"best {min(times):.0f}, worst {max(times):.0f}"
+        return [
+            Figure(f"{name}: pod and container start", statistics.median(times), "ms", start, False, note=best),
+            Figure(f"{name}: {PARALLEL} at once", together, "s", parallel, False),
+        ]  # fmt: skip
 
     async def run(self, pods: int, peer: Peer, other: Peer) -> list[Figure]:
         start, parallel, memory = BUDGETS[self.kind]
@@ -142,40 +187,28 @@ async def main(kinds: list[str], pods: int) -> None:
     store.load(base / "idle.wasm", "example.org/idle:1")
     if busybox.binary():
         store.load(busybox.write_layout(base / "layout"))
-    runtime = Runtime(base, base / "images")
-    program = ROOT / "tests" / "runtime" / "runtime_process.py"
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, str(program), str(base), str(base / "images"), runtime.config.instance],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert process.stdout is not None
-    await asyncio.to_thread(process.stdout.readline)
-    figures = [
-        Figure(
-            "runtime: process start to socket",
-            (time.perf_counter() - began) * 1e3,
-            "ms",
-            300,
-            False,
-        ),
-        Figure("runtime: idle (PSS)", pss(process.pid) / 1024, "MB", 20, False),
-    ]
     peers, remarks = (NO_PEER, NO_PEER), list[str]()
+    began = time.perf_counter()
     try:
-        if "container" in kinds:
-            first, second, remarks = await stock(base / "stock", pods)
-            peers = (first, second)
-        for kind in kinds:
-            progress(f"{kind}: {pods + PARALLEL + 1} pods")
-            beside_it = peers if kind == "container" else (NO_PEER, NO_PEER)
-            figures += await Bench(runtime, kind).run(pods, *beside_it)
+        async with running(base) as (runtime, pid):
+            ready = (time.perf_counter() - began) * 1e3
+            figures = [
+                Figure("runtime: process start to socket", ready, "ms", 300, False),
+                Figure("runtime: idle (PSS)", pss(pid) / 1024, "MB", 20, False),
+            ]
+            if "container" in kinds:
+                first, second, remarks = await stock(base / "stock", pods)
+                peers = (first, second)
+            for kind in kinds:
+                progress(f"{kind}: {pods + PARALLEL + 1} pods")
+                beside_it = peers if kind == "container" else (NO_PEER, NO_PEER)
+                figures += await Bench(runtime, kind).run(pods, *beside_it)
+        if "wasm" in kinds and os.geteuid() == 0:
+            progress(f"wasm, on the bridge: {pods + PARALLEL + 1} pods")
+            async with running(base, CIDR) as (runtime, _):
+                bench = Bench(runtime, "wasm", runtime.config.instance)
+                figures += await bench.as_on_a_node(pods)
     finally:
-        await runtime.clean()
-        await runtime.client.close()
-        process.kill()
-        process.wait()
         shutil.rmtree(base, ignore_errors=True)
     show("Runtime over CRI", figures, remarks)
 

@@ -57,6 +57,8 @@ async def test_replicas_share_what_the_zygote_loaded(lab: Lab, cli: Path, web: P
     for sandbox in lab.sandboxes:
         await sandbox.stop(0)
     await until(lambda: not programs(zygote))
+    # nor does a spare keep what nobody runs, and no dead process stays
+    await until(lambda: not Path(f"/proc/{zygote}/task/{zygote}/children").read_text())
 
 
 async def test_what_components_need_comes_with_the_first(

@@ -1,6 +1,6 @@
 """The `wasm` sandbox kind: WebAssembly modules as pods.
 
-    kind.py      SandboxKind, in the runtime process        zygote.py    warm parent that forks workers (spare.py)
+    kind.py      SandboxKind, in the runtime process        zygote.py    warm parent that forks workers (spare.py, programs.py)
     sandbox.py   one pod                                     worker.py    one container: a WASI command
     process.py   one container, seen from outside            http.py      one container: an HTTP service (connections.py)
                                                              crew.py      its further processes, while it is busy

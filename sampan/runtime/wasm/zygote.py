@@ -318,7 +318,7 @@ class Zygote:
             self.spare = None
 
     def reap_all(self) -> None:
-        while self.workers or self.spare is not None:
+        while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
