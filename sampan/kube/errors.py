@@ -200,11 +200,26 @@ def service_unavailable(message: str) -> ApiError:
 # --- field errors, worded as field.Error words them -------------------------------------------------
 
 
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r",
+            "\t": "\\t", "\v": "\\v"}  # fmt: skip
+
+
 def quote(text: str) -> str:
-    """A string as Go's %q shows it, close enough for every text that can be a field value."""
+    """A string as Go's %q shows it."""
     if text.isprintable() and '"' not in text and "\\" not in text:
         return f'"{text}"'
-    return json.dumps(text, ensure_ascii=False)
+    return f'"{"".join(map(_escaped, text))}"'
+
+
+def _escaped(character: str) -> str:
+    if (short := _ESCAPES.get(character)) is not None:
+        return short
+    if character.isprintable():
+        return character
+    number = ord(character)
+    if number < 0x80:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def render(value: Any) -> str:

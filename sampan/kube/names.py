@@ -20,7 +20,7 @@ SUBDOMAIN_MAX: Final = 253
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 _HTTP_PATH = r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+"
-_UNDERSCORED = "[a-z0-9_]([-_a-z0-9]*[a-z0-9])?"
+_UNDERSCORED = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?"
 _SEARCH = rf"{_UNDERSCORED}(\.{_UNDERSCORED})*"
 _WILDCARD = rf"\*\.{_SUBDOMAIN}"
 _DNS1035 = "[a-z]([-a-z0-9]*[a-z0-9])?"
@@ -49,6 +49,11 @@ _port_name_match = re.compile("[-a-z0-9]+").fullmatch
 
 
 def max_length(limit: int) -> str:
+    return f"must be no more than {limit} characters"
+
+
+def _max_bytes(limit: int) -> str:
+    """As labels' keys and values say it, which are the first to be checked declaratively (KEP-5073)."""
     return f"must be no more than {limit} bytes"
 
 
@@ -77,7 +82,7 @@ _SUBDOMAIN_TEXT = pattern_error(
     "example.com",
 )
 _SEARCH_TEXT = pattern_error(
-    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-', '_' or '.', "
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', "
     "and must start and end with an alphanumeric character",
     _SEARCH,
     "example.com",
@@ -186,7 +191,7 @@ def _qualified(value: str) -> tuple[str, ...]:
     prefix, slash, name = value.partition("/")
     if "/" in name:
         return (
-            f"a qualified name {_QUALIFIED_TEXT} with an optional DNS subdomain prefix and '/' "
+            f"a valid label key {_QUALIFIED_TEXT} with an optional DNS subdomain prefix and '/' "
             "(e.g. 'example.com/MyName')",
         )
     reasons: list[str] = []
@@ -195,11 +200,14 @@ def _qualified(value: str) -> tuple[str, ...]:
     elif not prefix:
         reasons.append("prefix part must be non-empty")
     else:
-        reasons += [f"prefix part {reason}" for reason in dns1123_subdomain(prefix)]
+        if len(prefix) > SUBDOMAIN_MAX:
+            reasons.append(f"prefix part {_max_bytes(SUBDOMAIN_MAX)}")
+        if not _subdomain_match(prefix):
+            reasons.append(f"prefix part {_SUBDOMAIN_TEXT}")
     if not name:
         reasons.append("name part must be non-empty")
     elif len(name) > LABEL_MAX:
-        reasons.append(f"name part {max_length(LABEL_MAX)}")
+        reasons.append(f"name part {_max_bytes(LABEL_MAX)}")
     if not _qualified_match(name):
         reasons.append(f"name part {_QUALIFIED_TEXT}")
     return tuple(reasons)
@@ -222,7 +230,7 @@ def annotation_key(value: str) -> list[str]:
 def label_value(value: str) -> list[str]:
     if len(value) <= LABEL_MAX and _label_value_match(value):
         return []
-    reasons = [max_length(LABEL_MAX)] if _too_long(value, LABEL_MAX) else []
+    reasons = [_max_bytes(LABEL_MAX)] if _too_long(value, LABEL_MAX) else []
     if not _label_value_match(value):
         reasons.append(_LABEL_VALUE_TEXT)
     return reasons
@@ -249,7 +257,7 @@ def config_key(value: str) -> list[str]:
     """Keys of ConfigMap and Secret data: they become file names."""
     reasons = [max_length(SUBDOMAIN_MAX)] if _too_long(value, SUBDOMAIN_MAX) else []
     if not _config_key_match(value):
-        return [*reasons, _CONFIG_KEY_TEXT]
+        reasons.append(_CONFIG_KEY_TEXT)
     return reasons + _parent_directory(value)
 
 
@@ -304,12 +312,26 @@ def _padded_ip(value: str) -> bool:
 
 
 def cidr(value: str) -> list[str]:
+    """A network, written so that nobody can take it for another (KEP-4858)."""
+    address, _, bits = value.partition("/")
+    digits = bits.isascii() and bits.isdecimal()
     try:
-        if "/" not in value or not value.rpartition("/")[2].isdecimal():
+        if not digits:
             raise ValueError(value)
-        ipaddress.ip_interface(value)
+        network = ipaddress.ip_interface(value).network
     except ValueError:
+        plain = (
+            ".".join(str(int(part)) for part in address.split(".")) if _padded_ip(address) else ""
+        )
+        if digits and plain and int(bits) <= 32:
+            return ["must not have leading 0s in IP or prefix length"]
         return ["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"]
+    if bits != str(network.prefixlen):
+        return ["must not have leading 0s in IP or prefix length"]
+    if network.version == 6 and ipaddress.IPv6Address(address).ipv4_mapped is not None:
+        return ["must not have an IPv4-mapped IPv6 address"]
+    if ipaddress.ip_address(address) != network.network_address:
+        return ["must not have bits set beyond the prefix length"]
     return []
 
 

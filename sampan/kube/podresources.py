@@ -13,6 +13,8 @@ from sampan.kube.quantity import Quantity, parse
 Object = dict[str, Any]
 Amounts = dict[str, Quantity]
 
+HUGE_PAGES = "hugepages-"
+
 
 def amounts(stated: Object | None) -> Amounts:
     """`{"cpu": "100m"}` as quantities."""
@@ -30,8 +32,8 @@ def raise_to(total: Amounts, floor: Amounts) -> None:
             total[name] = amount
 
 
-def of_pod(spec: Object, side: str) -> Amounts:
-    """`side` is `requests` or `limits`. Overhead counts on limits only where there is one to raise."""
+def of_containers(spec: Object, side: str) -> Amounts:
+    """What the containers come to at their peak. `side` is `requests` or `limits`."""
     total: Amounts = {}
     sidecars: Amounts = {}
     peak: Amounts = {}
@@ -48,11 +50,22 @@ def of_pod(spec: Object, side: str) -> Amounts:
             add(beside, own)
             raise_to(peak, beside)
     raise_to(total, peak)
+    return total
+
+
+def of_pod(spec: Object, side: str) -> Amounts:
+    """The same for the whole pod. Overhead counts on limits only where there is one to raise."""
+    total = of_containers(spec, side)
     total.update(amounts((spec.get("resources") or {}).get(side)))
     for name, amount in amounts(spec.get("overhead")).items():
         if side == "requests" or name in total:
             add(total, {name: amount})
     return total
+
+
+def is_for_pods(name: str) -> bool:
+    """May the pod as a whole ask for it (KEP-2837)?"""
+    return name in ("cpu", "memory") or name.startswith(HUGE_PAGES)
 
 
 def best_effort(spec: Object) -> bool:

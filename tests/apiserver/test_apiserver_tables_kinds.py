@@ -200,7 +200,7 @@ CASES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
         "horizontalpodautoscalers",
         {
             "spec": {
-                "scaleTargetRef": {"kind": "Deployment", "name": "web"},
+                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
                 "minReplicas": 1,
                 "maxReplicas": 5,
                 "metrics": [

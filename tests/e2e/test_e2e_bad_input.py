@@ -182,7 +182,7 @@ def test_bodies_that_are_too_large(ask: Ask) -> None:
     ("made", "field", "words"),
     [
         (pod("X"), "metadata.name", 'Invalid value: "X": a lowercase RFC 1123 subdomain must consist of'),
-        (pod("x" * 254), "metadata.name", "must be no more than 253 bytes"),
+        (pod("x" * 254), "metadata.name", "must be no more than 253 characters"),
         (pod(containers=[]), "spec.containers", "Required value"),
         (pod(containers=[{"name": "a"}]), "spec.containers[0].image", "Required value"),
         (pod(containers=[{"name": "A_", "image": "x"}]), "spec.containers[0].name", "RFC 1123 label"),

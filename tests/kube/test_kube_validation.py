@@ -49,7 +49,7 @@ PODS = [
     ),
     (
         container(ports=[{"containerPort": 1, "name": "too-long-for-a-port"}]),
-        'ports[0].name: Invalid value: "too-long-for-a-port": must be no more than 15 bytes',
+        'ports[0].name: Invalid value: "too-long-for-a-port": must be no more than 15 characters',
     ),
     (container(env=[{"name": ""}]), "spec.containers[0].env[0].name: Required value"),
     (
@@ -315,7 +315,7 @@ def test_metadata():
     assert texts() == []
     assert "metadata.name: Required value: name or generateName is required" in texts(name="")
     assert any('metadata.name: Invalid value: "A_b"' in text for text in texts(name="A_b"))
-    assert any("must be no more than 253 bytes" in text for text in texts(name="a" * 254))
+    assert any("must be no more than 253 characters" in text for text in texts(name="a" * 254))
     assert any(
         'metadata.generateName: Invalid value: "_"' in text for text in texts(generateName="_")
     )

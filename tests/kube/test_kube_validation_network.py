@@ -123,7 +123,7 @@ SLICES: list[Row] = [
     ({"addressType": GONE}, [("addressType", REQUIRED)]),
     ({"endpoints[0].addresses": []}, [("endpoints[0].addresses", REQUIRED)]),
     ({"endpoints[0].addresses": ["10.0.0.1"] * 101}, [("endpoints[0].addresses", MANY)]),
-    ({"endpoints[0].addresses": ["::1"]}, [("endpoints[0].addresses[0]", INVALID)]),
+    ({"endpoints[0].addresses": ["::1"]}, [("endpoints[0].addresses", INVALID)]),
     ({"endpoints[0].addresses": ["127.0.0.1"]}, []),
     ({"endpoints[0].addresses": ["169.254.1.1"]}, [("endpoints[0].addresses[0]", INVALID)]),
     ({"endpoints": [{"addresses": ["10.0.0.1"]}] * 1001}, [("endpoints", MANY)]),
@@ -167,7 +167,8 @@ INGRESSES: list[Row] = [
     ({f"{HTTP}.backend": {"resource": {"kind": "", "name": ""}}},
      [(f"{HTTP}.backend.resource.kind", REQUIRED), (f"{HTTP}.backend.resource.name", REQUIRED)]),
     ({f"{HTTP}.backend.service.name": ""}, [(f"{HTTP}.backend.service.name", REQUIRED)]),
-    ({f"{HTTP}.backend.service.name": "1a"}, [(f"{HTTP}.backend.service.name", INVALID)]),
+    ({f"{HTTP}.backend.service.name": "1a"}, []),
+    ({f"{HTTP}.backend.service.name": "A"}, [(f"{HTTP}.backend.service.name", INVALID)]),
     ({f"{HTTP}.backend.service.port": {}}, [(f"{HTTP}.backend", REQUIRED)]),
     ({f"{HTTP}.backend.service.port": {"name": "a", "number": 1}}, [(f"{HTTP}.backend", INVALID)]),
     ({f"{HTTP}.backend.service.port": {"name": "a_b"}}, [(f"{HTTP}.backend.service.port.name", INVALID)]),
@@ -243,7 +244,7 @@ RANGES: list[Row] = [
 RANGE_UPDATES: list[Row] = [
     ({"spec.cidrs": ["10.0.0.0/16", "fd00::/64"]}, []),
     ({"spec.cidrs": ["10.1.0.0/16", "fd00::/64"]}, [("spec.cidrs[0]", INVALID)]),
-    ({"spec.cidrs": ["10.1.0.0/16"]}, [("spec.cidrs", INVALID)]),
+    ({"spec.cidrs": ["10.1.0.0/16"]}, [("spec.cidrs[0]", INVALID)]),
 ]
 ADDRESS = of("networking.k8s.io/v1", "IPAddress", "10.0.0.1", cluster=True, spec={
     "parentRef": {"resource": "services", "namespace": "default", "name": "s"}

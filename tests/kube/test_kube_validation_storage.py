@@ -110,7 +110,7 @@ NODE = of("storage.k8s.io/v1", "CSINode", "n", spec={"drivers": [{"name": "a.b",
 D = "spec.drivers[0]"
 NODES: list[Row] = [
     ({}, []),
-    ({f"{D}.name": ""}, [(f"{D}.name", REQUIRED), (f"{D}.name", INVALID)]),
+    ({f"{D}.name": ""}, [(f"{D}.name", REQUIRED)]),
     ({f"{D}.nodeID": ""}, [(f"{D}.nodeID", REQUIRED)]),
     ({f"{D}.nodeID": "a" * 257}, [(f"{D}.nodeID", INVALID)]),
     ({"spec.drivers[1]": {"name": "a.b", "nodeID": "i"}}, [("spec.drivers[1].name", DUPLICATE)]),

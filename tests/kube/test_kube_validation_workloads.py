@@ -39,10 +39,7 @@ def workload(kind: str, **more: Any) -> Object:
 
 TEMPLATED: list[Row] = [
     ({}, []),
-    ({"spec.selector": GONE}, [("spec.selector", REQUIRED)]),
     ({"spec.selector.matchLabels": {"a": "c"}}, [("spec.template.metadata.labels", INVALID)]),
-    ({"spec.selector.matchLabels": {"a b": "c"}},
-     [("spec.selector.matchLabels", INVALID), ("spec.template.metadata.labels", INVALID)]),
     ({"spec.template.spec.restartPolicy": "Never"},
      [("spec.template.spec.restartPolicy", UNSUPPORTED)]),
     ({"spec.template.spec.activeDeadlineSeconds": 5},
@@ -55,11 +52,20 @@ SELECTOR_CHANGE: list[Row] = [
      [("spec.selector", INVALID)]),
 ]  # fmt: skip
 
+# A template is looked at no further when its selector cannot be read.
+SELECTED: list[Row] = [
+    ({"spec.selector": GONE},
+     [("spec.selector", REQUIRED), ("spec.template.metadata.labels", INVALID)]),
+    ({"spec.selector.matchLabels": {"a b": "c"}, "spec.template.spec.containers": []},
+     [("spec.selector.matchLabels", INVALID), ("spec.selector", INVALID)]),
+]  # fmt: skip
+
 S = "spec.strategy"
 DEPLOYMENTS: list[Row] = [
     *TEMPLATED,
+    *SELECTED,
     ({"spec.replicas": -1}, [("spec.replicas", INVALID)]),
-    ({S: {"type": "x"}}, [(f"{S}.type", UNSUPPORTED)]),
+    ({S: {"type": "x"}}, [(S, UNSUPPORTED)]),
     ({S: {"type": "Recreate", "rollingUpdate": {}}}, [(f"{S}.rollingUpdate", FORBIDDEN)]),
     ({S: {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 0}}},
      [(f"{S}.rollingUpdate.maxUnavailable", INVALID)]),
@@ -80,7 +86,7 @@ REPLICA_SETS: list[Row] = [*TEMPLATED, ({"spec.replicas": -1}, [("spec.replicas"
 U = "spec.updateStrategy"
 DAEMON_SETS: list[Row] = [
     *TEMPLATED,
-    ({U: {"type": "x"}}, [(f"{U}.type", UNSUPPORTED)]),
+    ({U: {"type": "x"}}, [(U, UNSUPPORTED)]),
     ({U: {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 0}}},
      [(f"{U}.rollingUpdate.maxUnavailable", REQUIRED)]),
     ({U: {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 1}}},
@@ -243,7 +249,7 @@ BUDGETS: list[Row] = [
 ]
 
 SCALER = of("autoscaling/v2", "HorizontalPodAutoscaler", maxReplicas=3,
-            scaleTargetRef={"kind": "Deployment", "name": "x"})  # fmt: skip
+            scaleTargetRef={"apiVersion": "apps/v1", "kind": "Deployment", "name": "x"})  # fmt: skip
 M = "spec.metrics[0]"
 B = "spec.behavior.scaleUp"
 
@@ -260,9 +266,10 @@ SCALERS: list[Row] = [
     ({"spec.maxReplicas": 0}, [("spec.maxReplicas", INVALID), ("spec.maxReplicas", INVALID)]),
     ({"spec.minReplicas": 4}, [("spec.maxReplicas", INVALID)]),
     ({"spec.scaleTargetRef": {}},
-     [("spec.scaleTargetRef.kind", REQUIRED), ("spec.scaleTargetRef.name", REQUIRED)]),
+     [("spec.scaleTargetRef.kind", REQUIRED), ("spec.scaleTargetRef.name", REQUIRED),
+      ("spec.scaleTargetRef.apiVersion", INVALID)]),
     ({"spec.scaleTargetRef.name": "a/b"}, [("spec.scaleTargetRef.name", INVALID)]),
-    ({M: {}}, [(f"{M}.type", REQUIRED), (f"{M}.type", UNSUPPORTED)]),
+    ({M: {}}, [(f"{M}.type", REQUIRED), (f"{M}.type", UNSUPPORTED), (f"{M}.type", UNSUPPORTED)]),
     ({M: {"type": "Resource"}}, [(f"{M}.resource", REQUIRED)]),
     ({M: metric("Resource", name="cpu", target={"type": "Utilization"})},
      [(f"{M}.resource.target.averageUtilization", REQUIRED)]),

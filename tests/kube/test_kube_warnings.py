@@ -96,7 +96,7 @@ PODS: list[tuple[dict[str, Any], list[str]]] = [
     ),
     (
         pod(volumes=[{"name": "v", "gitRepo": {"repository": "x"}}]),
-        ["spec.volumes[0].gitRepo: deprecated in v1.11"],
+        ["spec.volumes[0].gitRepo: deprecated in v1.11, and disabled by default in v1.33+"],
     ),
     (
         pod(volumes=[{"name": "v", "rbd": {}}]),
@@ -193,7 +193,10 @@ PODS: list[tuple[dict[str, Any], list[str]]] = [
                 }
             ]
         ),
-        [],
+        [
+            'volume "v" (Projected): overlapping paths: "token" (Secret "s") with "token" '
+            "(ServiceAccountToken)"
+        ],
     ),
 ]  # fmt: skip
 
@@ -324,7 +327,7 @@ OTHERS: list[tuple[GVK, dict[str, Any], list[str]]] = [
     (
         GVK("discovery.k8s.io", "v1", "EndpointSlice"),
         {"metadata": {}, "addressType": "FQDN"},
-        ["addressType: FQDN endpoints are deprecated"],
+        ["spec.addressType: FQDN endpoints are deprecated"],
     ),
     (GVK("", "v1", "ConfigMap"), {"metadata": {}}, []),
 ]  # fmt: skip

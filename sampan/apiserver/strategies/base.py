@@ -42,6 +42,7 @@ _EMPTY_STATUS: dict[str, Object] = {
         "desiredHealthy": 0,
         "expectedPods": 0,
     },
+    "VolumeAttachment": {"attached": False},
     "HorizontalPodAutoscaler": {"desiredReplicas": 0, "currentMetrics": None},
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sampan.apiserver.call import Call
 from sampan.apiserver.strategies.base import Object, Strategy, keep
-from sampan.kube import objects
+from sampan.kube import apparmor, objects
 from sampan.kube.validation.pods import qos_class
 
 __all__ = ["PodStrategy", "qos_class"]
@@ -21,6 +21,8 @@ class PodStrategy(Strategy):
         obj["status"] = status
         if spec.get("affinity") or spec.get("topologySpreadConstraints"):
             label_keys(obj)
+        if obj["metadata"].get("annotations"):
+            call.warnings += apparmor.take_over(obj)
 
     def complete(self, call: Call, obj: Object) -> None:
         obj["status"] = {**(obj.get("status") or {}), "qosClass": qos_class(obj)}
@@ -32,8 +34,10 @@ class PodStrategy(Strategy):
     def prepare_status(self, call: Call, new: Object, old: Object) -> None:
         super().prepare_status(call, new, old)
         status = new.setdefault("status", {})
-        if "qosClass" in (old.get("status") or {}):
-            status["qosClass"] = old["status"]["qosClass"]
+        before = old.get("status") or {}
+        if not status.get("qosClass") and before.get("qosClass"):
+            status["qosClass"] = before["qosClass"]
+        _keep_observed(status, before)
         # A node reports the deletion's grace, it cannot lengthen it.
         keep(new["metadata"], old["metadata"], "deletionTimestamp")
 
@@ -46,6 +50,21 @@ class PodStrategy(Strategy):
             asked = spec.get("terminationGracePeriodSeconds")
             asked = 30 if asked is None else asked
         return 1 if asked < 0 else asked
+
+
+def _keep_observed(status: Object, before: Object) -> None:
+    """`observedGeneration` (KEP-5067) stays where a writer that does not know it leaves it out."""
+    if not status.get("observedGeneration") and before.get("observedGeneration"):
+        status["observedGeneration"] = before["observedGeneration"]
+    known: dict[str, list[int]] = {}
+    for condition in before.get("conditions") or ():
+        seen = condition.get("observedGeneration") or 0
+        known.setdefault(condition.get("type") or "", []).append(seen)
+    for condition in status.get("conditions") or ():
+        left = known.get(condition.get("type") or "")
+        seen = left.pop(0) if left else 0
+        if seen and not condition.get("observedGeneration"):
+            condition["observedGeneration"] = seen
 
 
 def _keep_in_containers(new: Object, old: Object, field: str) -> None:

@@ -22,6 +22,7 @@ from sampan.apiserver.strategies.claims import (
     canonical,
     held_by,
 )
+from sampan.apiserver.strategies.families import link_addresses, settle_families
 from sampan.kube import errors, objects
 from sampan.kube.errors import Cause
 
@@ -32,7 +33,6 @@ FULL = "range is full"
 ALLOCATED_IP = "provided IP is already allocated"
 ALLOCATED_PORT = "provided port is already allocated"
 NO_RANGE = "the provided network does not match the current range"
-OTHER = {"IPv4": "IPv6", "IPv6": "IPv4"}
 Held = set[tuple[Resource, str]]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 ADDRESS_FIELDS = ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy")
@@ -58,61 +58,22 @@ class ServiceStrategy(Strategy):
         taken = Claims(registry, Owner.of(new), call.dry_run)
         held = held_by(old) if old is not None else set()
         try:
-            self._families(new["spec"])
-            fixed = old is not None and keeps_address(old["spec"])
-            await self._reserve_address(new["spec"], taken, held, fixed)
-            await self._reserve_ports(new["spec"], taken, held)
+            spec, before = new["spec"], old["spec"] if old is not None else None
+            link_addresses(spec, before)
+            if causes := settle_families(spec, before, self.family):
+                raise _Refused(*causes)
+            fixed = before is not None and keeps_address(before)
+            await self._reserve_address(spec, taken, held, fixed)
+            await self._reserve_ports(spec, taken, held)
         except _Refused as refused:
             await taken.undo()
-            raise call.invalid([refused.cause], new["metadata"].get("name", "")) from None
+            raise call.invalid(refused.causes, new["metadata"].get("name", "")) from None
         except BaseException:
             await taken.undo()
             raise
         return taken.undo
 
     # Addresses
-
-    def _families(self, spec: Object) -> None:
-        """ipFamilies and ipFamilyPolicy on a cluster of one family, as far as they can be told from the rest."""
-        if spec.get("type") == "ExternalName":
-            return
-        asked = spec.get("clusterIPs") or ([spec["clusterIP"]] if spec.get("clusterIP") else [])
-        headless = asked[:1] == ["None"]
-        selectorless = headless and not spec.get("selector")
-        spec["ipFamilyPolicy"] = policy = spec.get("ipFamilyPolicy") or (
-            "RequireDualStack" if selectorless else "SingleStack"
-        )
-        families: list[str] = spec.get("ipFamilies") or []
-        for index, address in enumerate(asked):
-            version = family_of(address)
-            if version is None or index < len(families):
-                continue
-            if version != self.family:
-                text = f"{version} is not configured on this cluster"
-                path = f"spec.clusterIPs[{index}]"
-                raise _Refused(errors.invalid_value(path, asked, text))
-            families = [*families, version]
-        if policy == "SingleStack":
-            for values, what in ((asked, "cluster IPs"), (families, "IP families")):
-                if len(values) == 2:
-                    text = f"must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified"
-                    raise _Refused(errors.invalid_value("spec.ipFamilyPolicy", policy, text))
-        if selectorless:
-            # Whoever writes the endpoints may write both families, whatever the cluster has.
-            families = families or [self.family]
-            if policy != "SingleStack" and len(families) == 1:
-                families = [*families, OTHER.get(families[0], families[0])]
-            spec["ipFamilies"] = families
-            return
-        if policy == "RequireDualStack":
-            text = "this cluster is not configured for dual-stack services"
-            raise _Refused(errors.invalid_value("spec.ipFamilyPolicy", policy, text))
-        for index, family in enumerate(families):
-            if family != self.family:
-                text = "not configured on this cluster"
-                path = f"spec.ipFamilies[{index}]"
-                raise _Refused(errors.invalid_value(path, family, text))
-        spec["ipFamilies"] = families or [self.family]
 
     async def _reserve_address(self, spec: Object, taken: Claims, held: Held, fixed: bool) -> None:
         if spec.get("type") == "ExternalName":
@@ -238,17 +199,12 @@ def keeps_address(before: Object) -> bool:
 
 
 class _Refused(Exception):
-    def __init__(self, cause: Cause) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
+    def __init__(self, *causes: Cause) -> None:
+        super().__init__("; ".join(map(str, causes)))
+        self.causes = list(causes)
 
 
 # --- addresses as numbers ---------------------------------------------------------------------------
-
-
-def family_of(address: str) -> str | None:
-    name = canonical(address)
-    return ("IPv6" if ":" in name else "IPv4") if name else None
 
 
 def ready_networks(cidr: Object) -> list[Network]:
@@ -340,20 +296,6 @@ def drop_unused(spec: Object, before: Object) -> None:
 
 def carry_over(spec: Object, before: Object) -> None:
     """An update that does not mention what was allocated keeps it, as long as the type still wants it."""
-    if _has_address(before) and _has_address(spec):
-        if not spec.get("clusterIP"):
-            # Clients of the older field clear that alone.
-            if not spec.get("clusterIPs") or spec["clusterIPs"] == before.get("clusterIPs"):
-                spec["clusterIP"] = before.get("clusterIP", "")
-            else:
-                spec["clusterIP"] = spec["clusterIPs"][0]
-        if not spec.get("clusterIPs") and spec["clusterIP"] == before.get("clusterIP"):
-            spec["clusterIPs"] = list(before.get("clusterIPs") or [])
-        for field in ("ipFamilies", "ipFamilyPolicy"):
-            if not spec.get(field) and before.get(field):
-                spec[field] = before[field]
-        if not spec["clusterIP"]:
-            del spec["clusterIP"]
     if needs_node_ports(before) and needs_node_ports(spec):
         known = {port.get("name", ""): port.get("nodePort") for port in before.get("ports") or ()}
         used = {port.get("nodePort") for port in spec.get("ports") or ()} & set(known.values())

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import orjson
 
+from sampan.kube import podresources
 from sampan.kube.crowds import Crowd
 from sampan.kube.defaulting.fill import Object, each, empty, sub, unset
-from sampan.kube.quantity import Quantity, parse
 
 FILE_MODE: Final = 420  # 0644
 TOKEN_SECONDS: Final = 3600
@@ -48,8 +48,8 @@ def _of_pod(spec: Object) -> bytes:
                 for port in each(container, "ports"):
                     if not port.get("hostPort"):
                         port["hostPort"] = port.get("containerPort", 0)
-    if (pod_resources := spec.get("resources")) and pod_resources.get("limits"):
-        _pod_requests(spec, pod_resources)
+    if pod_resources := spec.get("resources"):
+        _pod_resources(spec, pod_resources)
     return orjson.dumps(spec)
 
 
@@ -84,6 +84,7 @@ def default_spec(spec: Object) -> None:
         spec["serviceAccountName"] = spec["serviceAccount"] = account
     if spec.get("securityContext") is None:
         spec["securityContext"] = {}
+    spec.pop("schedulingGroup", None)  # KEP-4671, off as well
     if not spec.get("schedulerName"):
         spec["schedulerName"] = "default-scheduler"
 
@@ -137,19 +138,24 @@ def _requests_from_limits(resources: Object) -> None:
             requests.setdefault(name, amount)
 
 
-def _pod_requests(spec: Object, resources: Object) -> None:
-    """Requests of the whole pod (KEP-2837): what the containers ask together, else the limit."""
-    requests = sub(resources, "requests")
-    containers = each(spec, "containers")
-    for name, limit in resources["limits"].items():
-        if name in requests:
-            continue
-        asked = [
-            parse(amounts[name])
-            for container in containers
-            if name in (amounts := (container.get("resources") or {}).get("requests") or {})
-        ]
-        requests[name] = str(sum(asked, Quantity())) if asked else limit
+def _pod_resources(spec: Object, resources: Object) -> None:
+    """Of the whole pod (KEP-2837): what it does not say follows from its containers, then from its limits."""
+    requests, limits = dict(resources.get("requests") or {}), dict(resources.get("limits") or {})
+    if not requests and not limits:
+        return
+    for name, amount in podresources.of_containers(spec, "limits").items():
+        if name.startswith(podresources.HUGE_PAGES) and name not in requests:
+            limits.setdefault(name, str(amount))
+    if limits:
+        resources["limits"] = limits
+        for name, amount in podresources.of_containers(spec, "requests").items():
+            if name in ("cpu", "memory"):
+                requests.setdefault(name, str(amount))
+        for name, limit in limits.items():
+            if podresources.is_for_pods(name):
+                requests.setdefault(name, limit)
+    if requests:
+        resources["requests"] = requests
 
 
 # --- volumes ----------------------------------------------------------------------------------------
@@ -165,9 +171,15 @@ def _downward(source: Object) -> None:
     _items(source)
 
 
+# Behind feature gates that are off in v1.36: the API server drops them (KEP-3257, KEP-4317).
+_NOT_YET: Final = ("clusterTrustBundle", "podCertificate")
+
+
 def _projected(source: Object) -> None:
     unset(source, defaultMode=FILE_MODE)
     for projection in each(source, "sources"):
+        for field in _NOT_YET:
+            projection.pop(field, None)
         if (token := projection.get("serviceAccountToken")) is not None:
             unset(token, expirationSeconds=TOKEN_SECONDS)
         if downward := projection.get("downwardAPI"):

@@ -37,6 +37,7 @@ def _csi_driver(driver: Object) -> None:
         seLinuxMount=False,
     )
     empty(spec, volumeLifecycleModes=["Persistent"])
+    spec.pop("preventPodSchedulingIfMissing", None)  # behind a gate that is off in v1.36
 
 
 DEFAULTS = {

@@ -1,4 +1,4 @@
-"""Webhooks and admission policies, and the kinds that extend the API server."""
+"""Admission policies, and the kinds that extend the API server."""
 
 from __future__ import annotations
 
@@ -6,79 +6,18 @@ from typing import Final
 
 from sampan.kube import names
 from sampan.kube.errors import (
-    duplicate,
     invalid_value,
     not_supported,
     required,
 )
 from sampan.kube.objects import name as name_of
-from sampan.kube.validation import expressions, matching, rules
+from sampan.kube.validation import expressions, matching, rules, webhooks
 from sampan.kube.validation.rules import Causes, Object, Rules
 
 GROUP: Final = "admissionregistration.k8s.io"
 _FAILURE: Final = frozenset(("Fail", "Ignore"))
-_MATCH: Final = frozenset(("Equivalent", "Exact"))
-_EFFECTS: Final = frozenset(("None", "NoneOnDryRun"))
 _STATUSES: Final = ("True", "False", "Unknown")
 _ACTIONS: Final = frozenset(("Audit", "Deny", "Warn"))
-
-
-def _webhooks(configuration: Object, causes: Causes) -> None:
-    seen: set[str] = set()
-    for index, webhook in enumerate(configuration.get("webhooks") or ()):
-        path = f"webhooks[{index}]"
-        name = webhook.get("name") or ""
-        _qualified(name, causes, f"{path}.name")
-        if name in seen:
-            causes.append(duplicate(f"{path}.name", name))
-        seen.add(name)
-        versions = webhook.get("admissionReviewVersions") or []
-        if not versions:
-            text = "must specify one of v1, v1beta1"
-            causes.append(required(f"{path}.admissionReviewVersions", text))
-        elif not {"v1", "v1beta1"} & set(versions):
-            text = "must include at least one of v1, v1beta1"
-            where = f"{path}.admissionReviewVersions"
-            causes.append(invalid_value(where, versions, text))
-        for at, rule in enumerate(webhook.get("rules") or ()):
-            matching.rule(rule, causes, f"{path}.rules[{at}]")
-        rules.choice(causes, f"{path}.failurePolicy", webhook.get("failurePolicy"), _FAILURE)
-        rules.choice(causes, f"{path}.matchPolicy", webhook.get("matchPolicy"), _MATCH)
-        rules.choice(causes, f"{path}.sideEffects", webhook.get("sideEffects"), _EFFECTS)
-        seconds = webhook.get("timeoutSeconds")
-        if seconds is not None and not 1 <= seconds <= 30:
-            text = "the timeout value must be between 1 and 30 seconds"
-            causes.append(invalid_value(f"{path}.timeoutSeconds", seconds, text))
-        for field in ("namespaceSelector", "objectSelector"):
-            rules.label_selector(causes, f"{path}.{field}", webhook.get(field))
-        client_config(webhook.get("clientConfig") or {}, causes, f"{path}.clientConfig")
-        expressions.match_conditions(
-            causes, f"{path}.matchConditions", webhook.get("matchConditions")
-        )
-
-
-def _qualified(name: str, causes: Causes, path: str) -> None:
-    if not name:
-        causes.append(required(path))
-        return
-    rules.name(causes, path, name, names.dns1123_subdomain)
-    if name.count(".") < 2:
-        text = "should be a domain with at least three segments separated by dots"
-        causes.append(invalid_value(path, name, text))
-
-
-def client_config(config: Object, causes: Causes, path: str) -> None:
-    url, service = config.get("url"), config.get("service")
-    if (url is None) == (service is None):
-        causes.append(required(path, "exactly one of url or service is required"))
-    elif url is not None:
-        if not url.startswith("https://"):
-            text = "'https' is the only allowed URL scheme; desired format: https://host[/path]"
-            causes.append(invalid_value(f"{path}.url", url, text))
-    else:
-        for field in ("name", "namespace"):
-            if not (service or {}).get(field):
-                causes.append(required(f"{path}.service.{field}", f"service {field} is required"))
 
 
 def _policy(policy: Object, causes: Causes) -> None:
@@ -195,8 +134,8 @@ def _api_service_status(new: Object, old: Object, causes: Causes) -> None:
 
 
 RULES = {
-    (GROUP, "ValidatingWebhookConfiguration"): Rules(_webhooks, namespaced=False),
-    (GROUP, "MutatingWebhookConfiguration"): Rules(_webhooks, namespaced=False),
+    (GROUP, "ValidatingWebhookConfiguration"): webhooks.RULES,
+    (GROUP, "MutatingWebhookConfiguration"): webhooks.RULES,
     (GROUP, "ValidatingAdmissionPolicy"): Rules(_validating_policy, namespaced=False),
     (GROUP, "ValidatingAdmissionPolicyBinding"): Rules(_binding, namespaced=False),
     (GROUP, "MutatingAdmissionPolicy"): Rules(_mutating_policy, namespaced=False),

@@ -30,9 +30,16 @@ def _autoscaler(autoscaler: Object, causes: Causes) -> None:
 
 
 def _update(new: Object, old: Object, causes: Causes) -> None:
-    """Scaling to zero is a gated feature; who has it keeps it."""
-    had_zero = (old.get("spec") or {}).get("minReplicas") == 0
-    _spec(new.get("spec") or {}, causes, 0 if had_zero else 1)
+    """Scaling to zero is a gated feature; who has it keeps it, and so it is with references without a group."""
+    before, after = old.get("spec") or {}, new.get("spec") or {}
+    was, now = before.get("scaleTargetRef") or {}, after.get("scaleTargetRef") or {}
+    same = all((was.get(each) or "") == (now.get(each) or "") for each in ("apiVersion", "kind"))
+    bad = any(
+        _wrong_version((metric.get("object") or {}).get("describedObject") or {}, group=False)
+        for metric in before.get("metrics") or ()
+    )
+    lowest = 0 if before.get("minReplicas") == 0 else 1
+    _spec(after, causes, lowest, kept_target=same, kept_metrics=bad)
 
 
 def _status(new: Object, old: Object, causes: Causes) -> None:
@@ -41,7 +48,14 @@ def _status(new: Object, old: Object, causes: Causes) -> None:
         rules.not_negative(causes, f"status.{field}", status.get(field))
 
 
-def _spec(spec: Object, causes: Causes, lowest: int) -> None:
+def _spec(
+    spec: Object,
+    causes: Causes,
+    lowest: int,
+    *,
+    kept_target: bool = False,
+    kept_metrics: bool = False,
+) -> None:
     least, most = spec.get("minReplicas"), spec.get("maxReplicas") or 0
     if least is not None and least < lowest:
         text = f"must be greater than or equal to {lowest}"
@@ -51,10 +65,19 @@ def _spec(spec: Object, causes: Causes, lowest: int) -> None:
     if least is not None and most < least:
         text = "must be greater than or equal to `minReplicas`"
         causes.append(invalid_value("spec.maxReplicas", most, text))
-    _reference(spec.get("scaleTargetRef") or {}, causes, "spec.scaleTargetRef")
+    target = spec.get("scaleTargetRef") or {}
+    _reference(target, causes, "spec.scaleTargetRef")
+    group = target.get("kind") != "ReplicationController"
+    if not kept_target and (text := _wrong_version(target, group=group)):
+        version = target.get("apiVersion") or ""
+        causes.append(invalid_value("spec.scaleTargetRef.apiVersion", version, text))
     metrics = spec.get("metrics") or []
     for index, metric in enumerate(metrics):
         _metric(metric, causes, f"spec.metrics[{index}]")
+        described = (metric.get("object") or {}).get("describedObject") or {}
+        if not kept_metrics and (text := _wrong_version(described, group=False)):
+            where = f"spec.metrics[{index}].object.describedObject.apiVersion"
+            causes.append(invalid_value(where, described["apiVersion"], text))
     if least == 0 and not any(metric.get("type") in ("Object", "External") for metric in metrics):
         text = (
             "must specify at least one Object or External metric to support scaling to zero "
@@ -72,12 +95,20 @@ def _reference(found: Object, causes: Causes, path: str) -> None:
         rules.required_name(causes, f"{path}.{field}", value, names.path_segment)
 
 
+def _wrong_version(reference: Object, *, group: bool) -> str:
+    """What is wrong with the apiVersion of a reference, if anything. `group`: it must name one."""
+    version = reference.get("apiVersion") or ""
+    if version.count("/") > 1:
+        return f"unexpected GroupVersion string: {version}"
+    return "apiVersion must specify API group" if group and "/" not in version else ""
+
+
 def _metric(metric: Object, causes: Causes, path: str) -> None:
     kind = metric.get("type") or ""
     if not kind:
         causes.append(required(f"{path}.type", "must specify a metric source type"))
-    if kind not in _METRICS:
-        causes.append(not_supported(f"{path}.type", kind, sorted(_METRICS)))
+    if kind not in _METRICS:  # said twice
+        causes += [not_supported(f"{path}.type", kind, sorted(_METRICS))] * 2
     present = [field for field in _METRICS.values() if metric.get(field) is not None]
     if present:
         first = present[0]

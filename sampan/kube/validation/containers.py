@@ -25,8 +25,9 @@ from sampan.kube.validation.rules import Causes, Object
 
 PROTOCOLS: Final = frozenset(("TCP", "UDP", "SCTP"))
 _PULL_POLICIES: Final = frozenset(("Always", "IfNotPresent", "Never"))
-_MESSAGE_POLICIES: Final = frozenset(("File", "FallbackToLogsOnError"))
+_MESSAGE_POLICIES: Final = ("File", "FallbackToLogsOnError")
 _RESTART_POLICIES: Final = ("Always", "Never", "OnFailure")
+_RESTART_ACTIONS: Final = ("Restart", "RestartAllContainers")  # the second: KEP-5532
 _RESIZED: Final = ("cpu", "memory")
 _RESIZE_POLICIES: Final = ("NotRequired", "RestartContainer")
 _ENV_SOURCES: Final = (
@@ -89,7 +90,7 @@ def validate_containers(
         where = f"{path}[{index}]"
         name = container.get("name") or ""
         _container(container, causes, where, sort, context)
-        if name and name in context.seen:
+        if name in context.seen and (name or not sort.init):
             causes.append(duplicate(f"{where}.name", name))
         context.seen.add(name)
         target = container.get("targetContainerName")
@@ -108,9 +109,9 @@ def _container(container: Object, causes: Causes, path: str, sort: Sort, context
         text = "must not have leading or trailing whitespace"
         causes.append(invalid_value(f"{path}.image", image, text))
     if (policy := get("terminationMessagePolicy")) not in _MESSAGE_POLICIES:
-        rules.choice(causes, f"{path}.terminationMessagePolicy", policy, _MESSAGE_POLICIES)
-    if (policy := get("imagePullPolicy")) not in _PULL_POLICIES:
-        rules.choice(causes, f"{path}.imagePullPolicy", policy, _PULL_POLICIES)
+        rules.listed(causes, f"{path}.terminationMessagePolicy", policy, _MESSAGE_POLICIES)
+    if found := get("ports"):
+        _ports(found, causes, f"{path}.ports", sort, context)
     if found := get("env"):
         _env(found, causes, f"{path}.env")
     if found := get("envFrom"):
@@ -119,20 +120,22 @@ def _container(container: Object, causes: Causes, path: str, sort: Sort, context
         mounts.mounts(found, container, causes, f"{path}.volumeMounts", context.volumes)
     if found := get("volumeDevices"):
         mounts.devices(found, container, causes, f"{path}.volumeDevices", context.volumes)
+    if (policy := get("imagePullPolicy")) not in _PULL_POLICIES:
+        rules.choice(causes, f"{path}.imagePullPolicy", policy, _PULL_POLICIES)
+    if found := get("resources"):
+        resources.requirements(found, causes, f"{path}.resources", context.claims)
+    if found := get("resizePolicy"):
+        _resize_policy(found, causes, f"{path}.resizePolicy", context.restart_policy)
+        if sort.init and not is_sidecar(container):
+            _no_restart_on_resize(found, causes, f"{path}.resizePolicy")
     if found := get("securityContext"):
         where = f"{path}.securityContext"
         security.of_container(found, causes, where, host_users=context.host_users)
     if sort.ephemeral:
         _ephemeral(container, causes, path)
         return
-    if found := get("ports"):
-        _ports(found, causes, f"{path}.ports", sort, context)
-    if found := get("resources"):
-        resources.requirements(found, causes, f"{path}.resources", context.claims)
-    if found := get("resizePolicy"):
-        _resize_policy(found, causes, f"{path}.resizePolicy", context.restart_policy)
     if get("restartPolicy") is not None or get("restartPolicyRules"):
-        _restart(container, causes, path)
+        _restart(container, causes, path, init=sort.init)
     _life(container, causes, path, sort, context)
 
 
@@ -170,19 +173,23 @@ def _life(container: Object, causes: Causes, path: str, sort: Sort, context: Con
                 handlers.probe(found, causes, f"{path}.{field}", field)
 
 
-def _restart(container: Object, causes: Causes, path: str) -> None:
+def _restart(container: Object, causes: Causes, path: str, *, init: bool) -> None:
     """A container's own restart policy, and rules by exit code (KEP-5307)."""
     policy, found = container.get("restartPolicy"), container.get("restartPolicyRules") or []
     if policy is not None and policy not in _RESTART_POLICIES:
         causes.append(not_supported(f"{path}.restartPolicy", policy, _RESTART_POLICIES))
     if found and policy is None:
-        text = "must specify restartPolicy when restartPolicyRules are used"
+        text = "must specify restartPolicy when restart rules are used"
         causes.append(required(f"{path}.restartPolicy", text))
+        if init:
+            return
     if len(found) > 20:
         causes.append(too_many(f"{path}.restartPolicyRules", len(found), 20))
     for index, rule in enumerate(found):
         where = f"{path}.restartPolicyRules[{index}]"
-        rules.choice(causes, f"{where}.action", rule.get("action"), ("Restart",))
+        action = rule.get("action") or ""
+        if action not in _RESTART_ACTIONS:
+            causes.append(not_supported(f"{where}.action", action, _RESTART_ACTIONS))
         if (codes := rule.get("exitCodes")) is None:
             causes.append(required(f"{where}.exitCodes", "must be specified"))
             continue
@@ -206,8 +213,16 @@ def _resize_policy(found: list[Object], causes: Causes, path: str, restart: str)
         rules.choice(causes, path, resource, _RESIZED)
         rules.choice(causes, path, policy, _RESIZE_POLICIES)
         if restart == "Never" and policy != "NotRequired":
-            text = "must be 'NotRequired' when `restartPolicy` is 'Never'"
+            text = "must be 'NotRequired' when pod `restartPolicy` is 'Never'"
             causes.append(invalid_value(path, policy, text))
+
+
+def _no_restart_on_resize(found: list[Object], causes: Causes, path: str) -> None:
+    text = "must not be set to 'RestartContainer' for non-sidecar initContainers"
+    for index, item in enumerate(found):
+        if item.get("restartPolicy") == "RestartContainer":
+            where = f"{path}[{index}].restartPolicy"
+            causes.append(invalid_value(where, "RestartContainer", text))
 
 
 # --- ports and environment --------------------------------------------------------------------------
@@ -291,6 +306,26 @@ def _file_key(ref: Object, causes: Causes, path: str) -> None:
         causes.append(required(f"{path}.path"))
     else:
         local_path(causes, f"{path}.path", ref["path"])
+
+
+def file_keys(spec: Object, causes: Causes, path: str) -> None:
+    """Variables out of files come from an emptyDir of the pod."""
+    volumes: dict[str, Object] | None = None
+    for sort in SORTS:
+        for index, container in enumerate(spec.get(sort.field) or ()):
+            for at, variable in enumerate(container.get("env") or ()):
+                source = variable.get("valueFrom")
+                if not source or source.get("fileKeyRef") is None:
+                    continue
+                if volumes is None:
+                    volumes = {each.get("name") or "": each for each in spec.get("volumes") or ()}
+                name = source["fileKeyRef"].get("volumeName") or ""
+                where = f"{path}.{sort.field}[{index}].env[{at}].valueFrom.fileKeyRef.volumeName"
+                if name not in volumes:
+                    causes.append(not_found_value(where, name))
+                elif volumes[name].get("emptyDir") is None:
+                    text = "referenced volume must be of type emptyDir"
+                    causes.append(invalid_value(where, name, text))
 
 
 def _env_from(sources: list[Object], causes: Causes, path: str) -> None:

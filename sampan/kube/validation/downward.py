@@ -33,7 +33,9 @@ FILE_FIELDS: Final = frozenset(
     )
 )
 # What there is to refer to at all; the rest cannot even be converted to the internal version.
-_KNOWN: Final = ENV_FIELDS | FILE_FIELDS
+_KNOWN: Final = (
+    ENV_FIELDS | FILE_FIELDS | {"spec.restartPolicy", "spec.schedulerName", "status.phase"}
+)
 _SUBSCRIPT: Final = re.compile(r"([^\[]*)\['(.*)'\]")
 _RESOURCES: Final = (
     "limits.cpu",
@@ -70,7 +72,9 @@ def field_ref(ref: Object, causes: Causes, path: str, allowed: frozenset[str]) -
         why = (
             f"unsupported pod version: {version}"
             if version != "v1"
-            else f"field label not supported: {match[1] if match else field}"
+            else f"field label does not support subscript: {field}"
+            if match
+            else f"field label not supported: {field}"
         )
         text = f"error converting fieldPath: {why}"
         causes.append(invalid_value(f"{path}.fieldPath", field, text))

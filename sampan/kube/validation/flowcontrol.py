@@ -221,7 +221,7 @@ def _level(found: Object, causes: Causes) -> None:
     spec, name = found.get("spec") or {}, name_of(found)
     kind, limited, exempt = spec.get("type") or "", spec.get("limited"), spec.get("exempt")
     if (name == EXEMPT) != (kind == "Exempt"):
-        text = "type must be 'Exempt' if and only if name is 'exempt'"
+        text = "must be 'Exempt' if and only if `name` is 'exempt'"
         causes.append(invalid_value("spec.type", kind, text))
     if kind == "Exempt":
         if exempt is not None:

@@ -105,7 +105,7 @@ def _backend(backend: Object, causes: Causes, path: str) -> None:
         causes.append(invalid_value(path, "", "resource or service backend is required"))
     else:
         name = service.get("name")
-        rules.required_name(causes, f"{path}.service.name", name, names.dns1035_label)
+        rules.required_name(causes, f"{path}.service.name", name, names.dns1123_label)
         port = service.get("port") or {}
         text, number = port.get("name"), port.get("number") or 0
         if text and number:
@@ -119,14 +119,13 @@ def _backend(backend: Object, causes: Causes, path: str) -> None:
             causes.append(required(path, "port name or number is required"))
 
 
-def _reference(resource: Object, causes: Causes, path: str) -> None:
+def _reference(resource: Object, causes: Causes, path: str, detail: str = "{} is required") -> None:
     """A reference to an object of any kind."""
     if group := resource.get("apiGroup"):
         rules.name(causes, f"{path}.apiGroup", group, names.dns1123_subdomain)
     for field in ("kind", "name"):
-        detail = f"{field} is required"
-        value = resource.get(field)
-        rules.required_name(causes, f"{path}.{field}", value, names.path_segment, detail)
+        value, text = resource.get(field), detail.format(field)
+        rules.required_name(causes, f"{path}.{field}", value, names.path_segment, text)
 
 
 def status(new: Object, old: Object, causes: Causes) -> None:
@@ -151,7 +150,7 @@ def validate_class(found: Object, causes: Causes) -> None:
     else:
         rules.name(causes, "spec.controller", controller, names.domain_prefixed_path)
     if (parameters := spec.get("parameters")) is not None:
-        _reference(parameters, causes, "spec.parameters")
+        _reference(parameters, causes, "spec.parameters", "")
         _scope(parameters, causes, "spec.parameters")
 
 
@@ -161,7 +160,7 @@ def _scope(parameters: Object, causes: Causes, path: str) -> None:
         causes.append(required(f"{path}.scope"))
         return
     if namespace:
-        rules.name(causes, f"{path}.namespace", namespace, names.dns1123_label)
+        rules.name(causes, f"{path}.namespace", namespace, names.path_segment)
     if scope not in _SCOPES:
         rules.choice(causes, f"{path}.scope", scope, _SCOPES)
     elif scope == "Namespace" and not namespace:

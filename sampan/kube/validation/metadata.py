@@ -73,20 +73,19 @@ def _parts(metadata: Object, causes: Causes, path: str, builtin: bool) -> None:
 
 def _owners(owners: list[Object], causes: Causes, path: str) -> None:
     controller = ""
-    for index, owner in enumerate(owners):
-        where = f"{path}[{index}]"
+    for owner in owners:  # Kubernetes names no index
         api_version = owner.get("apiVersion") or ""
         if not split_api_version(api_version)[1]:
             causes.append(
-                invalid_value(f"{where}.apiVersion", api_version, "version must not be empty")
+                invalid_value(f"{path}.apiVersion", api_version, "version must not be empty")
             )
         for field in ("kind", "name", "uid"):
             if not owner.get(field):
                 text = "must not be empty"
-                causes.append(invalid_value(f"{where}.{field}", owner.get(field) or "", text))
+                causes.append(invalid_value(f"{path}.{field}", owner.get(field) or "", text))
         if (api_version, owner.get("kind")) in _NO_OWNER:
             text = f"{api_version}, Kind={owner['kind']} is disallowed from being an owner"
-            causes.append(invalid_value(where, owner, text))
+            causes.append(invalid_value(path, owner, text))
         if owner.get("controller"):
             name = f"{owner.get('kind') or ''}/{owner.get('name') or ''}"
             if controller:

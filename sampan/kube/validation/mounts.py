@@ -66,14 +66,14 @@ def mounts(
                 text = "must not already exist as a path in volumeDevices"
                 causes.append(invalid_value(f"{where}.mountPath", place, text))
         if sub_path := mount.get("subPath"):
-            local_path(causes, f"{where}.subPath", sub_path)
+            local_path(causes, f"{path}.subPath", sub_path)  # Kubernetes names no index
         if expression := mount.get("subPathExpr"):
             if sub_path:
                 text = "subPathExpr and subPath are mutually exclusive"
                 causes.append(invalid_value(f"{where}.subPathExpr", expression, text))
-            local_path(causes, f"{where}.subPathExpr", expression)
+            local_path(causes, f"{path}.subPathExpr", expression)
         if mount.get("mountPropagation") is not None or mount.get("recursiveReadOnly") is not None:
-            _propagation(mount, container, causes, where)
+            _propagation(mount, container, causes, path)  # Kubernetes names no index
 
 
 def _propagation(mount: Object, container: Object, causes: Causes, path: str) -> None:

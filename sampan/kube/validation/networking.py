@@ -56,7 +56,7 @@ def _network_policy(policy: Object, causes: Causes) -> None:
 def _policy_port(port: Object, causes: Causes, path: str) -> None:
     protocol = port.get("protocol")
     if protocol is not None and protocol not in PROTOCOLS:
-        causes.append(not_supported(f"{path}.protocol", protocol, sorted(PROTOCOLS)))
+        causes.append(not_supported(f"{path}.protocol", protocol, ("TCP", "UDP", "SCTP")))
     number, end = port.get("port"), port.get("endPort")
     if number is not None:
         rules.port_or_name(causes, f"{path}.port", number)
@@ -160,8 +160,8 @@ def _endpoint(endpoint: Object, kind: str, causes: Causes, path: str) -> None:
             continue
         if kind in ("IPv4", "IPv6") and not names.ip(address):
             if (":" in address) != (kind == "IPv6"):
-                causes.append(invalid_value(where, address, f"must be an {kind} address"))
-                continue
+                text = f"must be an {kind} address"  # Kubernetes names no index
+                causes.append(invalid_value(f"{path}.addresses", address, text))
         endpoint_ip(address, causes, where)
     if endpoint.get("hostname") is not None:
         rules.name(causes, f"{path}.hostname", endpoint["hostname"], names.dns1123_label)
@@ -182,7 +182,7 @@ def _hints(hints: list[Object], rule: Rule, causes: Causes, path: str) -> None:
         if name in seen:
             causes.append(duplicate(where, name))
         seen.add(name)
-        rules.required_name(causes, where, name, rule)
+        rules.name(causes, where, name, rule)
 
 
 def _domain(name: str) -> list[str]:
@@ -211,20 +211,24 @@ def _service_cidr(found: Object, causes: Causes) -> None:
     if len(cidrs) > 2:
         causes.append(invalid_value("spec.cidrs", spec, "may only hold up to 2 values"))
         return
-    if len(cidrs) == 2 and {"."} & {*cidrs[0]} == {"."} & {*cidrs[1]}:
-        text = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"
-        causes.append(invalid_value("spec.cidrs", spec, text))
     for index, cidr in enumerate(cidrs):
         rules.name(causes, f"spec.cidrs[{index}]", cidr, _canonical_cidr)
+    if len(cidrs) == 2 and (":" in cidrs[0]) == (":" in cidrs[1]):
+        text = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"
+        causes.append(invalid_value("spec.cidrs", cidrs, text))
 
 
 def _service_cidr_update(new: Object, old: Object, causes: Causes) -> None:
     before = (old.get("spec") or {}).get("cidrs") or []
     after = (new.get("spec") or {}).get("cidrs") or []
-    if len(before) == 1 and len(after) == 2:  # a second family may be added
+    if len(before) == len(after):
+        for index, (one, other) in enumerate(zip(after, before, strict=True)):
+            rules.immutable(causes, f"spec.cidrs[{index}]", one, other)
+    elif len(before) == 1 and len(after) == 2:  # a second family may be added
         rules.immutable(causes, "spec.cidrs[0]", after[0], before[0])
+        _service_cidr(new, causes)
     else:
-        rules.immutable(causes, "spec.cidrs", after, before)
+        causes.append(invalid_value("spec.cidrs", after, rules.IMMUTABLE))
 
 
 def _canonical_cidr(text: str) -> list[str]:
@@ -266,7 +270,9 @@ RULES = {
         ingress.validate_class, ingress.validate_class_update, namespaced=False
     ),
     (GROUP, "NetworkPolicy"): Rules(_network_policy),
-    (GROUP, "ServiceCIDR"): Rules(_service_cidr, _service_cidr_update, namespaced=False),
+    (GROUP, "ServiceCIDR"): Rules(
+        _service_cidr, _service_cidr_update, namespaced=False, update_is_whole=True
+    ),
     (GROUP, "IPAddress"): Rules(_ip_address, _ip_address_update, _canonical_ip, namespaced=False),
     ("discovery.k8s.io", "EndpointSlice"): Rules(_endpoint_slice, _endpoint_slice_update),
 }

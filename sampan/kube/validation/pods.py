@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sampan.kube import names
+from sampan.kube import names, podresources
 from sampan.kube.crowds import Crowd
 from sampan.kube.errors import (
     duplicate,
@@ -13,8 +13,15 @@ from sampan.kube.errors import (
     required,
     too_long,
 )
-from sampan.kube.quantity import Quantity
-from sampan.kube.validation import containers, placement, resources, rules, security, volumes
+from sampan.kube.validation import (
+    containers,
+    placement,
+    profiles,
+    resources,
+    rules,
+    security,
+    volumes,
+)
 from sampan.kube.validation.containers import SORTS, Context
 from sampan.kube.validation.rules import Causes, Object
 
@@ -74,6 +81,8 @@ def validate_new_pod(pod: Object, causes: Causes) -> None:
     if spec.get("schedulingGates") and spec.get("nodeName"):
         text = "cannot be set until all schedulingGates have been cleared"
         causes.append(forbidden_field("spec.nodeName", text))
+    if marks := (pod.get("metadata") or {}).get("annotations"):
+        profiles.agree(marks, spec, causes, "spec")
 
 
 def pod_template(template: Object | None, causes: Causes, path: str) -> None:
@@ -87,6 +96,8 @@ def pod_template(template: Object | None, causes: Causes, path: str) -> None:
     if spec.get("ephemeralContainers"):
         text = "ephemeral containers not allowed in pod template"
         causes.append(forbidden_field(f"{path}.spec.ephemeralContainers", text))
+    if marks:
+        profiles.agree(marks, spec, causes, f"{path}.spec")
 
 
 def _annotations(marks: Object, spec: Object, causes: Causes, path: str) -> None:
@@ -97,6 +108,7 @@ def _annotations(marks: Object, spec: Object, causes: Causes, path: str) -> None
     if (cost := marks.get(_DELETION_COST)) is not None and not _is_int32(cost):
         text = "must be a 32bit integer"
         causes.append(invalid_value(f"{path}[{_DELETION_COST}]", cost, text))
+    profiles.seccomp_annotations(marks, causes, path)
     for key, profile in marks.items():
         if not key.startswith(APP_ARMOR):
             continue
@@ -158,7 +170,7 @@ def pod_spec(
         rules.labels(causes, f"{path}.nodeSelector", found)
     if found := get("securityContext"):
         security.of_pod(found, spec, causes, f"{path}.securityContext")
-        security.host_process(spec, causes, path)
+    security.host_process(spec, causes, path)
     if get("shareProcessNamespace") and get("hostPID"):
         text = "ShareProcessNamespace and HostPID cannot both be enabled"
         causes.append(invalid_value(f"{path}.securityContext.shareProcessNamespace", True, text))
@@ -183,6 +195,7 @@ def pod_spec(
         resources.requirements({"limits": overhead}, causes, f"{path}.overhead")
     if get("os") is not None:
         security.operating_system(spec, causes, path)
+    containers.file_keys(spec, causes, path)
 
 
 _NAMES: Final = (
@@ -203,13 +216,13 @@ def _names(spec: Object, causes: Causes, path: str) -> None:
         rules.name(causes, f"{path}.runtimeClassName", name, names.dns1123_subdomain)
     if (name := spec.get("hostnameOverride")) is not None:
         where = f"{path}.hostnameOverride"
+        for other in ("setHostnameAsFQDN", "hostNetwork"):
+            if spec.get(other):
+                text = f"may not be specified when {other} is true"
+                causes.append(forbidden_field(where, text))
         if len(name) > _HOSTNAME_MAX:
             causes.append(too_long(where, name, _HOSTNAME_MAX))
         rules.name(causes, where, name, names.dns1123_subdomain)
-        for other in ("setHostnameAsFQDN", "hostNetwork"):
-            if spec.get(other):
-                text = "may not be specified when hostnameOverride is set"
-                causes.append(forbidden_field(f"{path}.{other}", text))
 
 
 def _resource_claims(claims: list[Object], causes: Causes, path: str) -> None:
@@ -240,48 +253,30 @@ def _resource_claims(claims: list[Object], causes: Causes, path: str) -> None:
 
 def _resources(found: Object, spec: Object, causes: Causes, path: str) -> None:
     """Of the pod as a whole (KEP-2837): at least what its containers ask, and no container above it."""
+    if (spec.get("os") or {}).get("name") == "windows":
+        causes.append(forbidden_field(path, "may not be set for a windows pod"))
+        return
     if found.get("claims") is not None:
-        text = "claims cannot be set for Resources at pod-level"
+        text = "claims may not be set for Resources at pod-level"
         causes.append(forbidden_field(f"{path}.claims", text))
-    resources.requirements(found, causes, path, check=resources.pod_resource)
-    requests, limits = found.get("requests") or {}, found.get("limits") or {}
-    for name, total in sorted(_asked(spec).items()):
-        given = rules.parsed(requests.get(name, 0))
-        if total > given and (name in ("cpu", "memory") or name.startswith(resources.HUGE_PAGES)):
-            text = f"must be greater than or equal to aggregate container requests of {total}"
-            causes.append(invalid_value(f"{path}.requests[{name}]", str(given), text))
+    claims = frozenset(each.get("name") or "" for each in spec.get("resourceClaims") or ())
+    resources.requirements(found, causes, path, claims, check=resources.pod_resource)
+    for side in ("requests", "limits"):
+        given = found.get(side) or {}
+        for name, total in podresources.of_containers(spec, side).items():
+            if side == "limits" and not name.startswith(podresources.HUGE_PAGES):
+                continue
+            if name in given and total > rules.parsed(given[name]):
+                text = f"must be greater than or equal to aggregate container {side} of {total}"
+                where = f"{path}.{side}[{name}]"
+                causes.append(invalid_value(where, str(rules.parsed(given[name])), text))
+    limits = found.get("limits") or {}
     for index, container in enumerate(spec.get("containers") or ()):
         for name, amount in ((container.get("resources") or {}).get("limits") or {}).items():
             if name in limits and rules.parsed(amount) > rules.parsed(limits[name]):
                 where = f"{path}.containers[{index}][{name}].limits"
                 text = f"must be less than or equal to pod limits of {rules.parsed(limits[name])}"
                 causes.append(invalid_value(where, str(rules.parsed(amount)), text))
-
-
-def _asked(spec: Object) -> dict[str, Quantity]:
-    """What the containers ask for together: init containers one after another, sidecars all along."""
-    zero = Quantity()
-
-    def of(container: Object) -> dict[str, Quantity]:
-        amounts = (container.get("resources") or {}).get("requests") or {}
-        return {name: rules.parsed(amount) for name, amount in amounts.items()}
-
-    total: dict[str, Quantity] = {}
-    sidecars: dict[str, Quantity] = {}
-    most: dict[str, Quantity] = {}
-    for container in spec.get("containers") or ():
-        for name, amount in of(container).items():
-            total[name] = total.get(name, zero) + amount
-    for container in spec.get("initContainers") or ():
-        for name, amount in of(container).items():
-            now = sidecars.get(name, zero) + amount
-            if containers.is_sidecar(container):
-                sidecars[name] = now
-            most[name] = max(most.get(name, zero), now)
-    for name in {*total, *sidecars, *most}:
-        together = total.get(name, zero) + sidecars.get(name, zero)
-        total[name] = max(together, most.get(name, zero))
-    return total
 
 
 def _dns(config: Object | None, policy: str, causes: Causes, path: str) -> None:

@@ -108,7 +108,7 @@ def pod_resource(causes: Causes, path: str, name: str) -> None:
     """What a pod may ask for as a whole (KEP-2837)."""
     if name not in ("cpu", "memory") and resource_name(causes, path, name):
         if not name.startswith(HUGE_PAGES):
-            causes.append(not_supported(path, name, ["cpu", "memory"]))
+            causes.append(not_supported(path, name, ["cpu", HUGE_PAGES, "memory"]))
 
 
 def quota_resource(causes: Causes, path: str, name: str) -> None:

@@ -25,7 +25,7 @@ _PROFILES: Final = ("Localhost", "RuntimeDefault", "Unconfined")
 _PROC_MOUNTS: Final = ("Default", "Unmasked")
 _GROUP_CHANGE: Final = ("Always", "OnRootMismatch")
 _GROUPS: Final = ("Merge", "Strict")
-_SELINUX_CHANGE: Final = ("MountOption", "Recursive")
+_SELINUX_CHANGE: Final = ("Recursive",)  # "MountOption" needs KEP-1710, which is not stable
 _OS: Final = ("linux", "windows")
 _SYSCTL: Final = (
     "must have at most 253 characters and match regex "
@@ -246,7 +246,7 @@ _NOT_ON_WINDOWS_CONTAINER: Final = (
 def operating_system(spec: Object, causes: Causes, path: str) -> None:
     system = (spec.get("os") or {}).get("name") or ""
     if not system:
-        causes.append(required(f"{path}.os.name", "cannot be empty"))
+        causes.append(required(f"{path}.os.name"))
     elif system not in _OS:
         causes.append(not_supported(f"{path}.os", system, _OS))
     elif system == "linux":
@@ -288,9 +288,13 @@ def host_users(spec: Object, causes: Causes, path: str) -> None:
     if is_host_users(spec):
         return
     text = "when `hostUsers` is false"
-    for field in ("hostNetwork", "hostPID", "hostIPC"):
+    for field, shown in (
+        ("hostNetwork", "hostNetwork"),
+        ("hostPID", "HostPID"),
+        ("hostIPC", "HostIPC"),
+    ):
         if spec.get(field):
-            causes.append(forbidden_field(f"{path}.{field}", text))
+            causes.append(forbidden_field(f"{path}.{shown}", text))
     for field in _CONTAINERS:
         for index, container in enumerate(spec.get(field) or ()):
             if container.get("volumeDevices"):

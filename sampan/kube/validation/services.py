@@ -59,7 +59,7 @@ def validate(service: Object, causes: Causes) -> None:
     rules.choice(causes, "spec.sessionAffinity", get("sessionAffinity"), _AFFINITY)
     _session(spec, causes)
     if kind != "ExternalName":
-        _addresses(spec, causes)
+        addresses(spec, causes)
     for index, item in enumerate(get("externalIPs") or ()):
         non_special_ip(item, causes, f"spec.externalIPs[{index}]")
     rules.choice(causes, "spec.type", kind, _TYPES)
@@ -138,17 +138,17 @@ def _version(address: str) -> str:
     return "IPv6" if ":" in address else "IPv4"
 
 
-def _addresses(spec: Object, causes: Causes) -> None:
+def addresses(spec: Object, causes: Causes) -> None:
     """clusterIP, clusterIPs, ipFamilies and ipFamilyPolicy say the same."""
-    addresses, address = spec.get("clusterIPs") or [], spec.get("clusterIP") or ""
+    given, address = spec.get("clusterIPs") or [], spec.get("clusterIP") or ""
     path, families = "spec.clusterIPs", spec.get("ipFamilies") or []
-    if address and not addresses:
+    if address and not given:
         causes.append(required(path))
-    elif address and addresses[0] != address:
-        causes.append(invalid_value(path, addresses, "first value must match `clusterIP`"))
-    elif addresses and not address:
+    elif address and given[0] != address:
+        causes.append(invalid_value(path, given, "first value must match `clusterIP`"))
+    elif given and not address:
         text = "must be empty when `clusterIP` is not specified"
-        causes.append(invalid_value(path, addresses, text))
+        causes.append(invalid_value(path, given, text))
     for index, family in enumerate(families):
         where = f"spec.ipFamilies[{index}]"
         if family not in _FAMILIES:
@@ -159,20 +159,20 @@ def _addresses(spec: Object, causes: Causes) -> None:
     if policy is not None and policy not in _FAMILY_POLICIES:
         causes.append(not_supported("spec.ipFamilyPolicy", policy, _FAMILY_POLICIES))
     before = len(causes)
-    for index, item in enumerate(addresses):
+    for index, item in enumerate(given):
         if index or item != "None":
             rules.name(causes, f"{path}[{index}]", item, names.ip)
-        elif len(addresses) > 1:
+        elif len(given) > 1:
             text = "'None' must be the first and only value"
-            causes.append(invalid_value(path, addresses, text))
-    if len(addresses) > 2:
-        causes.append(invalid_value(path, addresses, "may only hold up to 2 values"))
-    if len(causes) > before or addresses == ["None"]:
+            causes.append(invalid_value(path, given, text))
+    if len(given) > 2:
+        causes.append(invalid_value(path, given, "may only hold up to 2 values"))
+    if len(causes) > before or given == ["None"]:
         return
-    if len(addresses) > 1 and len({_version(each) for each in addresses}) < 2:
+    if len(given) > 1 and len({_version(each) for each in given}) < 2:
         text = "may specify no more than one IP for each IP family"
-        causes.append(invalid_value(path, addresses, text))
-    for index, (item, family) in enumerate(zip(addresses, families, strict=False)):
+        causes.append(invalid_value(path, given, text))
+    for index, (item, family) in enumerate(zip(given, families, strict=False)):
         if family in _FAMILIES and _version(item) != family:
             text = f"expected an {family} value as indicated by `ipFamilies[{index}]`"
             causes.append(invalid_value(f"{path}[{index}]", item, text))

@@ -32,7 +32,7 @@ def _parameters(found: Object, causes: Causes, *, needed: bool) -> None:
         text = "must contain at least one key/value pair"
         causes.append(required("parameters", text))
     if len(parameters) > _MAX_PARAMETERS:
-        causes.append(too_long("Provisioner Parameters Length", "", _MAX_PARAMETERS))
+        causes.append(too_long("parameters", "", _MAX_PARAMETERS))
         return
     size = 0
     for key, value in parameters.items():
@@ -108,21 +108,29 @@ def _csi_driver(found: Object, causes: Causes) -> None:
     for mode in spec.get("volumeLifecycleModes") or ():
         if mode not in ("Ephemeral", "Persistent"):
             path = "spec.volumeLifecycleModes"
-            causes.append(not_supported(path, mode, ["Ephemeral", "Persistent"]))
+            causes.append(not_supported(path, mode, ["Persistent", "Ephemeral"]))
+    _tokens_in_secrets(spec, causes)
     period = spec.get("nodeAllocatableUpdatePeriodSeconds")
     if period is not None and period < 10:
         path, text = (
             "spec.nodeAllocatableUpdatePeriodSeconds",
-            "must be greater than or equal to 10",
+            "must be greater than or equal to 10 seconds",
         )
         causes.append(invalid_value(path, period, text))
+
+
+def _tokens_in_secrets(spec: Object, causes: Causes) -> None:
+    if spec.get("serviceAccountTokenInSecrets") is not None and not spec.get("tokenRequests"):
+        text = "serviceAccountTokenInSecrets is set but no tokenRequests are specified"
+        where = "spec.serviceAccountTokenInSecrets"
+        causes.append(invalid_value(where, spec["serviceAccountTokenInSecrets"], text))
 
 
 def _csi_driver_update(new: Object, old: Object, causes: Causes) -> None:
     before, after = old.get("spec") or {}, new.get("spec") or {}
     for field in ("attachRequired", "volumeLifecycleModes"):
         if after.get(field) != before.get(field):
-            path = f"spec.{field}"
+            path = "spec.attachedRequired" if field == "attachRequired" else f"spec.{field}"
             causes.append(invalid_value(path, after.get(field), rules.IMMUTABLE))
 
 

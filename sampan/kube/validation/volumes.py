@@ -72,17 +72,32 @@ def validate_volumes(
 
 
 def _sources(volume: Object, causes: Causes, path: str) -> None:
-    found = 0
-    for field, source in volume.items():
-        if field == "name" or source is None:
-            continue
-        found += 1
-        if found > 1:
-            causes.append(forbidden_field(f"{path}.{field}", _MANY))
+    given = [field for field in volume if field != "name" and volume[field] is not None]
+    if len(given) > 1:
+        # The first in the order of the API's type is the one that counts.
+        order = {field: number for number, field in enumerate(SOURCES)}
+        given.sort(key=lambda field: order.get(field, len(order)))
+    for number, field in enumerate(given):
+        if number:
+            causes.append(forbidden_field(f"{path}.{_MISNAMED.get(field, field)}", _MANY))
         elif (check := SOURCES.get(field)) is not None:
-            check(source, causes, f"{path}.{field}")
-    if not found:
+            where = "persistentDisk" if field == "gcePersistentDisk" else field
+            check(volume[field], causes, f"{path}.{where}")
+    if not given:
         causes.append(required(path, "must specify a volume type"))
+    iscsi = volume.get("iscsi") or {}
+    if iscsi.get("initiatorName") is not None:
+        name = volume.get("name") or ""
+        if len(f"{name}:{iscsi.get('targetPortal') or ''}") > 64:
+            causes.append(invalid_value(f"{path}.name", name, _LONG_TARGET))
+
+
+# As Kubernetes misnames them where a volume has several sources.
+_MISNAMED: Final = {"cephfs": "cephFS", "downwardAPI": "downwarAPI"}
+_LONG_TARGET: Final = (
+    "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if "
+    "iscsi.initiatorName is specified."
+)
 
 
 def _need(*fields: str) -> Callable[[Object, Causes, str], None]:
@@ -132,10 +147,9 @@ def _config_map(source: Object, causes: Causes, path: str) -> None:
 
 def _downward(source: Object, causes: Causes, path: str) -> None:
     mode(causes, f"{path}.defaultMode", source.get("defaultMode"))
-    for index, item in enumerate(source.get("items") or ()):
-        where = f"{path}.items[{index}]"
+    for item in source.get("items") or ():  # Kubernetes names neither the list nor an index
+        where = path
         file_path(causes, f"{where}.path", item.get("path") or "")
-        mode(causes, f"{where}.mode", item.get("mode"))
         field, resource = item.get("fieldRef"), item.get("resourceFieldRef")
         if field is not None:
             field_ref(field, causes, f"{where}.fieldRef", FILE_FIELDS)
@@ -146,6 +160,7 @@ def _downward(source: Object, causes: Causes, path: str) -> None:
             resource_field_ref(resource, causes, f"{where}.resourceFieldRef", container_needed=True)
         else:
             causes.append(required(where, "one of fieldRef and resourceFieldRef is required"))
+        mode(causes, f"{where}.mode", item.get("mode"))
 
 
 def _projected(source: Object, causes: Causes, path: str) -> None:
@@ -157,7 +172,7 @@ def _projected(source: Object, causes: Causes, path: str) -> None:
         for field in given:
             if (check := _PROJECTIONS.get(field)) is not None:
                 check(projection[field], causes, f"{where}.{field}")
-            for place in _paths(field, projection[field]):
+            for place in _paths(projection[field]):
                 if place in taken:
                     shown = projection[field].get("name") or place
                     causes.append(invalid_value(path, shown, "conflicting duplicate paths"))
@@ -167,9 +182,7 @@ def _projected(source: Object, causes: Causes, path: str) -> None:
             causes.append(forbidden_field(where, text))
 
 
-def _paths(field: str, source: Object) -> list[str]:
-    if field == "clusterTrustBundle":
-        return [source.get("path") or ""]
+def _paths(source: Object) -> list[str]:
     return [item["path"] for item in source.get("items") or () if item.get("path")]
 
 
@@ -188,51 +201,6 @@ def _token(source: Object, causes: Causes, path: str) -> None:
         text = "may not specify a duration larger than 2^32 seconds"
         causes.append(invalid_value(f"{path}.expirationSeconds", seconds, text))
     file_path(causes, f"{path}.path", source.get("path") or "")
-
-
-def _trust_bundle(source: Object, causes: Causes, path: str) -> None:
-    name, signer = source.get("name"), source.get("signerName")
-    if name is not None and signer is not None:
-        text = "only one of name and signerName may be used"
-        causes.append(invalid_value(path, source, text))
-    elif name is not None:
-        if not name:
-            causes.append(required(f"{path}.name", "must be a valid object name"))
-        if source.get("labelSelector") is not None:
-            text = "labelSelector must be unset if name is specified"
-            where = f"{path}.labelSelector"
-            causes.append(invalid_value(where, source["labelSelector"], text))
-    elif signer is not None:
-        if not signer:
-            causes.append(required(f"{path}.signerName", "must be a valid signer name"))
-        rules.label_selector(causes, f"{path}.labelSelector", source.get("labelSelector"))
-    else:
-        causes.append(required(path, "either name or signerName must be specified"))
-    file_path(causes, f"{path}.path", source.get("path") or "")
-
-
-_KEY_TYPES: Final = ("ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519", "RSA3072", "RSA4096")
-
-
-def _certificate(source: Object, causes: Causes, path: str) -> None:
-    """A certificate that the node asks for in the pod's name (KEP-4317)."""
-    if not source.get("signerName"):
-        causes.append(required(f"{path}.signerName"))
-    rules.choice(causes, f"{path}.keyType", source.get("keyType"), _KEY_TYPES)
-    seconds = source.get("maxExpirationSeconds")
-    if seconds is not None and not 3600 <= seconds <= 91 * 86_400:
-        text = (
-            "must be between 1 hour and 91 days" if seconds >= 3600 else "must be at least 1 hour"
-        )
-        causes.append(invalid_value(f"{path}.maxExpirationSeconds", seconds, text))
-    given = [each for each in _CERTIFICATE_PATHS if source.get(each)]
-    if not given:
-        causes.append(required(path, "specify at least one of credentialBundlePath, keyPath"))
-    for field in given:
-        file_path(causes, f"{path}.{field}", source[field])
-
-
-_CERTIFICATE_PATHS: Final = ("credentialBundlePath", "keyPath", "certificateChainPath")
 
 
 def _nfs(source: Object, causes: Causes, path: str) -> None:
@@ -255,7 +223,8 @@ def _ephemeral(source: Object, causes: Causes, path: str) -> None:
     rules.labels(causes, f"{where}.metadata.labels", metadata.get("labels"))
     for field, value in metadata.items():
         if value and field not in ("annotations", "labels"):
-            causes.append(forbidden_field(f"{where}.metadata.{field}", "cannot be set"))
+            shown = "uID" if field == "uid" else field  # a Go name with a small first letter
+            causes.append(forbidden_field(f"{where}.metadata.{shown}", "cannot be set"))
     claim_spec(template.get("spec") or {}, causes, f"{where}.spec")
 
 
@@ -267,6 +236,7 @@ def driver_name(causes: Causes, path: str, name: str) -> None:
     """How a CSI driver may be called."""
     if not name:
         causes.append(required(path))
+        return
     if len(name) > 63:
         causes.append(too_long(path, "", 63))
     rules.name(causes, path, name, lambda value: names.dns1123_subdomain(value.lower()))
@@ -344,6 +314,23 @@ def _flex(source: Object, causes: Causes, path: str) -> None:
             causes.append(invalid_value(f"{path}.options[{key}]", key, text))
 
 
+def _quobyte(source: Object, causes: Causes, path: str) -> None:
+    text = "must be a host:port pair or multiple pairs separated by commas"
+    registry = source.get("registry") or ""
+    if not registry:
+        causes.append(required(f"{path}.registry", text))
+    elif len(source.get("tenant") or "") > 64:
+        why = "must be a UUID and may not exceed a length of 64 characters"
+        causes.append(required(f"{path}.tenant", why))
+    else:
+        for pair in registry.split(","):
+            host, colon, port = pair.rpartition(":")
+            bare = ":" in host and not host.startswith("[")
+            if not colon or bare or "]" in port:
+                causes.append(invalid_value(f"{path}.registry", registry, text))
+    _need("volume")(source, causes, path)
+
+
 def _flocker(source: Object, causes: Causes, path: str) -> None:
     name, uuid = source.get("datasetName") or "", source.get("datasetUUID")
     if not name and not uuid:
@@ -378,36 +365,38 @@ def _git_repo(source: Object, causes: Causes, path: str) -> None:
     local_path(causes, f"{path}.directory", source.get("directory") or "")
 
 
+# In the order in which Kubernetes looks at them.
 SOURCES: dict[str, Callable[[Object, Causes, str], None]] = {
-    "hostPath": host_path,
     "emptyDir": _empty_dir,
-    "secret": _secret,
-    "configMap": _config_map,
-    "downwardAPI": _downward,
-    "projected": _projected,
-    "persistentVolumeClaim": _need("claimName"),
-    "nfs": _nfs,
-    "ephemeral": _ephemeral,
-    "image": _image,
-    "csi": _csi,
-    "iscsi": _iscsi,
-    "fc": fibre_channel,
-    "glusterfs": _need("endpoints", "path"),
-    "rbd": _need("monitors", "image"),
-    "cephfs": _need("monitors"),
+    "hostPath": host_path,
+    "gitRepo": _git_repo,
     "gcePersistentDisk": _disk("pdName"),
     "awsElasticBlockStore": _disk("volumeID"),
-    "azureFile": _need("secretName", "shareName"),
-    "azureDisk": _azure_disk,
-    "vsphereVolume": _need("volumePath"),
-    "cinder": _need("volumeID"),
-    "flexVolume": _flex,
+    "secret": _secret,
+    "nfs": _nfs,
+    "iscsi": _iscsi,
+    "glusterfs": _need("endpoints", "path"),
     "flocker": _flocker,
-    "quobyte": _need("registry", "volume"),
+    "persistentVolumeClaim": _need("claimName"),
+    "rbd": _need("monitors", "image"),
+    "cinder": _need("volumeID"),
+    "cephfs": _need("monitors"),
+    "quobyte": _quobyte,
+    "downwardAPI": _downward,
+    "fc": fibre_channel,
+    "flexVolume": _flex,
+    "configMap": _config_map,
+    "azureFile": _need("secretName", "shareName"),
+    "vsphereVolume": _need("volumePath"),
+    "photonPersistentDisk": _need("pdID"),
     "portworxVolume": _need("volumeID"),
-    "scaleIO": _need("gateway", "system", "volumeName"),
+    "azureDisk": _azure_disk,
     "storageos": _need("volumeName"),
-    "gitRepo": _git_repo,
+    "projected": _projected,
+    "scaleIO": _need("gateway", "system", "volumeName"),
+    "csi": _csi,
+    "ephemeral": _ephemeral,
+    "image": _image,
 }
 
 _PROJECTIONS: dict[str, Callable[[Object, Causes, str], None]] = {
@@ -415,6 +404,4 @@ _PROJECTIONS: dict[str, Callable[[Object, Causes, str], None]] = {
     "configMap": _named_projection,
     "downwardAPI": _downward,
     "serviceAccountToken": _token,
-    "clusterTrustBundle": _trust_bundle,
-    "podCertificate": _certificate,
 }

@@ -7,13 +7,13 @@ from typing import Final
 
 from sampan.kube import names, selectors
 from sampan.kube.errors import (
-    ApiError,
     forbidden_field,
     invalid_value,
     not_supported,
     required,
 )
 from sampan.kube.validation import pods, rules
+from sampan.kube.validation.persistent import claim_spec
 from sampan.kube.validation.rules import Causes, Object, Rules
 
 _MISMATCH: Final = "`selector` does not match template `labels`"
@@ -39,7 +39,8 @@ _STATEFUL_MUTABLE: Final = frozenset(
 def _selector(spec: Object, causes: Causes, what: str) -> None:
     selector = spec.get("selector")
     if selector is None:
-        causes.append(required("spec.selector"))
+        if what != "daemonset":
+            causes.append(required("spec.selector"))
         return
     rules.label_selector(causes, "spec.selector", selector)
     if rules.is_empty_selector(selector):
@@ -47,27 +48,52 @@ def _selector(spec: Object, causes: Causes, what: str) -> None:
         causes.append(invalid_value("spec.selector", selector, text))
 
 
-def _template(spec: Object, causes: Causes) -> None:
-    """Labels match the selector, the pods always restart, and no deadline ends them."""
+def _template(
+    spec: Object, causes: Causes, kind: str = "ReplicaSet", *, whole: bool = True
+) -> None:
+    """Labels match the selector, the pods always restart, and no deadline ends them.
+
+    A template is looked at no further when its selector cannot be read; `whole` False: nor are the pods in it.
+    """
     template = spec.get("template") or {}
-    labels = (template.get("metadata") or {}).get("labels") or {}
+    metadata = template.get("metadata") or {}
+    labels = metadata.get("labels") or {}
     selector = spec.get("selector")
-    if selector is not None and not rules.is_empty_selector(selector):
-        try:
-            matches = selectors.from_object(selector).matches(labels)
-        except ApiError:  # reported with the selector itself
-            matches = True
-        if not matches:
-            causes.append(invalid_value("spec.template.metadata.labels", labels, _MISMATCH))
-    pods.pod_template(template, causes, "spec.template")
-    pod_spec = template.get("spec") or {}
+    unreadable: Causes = []
+    rules.label_selector(unreadable, "", selector)
+    if unreadable:
+        if kind != "DaemonSet":
+            text = "" if kind == "StatefulSet" else "invalid label selector"
+            causes.append(invalid_value("spec.selector", selector, text))
+            if kind == "StatefulSet":
+                whole = False
+            else:
+                return
+    else:
+        is_checked = (
+            selector is None or kind == "DaemonSet" or not rules.is_empty_selector(selector)
+        )
+        if is_checked and not selectors.from_object(selector).matches(labels):
+            shown = labels or None
+            causes.append(invalid_value("spec.template.metadata.labels", shown, _MISMATCH))
+    if whole:
+        pods.pod_template(template, causes, "spec.template")
+    if kind == "StatefulSet" and not unreadable:
+        _checked_twice(metadata, causes)
+    pod_spec = (spec.get("template") or {}).get("spec") or {}
     policy = pod_spec.get("restartPolicy")
     if policy and policy != "Always":
         path = "spec.template.spec.restartPolicy"
         causes.append(not_supported(path, policy, ["Always"]))
     if pod_spec.get("activeDeadlineSeconds") is not None:
         path = "spec.template.spec.activeDeadlineSeconds"
-        causes.append(forbidden_field(path, "activeDeadlineSeconds in ReplicaSet is not Supported"))
+        causes.append(forbidden_field(path, f"activeDeadlineSeconds in {kind} is not Supported"))
+
+
+def _checked_twice(metadata: Object, causes: Causes) -> None:
+    """Of a StatefulSet's template, what is wrong with labels and annotations is said a second time."""
+    rules.labels(causes, "spec.template.labels", metadata.get("labels"))
+    rules.annotations(causes, "spec.template.annotations", metadata.get("annotations"))
 
 
 def _counts(spec: Object, causes: Causes, *fields: str) -> None:
@@ -89,7 +115,7 @@ def _rolling(found: Object | None, causes: Causes, path: str) -> None:
 
 
 def _is_zero(value: object) -> bool:
-    return value in (0, None) or rules.percent_of(value) == 0
+    return value in (0, None) or (isinstance(value, str) and not rules.percent_of(value))
 
 
 def _deployment(deployment: Object, causes: Causes) -> None:
@@ -106,7 +132,7 @@ def _deployment(deployment: Object, causes: Causes) -> None:
     elif kind == "RollingUpdate":
         _rolling(rolling, causes, "spec.strategy.rollingUpdate")
     else:
-        causes.append(not_supported("spec.strategy.type", kind, ["Recreate", "RollingUpdate"]))
+        causes.append(not_supported("spec.strategy", strategy, ["Recreate", "RollingUpdate"]))
     _counts(spec, causes, "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds")
     deadline, ready = spec.get("progressDeadlineSeconds"), spec.get("minReadySeconds") or 0
     if deadline is not None and deadline <= ready:
@@ -130,7 +156,12 @@ def _same_selector(new: Object, old: Object, causes: Causes) -> None:
 
 
 def _stateful_set(stateful_set: Object, causes: Causes) -> None:
-    spec = stateful_set.get("spec") or {}
+    _stateful_spec(stateful_set.get("spec") or {}, causes)
+
+
+def _stateful_spec(
+    spec: Object, causes: Causes, *, is_new: bool = True, whole: bool = True
+) -> None:
     policy = spec.get("podManagementPolicy") or ""
     if not policy:
         causes.append(required("spec.podManagementPolicy"))
@@ -161,34 +192,42 @@ def _stateful_set(stateful_set: Object, causes: Causes) -> None:
     retention = spec.get("persistentVolumeClaimRetentionPolicy") or {}
     for field, value in retention.items():
         path = f"spec.persistentVolumeClaimRetentionPolicy.{field}"
-        rules.choice(causes, path, value, ("Delete", "Retain"))
-    _counts(spec, causes, "replicas", "minReadySeconds", "revisionHistoryLimit")
+        if value not in ("Retain", "Delete"):
+            causes.append(not_supported(path, value, ("Retain", "Delete")))
+    for index, claim in enumerate(spec.get("volumeClaimTemplates") or ()) if is_new else ():
+        claim_spec(claim.get("spec") or {}, causes, f"spec.volumeClaimTemplates[{index}].spec")
+    _counts(spec, causes, "replicas", "minReadySeconds")
     rules.not_negative(causes, "spec.ordinals.start", (spec.get("ordinals") or {}).get("start"))
-    if service := spec.get("serviceName"):
-        rules.name(causes, "spec.serviceName", service, names.dns1123_subdomain)
+    if is_new and (service := spec.get("serviceName")):
+        rules.name(causes, "spec.serviceName", service, names.dns1123_label)
     _selector(spec, causes, "statefulset")
-    _template(_with_claims(spec), causes)
+    _template(_as_run(spec), causes, "StatefulSet", whole=whole)
 
 
-def _with_claims(spec: Object) -> Object:
-    """The spec with the volumes in its template that each pod gets for its claims, so that they can be mounted."""
+def _as_run(spec: Object) -> Object:
+    """The spec with what each pod gets in its template: volumes for its claims; a host name, so none is looked at."""
     template = spec.get("template") or {}
     pod_spec = template.get("spec") or {}
     volumes = pod_spec.get("volumes") or []
-    taken = {volume.get("name") for volume in volumes}
+    listed = [each.get("metadata") or {} for each in spec.get("volumeClaimTemplates") or ()]
     claimed = [
         {"name": name, "persistentVolumeClaim": {"claimName": name}}
-        for each in spec.get("volumeClaimTemplates") or ()
-        if (name := (each.get("metadata") or {}).get("name")) and name not in taken
+        for name in dict.fromkeys(each.get("name") or "" for each in listed)
     ]
-    if not claimed:
-        return spec
-    filled = {**pod_spec, "volumes": [*volumes, *claimed]}
+    filled = {key: pod_spec[key] for key in pod_spec if key not in ("hostname", "subdomain")}
+    if claimed:
+        own = {each["name"] for each in claimed}
+        kept = [each for each in volumes if each.get("name") not in own]
+        filled["volumes"] = [*claimed, *kept]
     return {**spec, "template": {**template, "spec": filled}}
 
 
 def _stateful_set_update(new: Object, old: Object, causes: Causes) -> None:
+    """What was stored before a rule may stay: names and claims cannot change, and a bad template stays updatable."""
     before, after = old.get("spec") or {}, new.get("spec") or {}
+    found: Causes = []
+    _stateful_spec(before, found, is_new=False)
+    _stateful_spec(after, causes, is_new=False, whole=not found)
     changed = {field for field in {*before, *after} if before.get(field) != after.get(field)}
     if changed - _STATEFUL_MUTABLE:
         causes.append(forbidden_field("spec", _STATEFUL_UPDATE))
@@ -197,15 +236,15 @@ def _stateful_set_update(new: Object, old: Object, causes: Causes) -> None:
 def _daemon_set(daemon_set: Object, causes: Causes) -> None:
     spec = daemon_set.get("spec") or {}
     _selector(spec, causes, "daemonset")
-    _template(spec, causes)
+    _template(spec, causes, "DaemonSet")
     _counts(spec, causes, "minReadySeconds", "revisionHistoryLimit")
     strategy = spec.get("updateStrategy") or {}
     kind = strategy.get("type") or ""
     if kind == "RollingUpdate":
         _daemon_rolling(strategy.get("rollingUpdate"), causes, "spec.updateStrategy.rollingUpdate")
     elif kind != "OnDelete":
-        allowed = ["OnDelete", "RollingUpdate"]
-        causes.append(not_supported("spec.updateStrategy.type", kind, allowed))
+        allowed = ["RollingUpdate", "OnDelete"]
+        causes.append(not_supported("spec.updateStrategy", strategy, allowed))
 
 
 def _daemon_rolling(found: Object | None, causes: Causes, path: str) -> None:
@@ -229,8 +268,13 @@ def _revision(revision: Object, causes: Causes) -> None:
     if (revision.get("revision") or 0) < 0:
         text = rules.NOT_NEGATIVE
         causes.append(invalid_value("revision", revision["revision"], text))
-    if not revision.get("data"):
+
+
+def _new_revision(revision: Object, causes: Causes) -> None:
+    if (data := revision.get("data")) is None:
         causes.append(required("data", "data is mandatory"))
+    elif not isinstance(data, dict):
+        causes.append(required("data", "data must be a valid JSON object"))
 
 
 def _revision_update(new: Object, old: Object, causes: Causes) -> None:
@@ -321,7 +365,7 @@ def status_of(kind: str) -> Callable[[Object, Object, Causes], None]:
                 causes.append(invalid_value(f"status.{field}", value, text))
         before = (old.get("status") or {}).get("collisionCount")
         if before is not None and (status.get("collisionCount") or 0) < before:
-            now = status.get("collisionCount")
+            now = status.get("collisionCount") or 0
             causes.append(invalid_value("status.collisionCount", now, "cannot be decremented"))
 
     return check
@@ -335,7 +379,8 @@ RULES = {
         _stateful_set_update,
         names.dns1123_label,
         status=status_of("StatefulSet"),
+        update_is_whole=True,
     ),
     ("apps", "DaemonSet"): Rules(_daemon_set, _same_selector, status=status_of("DaemonSet")),
-    ("apps", "ControllerRevision"): Rules(_revision, _revision_update),
+    ("apps", "ControllerRevision"): Rules(_revision, _revision_update, first=_new_revision),
 }

@@ -70,7 +70,7 @@ def _endpoints(new: Object, old: Object | None) -> list[str]:
 def _endpoint_slice(new: Object, old: Object | None) -> list[str]:
     found: list[str] = []
     if new.get("addressType") == "FQDN":
-        found.append("addressType: FQDN endpoints are deprecated")
+        found.append("spec.addressType: FQDN endpoints are deprecated")
     elif new.get("addressType") == "IPv6":
         for index, endpoint in enumerate(new.get("endpoints") or ()):
             for at, address in enumerate(endpoint.get("addresses") or ()):
@@ -144,8 +144,22 @@ def _storage_class(new: Object, old: Object | None) -> list[str]:
             key, where = item.get("key") or "", f"allowedTopologies[{index}]"
             if key in labels.DEPRECATED:
                 text = labels.DEPRECATED[key]
-                found.append(f"{where}.matchLabelExpressions[{at}].key: {key} is {text}")
+                found.append(f"{where}.matchLabelExpressions[{at}].key: {text}")
     return found
+
+
+def _csi_driver(new: Object, old: Object | None) -> list[str]:
+    spec = new.get("spec") or {}
+    if old is not None and (old.get("spec") or {}).get("tokenRequests") == spec.get(
+        "tokenRequests"
+    ):
+        return []
+    if not spec.get("tokenRequests") or spec.get("serviceAccountTokenInSecrets") is not None:
+        return []
+    return [
+        "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true "
+        "to prevent possible logging of tokens in volume attributes"
+    ]
 
 
 def _node(new: Object, old: Object | None) -> list[str]:
@@ -180,6 +194,7 @@ WARNINGS: Final = {
     ("networking.k8s.io", "Ingress"): _ingress,
     ("networking.k8s.io", "NetworkPolicy"): _network_policy,
     ("node.k8s.io", "RuntimeClass"): _runtime_class,
+    ("storage.k8s.io", "CSIDriver"): _csi_driver,
     ("storage.k8s.io", "StorageClass"): _storage_class,
     ("storage.k8s.io", "CSIStorageCapacity"): lambda new, old: labels.of_selector(
         new.get("nodeTopology"), "nodeTopology"

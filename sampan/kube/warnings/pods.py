@@ -1,16 +1,19 @@
 """Pods, and the templates inside workloads. Source: pkg/api/pod/warnings.go, v1.36."""
 
 # No `from __future__ import annotations` here: it would take the name of `annotations` below.
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 from sampan.kube import names
+from sampan.kube.apparmor import PREFIX as APPARMOR
+from sampan.kube.apparmor import deprecated as apparmor_deprecated
+from sampan.kube.apparmor import profile as apparmor_profile
 from sampan.kube.crowds import Crowd
 from sampan.kube.errors import quote
 from sampan.kube.objects import annotations, generation
 from sampan.kube.objects import name as name_of
 from sampan.kube.quantity import parse
-from sampan.kube.warnings import labels
+from sampan.kube.warnings import labels, overlaps
 from sampan.kube.warnings.addresses import of_ip
 
 Object = dict[str, Any]
@@ -23,10 +26,9 @@ _ANNOTATIONS: Final = {
 }
 _SECCOMP: Final = "seccomp.security.alpha.kubernetes.io/pod"
 _CONTAINER_SECCOMP: Final = "container.seccomp.security.alpha.kubernetes.io/"
-_APPARMOR: Final = "container.apparmor.security.beta.kubernetes.io/"
 _VOLUMES: Final = {
     "photonPersistentDisk": "deprecated in v1.11, non-functional in v1.16+",
-    "gitRepo": "deprecated in v1.11",
+    "gitRepo": "deprecated in v1.11, and disabled by default in v1.33+",
     "scaleIO": "deprecated in v1.16, non-functional in v1.22+",
     "flocker": "deprecated in v1.22, non-functional in v1.25+",
     "storageos": "deprecated in v1.22, non-functional in v1.25+",
@@ -52,13 +54,13 @@ def of_template(template: Object | None, path: str) -> list[str]:
     template = template or {}
     prefix = f"{path}." if path else ""
     spec, marks = template.get("spec") or {}, annotations(template)
-    found = [*_placement(spec, f"{prefix}spec")]
+    found = [*_nodes(spec, f"{prefix}spec")]
     for key, text in _ANNOTATIONS.items() if marks else ():
         if key in marks:
             found.append(f"{prefix}metadata.annotations[{key}]: {text}")
     if volumes := spec.get("volumes"):
         found += _volumes(volumes, f"{prefix}spec.volumes")
-        found += _overlaps(volumes)
+        found += overlaps.of_volumes(volumes)
     found += _repeated(spec.get("hostAliases"), f"{prefix}spec.hostAliases", "ip")
     found += _repeated(spec.get("imagePullSecrets"), f"{prefix}spec.imagePullSecrets", "name")
     for index, secret in enumerate(spec.get("imagePullSecrets") or ()):
@@ -73,10 +75,11 @@ def of_template(template: Object | None, path: str) -> list[str]:
     if (spec.get("terminationGracePeriodSeconds") or 0) < 0:
         text = "must be >= 0; negative values are invalid and will be treated as 1"
         found.append(f"{prefix}spec.terminationGracePeriodSeconds: {text}")
-    for index, alias in enumerate(spec.get("hostAliases") or ()):
-        found += of_ip(f"{prefix}spec.hostAliases[{index}].ip", alias.get("ip") or "")
+    found += _neighbours(spec.get("affinity") or {}, f"{prefix}spec.affinity")
     for index, server in enumerate((spec.get("dnsConfig") or {}).get("nameservers") or ()):
         found += of_ip(f"{prefix}spec.dnsConfig.nameservers[{index}]", server)
+    for index, alias in enumerate(spec.get("hostAliases") or ()):
+        found += of_ip(f"{prefix}spec.hostAliases[{index}].ip", alias.get("ip") or "")
     return found
 
 
@@ -86,7 +89,7 @@ def _each_container(spec: Object, path: str) -> Iterator[tuple[str, Object]]:
             yield f"{path}.{field}[{index}]", container
 
 
-def _placement(spec: Object, path: str) -> Iterator[str]:
+def _nodes(spec: Object, path: str) -> Iterator[str]:
     for key in spec.get("nodeSelector") or ():
         if key in labels.DEPRECATED:
             yield f"{path}.nodeSelector[{key}]: {labels.DEPRECATED[key]}"
@@ -105,14 +108,17 @@ def _placement(spec: Object, path: str) -> Iterator[str]:
             yield f"{where}.topologyKey: {key} is {labels.DEPRECATED[key]}"
         if item.get("labelSelector") is None:
             yield f"{where}.labelSelector: {_NULL_SELECTOR}"
+
+
+def _neighbours(affinity: Object, path: str) -> Iterator[str]:
     for kind in ("podAffinity", "podAntiAffinity"):
         terms = affinity.get(kind) or {}
         for index, term in enumerate(terms.get(_REQUIRED) or ()):
             if term.get("labelSelector") is None:
-                yield f"{path}.affinity.{kind}.{_REQUIRED}[{index}].labelSelector: {_NULL_SELECTOR}"
+                yield f"{path}.{kind}.{_REQUIRED}[{index}].labelSelector: {_NULL_SELECTOR}"
         for index, item in enumerate(terms.get(_PREFERRED) or ()):
             if (item.get("podAffinityTerm") or {}).get("labelSelector") is None:
-                where = f"{path}.affinity.{kind}.{_PREFERRED}[{index}].podAffinityTerm"
+                where = f"{path}.{kind}.{_PREFERRED}[{index}].podAffinityTerm"
                 yield f"{where}.labelSelector: {_NULL_SELECTOR}"
 
 
@@ -120,7 +126,8 @@ def _volumes(volumes: list[Object], path: str) -> Iterator[str]:
     for index, volume in enumerate(volumes):
         for field in volume:
             if field in _VOLUMES:
-                yield f"{path}[{index}].{field}: {_VOLUMES[field]}"
+                shown = "storageOS" if field == "storageos" else field
+                yield f"{path}[{index}].{shown}: {_VOLUMES[field]}"
         template = (volume.get("ephemeral") or {}).get("volumeClaimTemplate")
         if template:
             where = f"{path}[{index}].ephemeral.volumeClaimTemplate.spec"
@@ -180,11 +187,12 @@ def _profiles(spec: Object, marks: Object, prefix: str, *, template: bool) -> It
         name, own = container.get("name") or "", container.get("securityContext") or {}
         if (key := _CONTAINER_SECCOMP + name) in marks and not own.get("seccompProfile"):
             yield f"{prefix}metadata.annotations[{key}]: {seccomp}"
-        if (key := _APPARMOR + name) in marks and not (
-            context.get("appArmorProfile") or own.get("appArmorProfile")
-        ):
-            text = 'deprecated since v1.30; use the "appArmorProfile" field instead'
-            yield f"{prefix}metadata.annotations[{key}]: {text}"
+        # Of a pod itself `apparmor.take_over` tells, before the annotation becomes the field.
+        key = APPARMOR + name
+        if template and key in marks and not own.get("appArmorProfile"):
+            outer = context.get("appArmorProfile")
+            if not outer or outer != apparmor_profile(marks[key]):
+                yield apparmor_deprecated(f"{prefix}metadata.annotations[{key}]")
 
 
 def _container(container: Object, path: str) -> Iterator[str]:
@@ -227,6 +235,16 @@ def _ports(spec: Object, path: str) -> Iterator[str]:
                 elif host_port == other_port and bool(host_ip) != bool(other_ip):
                     yield f"{at}: dangerously ambiguous port definition with {other}"
             others.append((at, host_ip, host_port))
+    named: dict[str, str] = {}
+    for where, container in _each_container(spec, path):
+        for index, port in enumerate(container.get("ports") or ()):
+            if name := port.get("name"):
+                at = f"{where}.ports[{index}]"
+                if (first := named.setdefault(name, at)) != at:
+                    yield (
+                        f"{at}: duplicate port name {quote(name)} with {first}, "
+                        f"services and probes that select ports by name will use {first}"
+                    )
 
 
 def _shown(port: Object) -> str:
@@ -236,64 +254,6 @@ def _shown(port: Object) -> str:
         f"ContainerPort:{port.get('containerPort') or 0} Protocol:{port.get('protocol') or ''} "
         f"HostIP:{port.get('hostIP') or ''}}}"
     )
-
-
-# --- files of one volume that would lie on one another ----------------------------------------------
-
-
-def _overlaps(volumes: list[Object]) -> Iterator[str]:
-    for volume in volumes:
-        name = quote(volume.get("name") or "")
-        for field, said in (
-            ("configMap", lambda source: f"ConfigMap {quote(source.get('name') or '')}"),
-            ("secret", lambda source: f"Secret {quote(source.get('secretName') or '')}"),
-            ("downwardAPI", lambda source: "DownwardAPI"),
-        ):
-            source = volume.get(field)
-            if source and source.get("items"):
-                text = f"volume {name} ({said(source)}): overlapping paths"
-                yield from _collisions((item.get("path") or "" for item in source["items"]), text)
-        if (projected := volume.get("projected")) is not None:
-            yield from _projected(projected, name)
-
-
-def _projected(projected: Object, name: str) -> Iterator[str]:
-    before: set[str] = set()
-    for source in projected.get("sources") or ():
-        field = next((key for key, value in source.items() if value is not None), "")
-        if not field:
-            yield f"volume {name} (Projected) has no sources provided"
-            continue
-        found = source[field]
-        kind = field[0].upper() + field[1:]
-        if field in ("configMap", "secret"):
-            kind = f"{kind} {quote(found.get('name') or '')}"
-        elif field == "clusterTrustBundle":
-            kind = f"{kind} {quote(found.get('name') or found.get('signerName') or '')}"
-        items = found.get("items") or ()
-        paths = (
-            [found.get("path") or ""]
-            if field in ("serviceAccountToken", "clusterTrustBundle")
-            else [item.get("path") or "" for item in items]
-        )
-        text = f"volume {name} (Projected {kind}): overlapping paths"
-        yield from _collisions(paths, text)
-        yield from _collisions(sorted(set(paths) | before) if before else (), text)
-        before |= set(paths)
-
-
-def _collisions(paths: Iterable[str], text: str) -> Iterator[str]:
-    seen: list[str] = []
-    for path in paths:
-        path = path.rstrip("/")
-        for other in seen:
-            if not path or not other:
-                break
-            if f"{other}/".startswith(path) or f"{path}/".startswith(other):
-                yield f"{text}: {quote(path)} with {quote(other)}"
-                break
-        if path not in seen:
-            seen.append(path)
 
 
 # --- kinds with templates ---------------------------------------------------------------------------
