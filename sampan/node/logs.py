@@ -105,51 +105,41 @@ class Renderer:
         return text
 
 
-def begin_of_tail(path: Path, lines: int) -> int:
-    """Where the last `lines` whole log lines of a file begin: read backwards, in blocks."""
+def begin_of_tail(path: Path, lines: int, end: int) -> tuple[int, int]:
+    """Where the last `lines` whole log lines of the first `end` bytes begin, and how many there are: read backwards."""
     with open(path, "rb") as file:
-        position = file.seek(0, os.SEEK_END)
-        block, found, begin = b"", 0, position
-        if lines == 0:
-            return position
-        while position > 0:
+        position, cut, found = end, b"", 0
+        while position > 0 and lines:
             size = min(CHUNK, position)
             position -= size
             file.seek(position)
-            block = file.read(size) + block
-            offset = len(block)
-            found, begin = 0, 0
+            block = file.read(size) + cut
+            after = position + len(block)
             rows = block.split(b"\n")
-            # The first row may be cut off unless the block begins the file.
-            for row in reversed(rows[1:] if position else rows):
-                offset -= len(row) + 1
-                entry = parse(row)
-                if entry is None or entry.partial:
-                    continue
-                found += 1
-                if found > lines:
-                    return position + offset + len(row) + 1
-        return begin
+            cut = rows.pop(0) if position else b""  # its beginning is in the block before
+            for row in reversed(rows):
+                if (entry := parse(row)) and not entry.partial:
+                    if found == lines:
+                        return after + 1, found
+                    found += 1
+                after -= len(row) + 1
+    return (0 if lines else end), found
 
 
-def stored(paths: list[Path], options: LogOptions) -> Iterator[tuple[Path, int]]:
-    """(file, offset to begin at) for what is already written."""
+def stored(paths: list[Path], options: LogOptions) -> Iterator[tuple[Path, int, int]]:
+    """(file, offset to begin at, and to end at) for what is already written."""
+    ends = {path: path.stat().st_size for path in paths}
     if options.tail is None:
-        yield from ((path, 0) for path in paths)
+        yield from ((path, 0, end) for path, end in ends.items())
         return
     left, chosen = options.tail, []
     for path in reversed(paths):
-        whole = _count(path)
-        chosen.append((path, begin_of_tail(path, left) if whole >= left else 0))
-        left -= min(whole, left)
+        begin, found = begin_of_tail(path, left, ends[path])
+        chosen.append((path, begin, ends[path]))
+        left -= found
         if left <= 0:
             break
     yield from reversed(chosen)
-
-
-def _count(path: Path) -> int:
-    with open(path, "rb") as file:
-        return sum(1 for line in file if (entry := parse(line.rstrip(b"\n"))) and not entry.partial)
 
 
 class _Cursor:
@@ -163,12 +153,17 @@ class _Cursor:
     def jump(self, path: Path, offset: int) -> None:
         self.inode, self.offset = path.stat().st_ino, offset
 
-    def take(self, path: Path) -> Iterator[bytes]:
-        """What is to be sent of the file from the offset on; an unfinished line stays for the next time."""
+    def take(self, path: Path, end: int | None = None) -> Iterator[bytes]:
+        """What is to be sent of the file from the offset on; an unfinished line stays for the next time.
+
+        `end`: how much was written when it was asked for. A container that writes faster than it is read has no other.
+        """
         with open(path, "rb") as file:
             file.seek(self.offset)
             rest = b""
-            while block := file.read(CHUNK):
+            left = CHUNK if end is None else end - self.offset
+            while block := file.read(min(CHUNK, left)):
+                left -= len(block) if end is not None else 0
                 *lines, rest = (rest + block).split(b"\n")
                 out = []
                 for line in lines:
@@ -198,9 +193,9 @@ async def read(
     cursor = _Cursor(render)
     watch = _Watch(path.parent) if options.follow else None
     try:
-        for file, begin in stored(files(path), options):
+        for file, begin, end in stored(files(path), options):
             cursor.jump(file, begin)
-            for piece in cursor.take(file):
+            for piece in cursor.take(file, end):
                 yield piece
         while watch is not None and not render.full:
             alive = running()

@@ -121,3 +121,22 @@ def test_tail_for_termination_messages(log: Path) -> None:
 def test_local_times_are_read_as_utc(written: bytes, compared: bytes) -> None:
     entry = logs.parse(written + b" stdout F text")
     assert entry is not None and entry.time == compared
+
+
+async def test_what_is_written_faster_than_it_is_read_has_an_end(log: Path) -> None:
+    """As `kubectl logs` of a container that floods its log."""
+    log.write_text(line(1, "x" * 1000) * 200)
+    sent = 0
+    async for piece in logs.read(log, LogOptions(), lambda: True, asyncio.Event):
+        sent += piece.count(b"\n")
+        with log.open("a") as more:
+            more.write(line(2, "y" * 1000) * 200)
+    assert sent == 200
+
+
+@pytest.mark.parametrize("lines", [1, 70, 399, 400, 401])
+async def test_a_tail_of_many_blocks(log: Path, lines: int) -> None:
+    texts = [f"{number} " + "x" * (number % 700) * 4 for number in range(400)]
+    log.write_text("".join(line(1, text) for text in texts))
+    assert log.stat().st_size > 4 * logs.CHUNK
+    assert (await text_of(log, tail=lines)).splitlines() == texts[-lines:]
