@@ -64,11 +64,11 @@ def test_a_pod_cannot_be_its_neighbour(space: Space, victim: str, attacker: str)
     reach = f"ping -c 1 -W 2 {gateway} >/dev/null && echo reached"
     assert "reached" in inside(space, attacker, reach), "else the rest says nothing"
 
-    inside(space, attacker, f"ip addr add {victim}/32 dev eth0; arping -U -c 2 -I eth0 {victim}; arping -A -c 2 -I eth0 {victim}")  # fmt: skip
+    inside(space, attacker, f"ip addr add {victim}/32 dev eth0; arping -U -c 1 -I eth0 {victim}; arping -A -c 1 -I eth0 {victim}")  # fmt: skip
     assert card_of(space, victim) == known and answers(space, victim)
     stolen = f"ping -c 1 -W 1 -I {victim} {gateway} >/dev/null && echo reached"
     assert "reached" not in inside(space, attacker, stolen)
-    inside(space, attacker, f"ip addr del {victim}/32 dev eth0; ip addr add {gateway}/32 dev eth0; arping -U -c 2 -I eth0 {gateway}; ip addr del {gateway}/32 dev eth0")  # fmt: skip
+    inside(space, attacker, f"ip addr del {victim}/32 dev eth0; ip addr add {gateway}/32 dev eth0; arping -U -c 1 -I eth0 {gateway}; ip addr del {gateway}/32 dev eth0")  # fmt: skip
     assert answers(space, victim)
 
     become = f"ip link set eth0 down; ip link set eth0 address {known}; ip link set eth0 up; ip route add default via {gateway}"
@@ -129,7 +129,7 @@ def test_floods_stay_where_they_are(space: Space, victim: str, oci_kind: str) ->
 
     wait_for(written, 60, "a log that was rotated")
     assert answers(space, victim)
-    assert space.kubectl("logs", name, "--tail=1") == "flood\n"
+    assert space.kubectl("logs", name, "--tail=1").startswith("flood\n")
     grown = {part: private_memory(pid) - before[part] for part, pid in parts.items()}
     assert max(grown.values()) < SETTLING, f"KiB: {grown}"
     space.kubectl("delete", "pod", name, "--grace-period=1")
@@ -142,7 +142,7 @@ def test_a_guest_that_panics_or_fills_itself_up(space: Space, victim: str) -> No
     """The pod says why it failed; the next one of the same set comes up as if nothing had been."""
     skip_unless_it_runs("microvm")
     never = {"restartPolicy": "Never"}
-    full = "dd if=/dev/zero of=/full bs=1M; echo $?; df / | tail -1; exit 3"
+    full = "exec dd if=/dev/zero of=/full bs=1M"  # its writable layer is the machine's memory
     limited = {"resources": {"limits": {"memory": "32Mi"}}}
     space.apply(
         shell("microvm", "panics", "echo c >/proc/sysrq-trigger", spec=never, **EVERYTHING),
@@ -153,7 +153,7 @@ def test_a_guest_that_panics_or_fills_itself_up(space: Space, victim: str) -> No
     assert ended["exitCode"] == 137 and "Kernel panic" in ended["message"], ended
     space.phase("fills-disk", "Failed")
     ended = space.container_status("fills-disk")["state"]["terminated"]
-    assert (ended["reason"], ended["exitCode"]) in {("OOMKilled", 137), ("Error", 3)}, ended
+    assert ended["reason"] == "OOMKilled" and ended["exitCode"], ended
     assert answers(space, victim)
 
 

@@ -27,7 +27,7 @@ class Harbour:
         self.directory.mkdir()
         await self._make(self.hub)
         ip(self.hub, "link add br0 type bridge")
-        ip(self.hub, f"addr add {GATEWAY}/24 dev br0")
+        ip(self.hub, f"addr add {GATEWAY}/16 dev br0")
         ip(self.hub, "link set br0 up")
 
     async def close(self) -> None:
@@ -48,13 +48,13 @@ class Harbour:
     async def attach(self, pod: PodRef) -> Attachment:
         path = self.directory / pod.sandbox_id
         number = next(self._numbers)
-        address = f"10.77.0.{number}"
+        address = f"10.77.{number >> 8}.{number & 255}"
         await self._make(path)
         ip(self.hub, f"link add v{number} type veth peer name e{number}")
         ip(self.hub, f"link set v{number} master br0 up")
         ip(self.hub, f"link set e{number} netns {path}")
         ip(path, f"link set e{number} name eth0")
-        ip(path, f"addr add {address}/24 dev eth0")
+        ip(path, f"addr add {address}/16 dev eth0")
         ip(path, "link set eth0 up")
         ip(path, f"route add default via {GATEWAY}")
         return Attachment(str(path), (address,), "eth0")

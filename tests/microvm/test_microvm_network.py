@@ -54,7 +54,7 @@ async def test_a_guest_has_the_pods_address(harbour: tuple[Runtime, Harbour]) ->
     asking = await runtime.container(two, "sleep", "1000")
     address = await address_of(runtime, one)
     answer = await runtime.exec(served, BUSYBOX, "ip", "-o", "-4", "addr", "show", "eth0")
-    assert f"inet {address}/24".encode() in answer.stdout
+    assert f"inet {address}/16".encode() in answer.stdout
 
     def listening() -> socket.socket:
         deadline = time.monotonic() + 10
