@@ -66,6 +66,7 @@ class Connection(RequestHandler):
             der = transport.get_extra_info("ssl_object").getpeercert(True)
             self.user = user_of_certificate(certificate, der)
             left = ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()
+            self.exchange.api.metrics.certificates.observe(left)
             if left < WATCHED:
                 self.end = self._loop.call_later(left, transport.abort)  # type: ignore[attr-defined]
         peer = transport.get_extra_info("peername")

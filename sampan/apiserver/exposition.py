@@ -311,6 +311,12 @@ class ServerCollector(Collector):
             tuple(BUILD),
             [(tuple(str(version()[key]) for key in BUILD.values()), 1)],
         )
+        yield histogram(
+            "apiserver_client_certificate_expiration_seconds",
+            "For how long the certificates of clients are good when they connect.",
+            (),
+            [((), self.server.metrics.certificates)],
+        )
         # A controller that lost its lead and got it again has two queues until the first is collected.
         names: defaultdict[tuple[str], list[WorkQueue[Any]]] = defaultdict(list)
         for each in queues:

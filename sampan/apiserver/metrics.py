@@ -17,6 +17,13 @@ BUCKETS = (
 )  # fmt: skip
 READS = ("get", "list")
 APPLY = "application/apply-patch+"
+HOUR, DAY = 3600.0, 86400.0
+LEFT = (
+    0.0,
+    HOUR / 2,
+    *(HOUR * n for n in (1, 2, 6, 12)),
+    *(DAY * n for n in (1, 2, 4, 7, 30, 90, 180, 360)),
+)
 SIZES = (1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9)
 
 # verb, group, version, resource, subresource, scope, dry run
@@ -86,6 +93,7 @@ class Metrics:
         self.own: Counter[tuple[str, int]] = Counter()  # of this process to itself: method, code
         self.watches: dict[Labels, Watching] = {}
         self.in_flight = {"readOnly": 0, "mutating": 0}
+        self.certificates = Histogram(LEFT)  # seconds that clients' are good for, once a connection
 
     def observe(
         self,

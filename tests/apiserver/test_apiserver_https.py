@@ -225,6 +225,14 @@ async def test_without_a_certificate_only_health_and_version(live: Harness) -> N
         writer.close()
 
 
+async def test_how_long_clients_certificates_are_good_for_is_measured(live: Harness) -> None:
+    before = sum(live.server.metrics.certificates.counts)
+    text = await answers(live, b"GET /metrics HTTP/1.1\r\nConnection: close\r\n" + HEAD)
+    name = b"apiserver_client_certificate_expiration_seconds_"
+    assert b"\n%scount %d.0\n" % (name, before + 1) in text
+    assert b'\n%sbucket{le="86400.0"} 0.0\n' % name in text  # none ends today
+
+
 async def test_upgrade_gives_the_raw_connection(live: Harness) -> None:
     async def echo(tunnel: Tunnel) -> None:
         tunnel.write(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
