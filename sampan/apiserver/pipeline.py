@@ -1,4 +1,8 @@
-"""The path of one request, top to bottom: authenticate → route → authorize → look up → decode → mutate → validate → commit.
+"""The path of one request, top to bottom: route → authenticate → take turns → authorize → look up → decode → write → answer.
+
+Follow `handle`, `_answer`, `_run`, `_admitted`, `_resource` and then the verb, `_create` for one; the write itself (own fields,
+admission, validation, commit) is `Registry.create`. What HTTP adds in front is `exchange.py`, what the disk adds behind is
+`store/sqlite.py`.
 
 `handle` is the whole door: HTTP and in-process callers use it alike. `immediate` is the same path for a plain read that
 needs no waiting (known user, filled and fresh cache): it answers without a task and without parsing an object, because GET
