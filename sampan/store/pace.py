@@ -3,7 +3,8 @@
 To hand a commit to a thread and its end back to the loop costs two wake-ups, 0.15 to 0.2 ms each on a virtual machine, and
 the GIL. A good disk syncs 64 kB in less, so waiting on the spot is cheaper, as with a lock that spins before it sleeps. What the loop
 may lose so is bounded: only small commits, none that writes the log back into the file, and 2 ms in the mean of the last few.
-Once they take longer, the next ones go to the thread, and twice as many each time that one on the loop is slow again.
+Once they take longer, the next ones go to the thread, and twice as many each time that one on the loop is slow again. A disk that
+hangs holds the loop for one commit.
 """
 
 from __future__ import annotations
