@@ -316,10 +316,10 @@ def test_grpc_probes(space: Space, oci_kind: str, tmp_path: Path) -> None:
     try:
         assert service.stdout is not None
         port = int(service.stdout.readline())
+        node = "node=$(ip route | awk '/^default/ {print $3}')"
         made = pod(
             oci_kind, name,
-            command=["/bin/sh", "-c", f"exec nc -ll -p 9000 -e /bin/nc $NODE {port}"],
-            env=[of_field("NODE", "status.hostIP")],
+            command=["/bin/sh", "-c", f"{node}; exec nc -ll -p 9000 -e /bin/nc $node {port}"],
             readinessProbe=probe(grpc={"port": 9000}, failureThreshold=1),
         )  # fmt: skip
         del made["spec"]["containers"][0]["args"]
