@@ -22,7 +22,7 @@ from sampan.cri.errors import CRIError
 from sampan.runtime import kernel
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
-ROUNDS = int(os.environ.get("SAMPAN_KILL_POINTS", "20"))
+ROUNDS = int(os.environ.get("SAMPAN_KILL_POINTS", "12"))
 GONE = 20.0
 
 

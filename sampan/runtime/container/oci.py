@@ -52,6 +52,7 @@ class Place:
     shm: str
     files: dict[str, Path] = field(default_factory=dict)  # target → source, of POD_FILES
     cgroup: str = ""  # path for the engine to make; "": we made it ourselves
+    own_cgroups: bool = False  # it is the root of what the container sees of cgroups (v2)
     cgroup_mounts: tuple[tuple[str, str], ...] = ()  # (source, target) to show v1 hierarchies
     cgroup_skeleton: str = ""  # a directory of the host with a mount point for each of them
     least_oom_score: int = -1000  # cannot be lowered further here
@@ -138,6 +139,8 @@ def namespaces(place: Place) -> list[dict[str, str]]:
             listed.append({"type": kind, "path": path})
         elif path == "":
             listed.append({"type": kind})
+    if place.own_cgroups:
+        listed.append({"type": "cgroup"})
     return listed
 
 

@@ -29,7 +29,7 @@ from sampan.runtime.container.launch import launch
 from sampan.runtime.container.namespaces import PodNamespaces
 from sampan.runtime.container.process import ContainerProcess, Facts
 from sampan.runtime.container.users import identity
-from sampan.runtime.processes import ended, spawn
+from sampan.runtime.processes import Watched, ended, spawn
 from sampan.runtime.sandbox import (
     CannotStart,
     ContainerSpec,
@@ -206,6 +206,8 @@ class ContainerSandbox:
             shm="/dev/shm" if spec.host_ipc else str(self.namespaces.shm),
             files=files,
             cgroup=cgroup.path if self._engine.makes_cgroups else "",
+            # As containerd has it: with v2 a container sees its own group, not those of its neighbours.
+            own_cgroups=cgroup.unified and not container.security.privileged,
             cgroup_mounts=tuple(shown),
             cgroup_skeleton=str(self._engine.skeleton),
             least_oom_score=least_oom_score(),
@@ -245,6 +247,9 @@ class ContainerSandbox:
         (root / "pause").write_bytes(elf.pause())
         (root / "pause").chmod(0o755)
         configuration = bare_configuration(root, ["/pause"])
+        if self._engine.makes_cgroups:
+            # Without a path the engine would make one of its own choice, which nobody removes.
+            configuration["linux"]["cgroupsPath"] = self._pause_cgroup.path
         stage, binds = None, []
         if users := self.spec.user_namespace:
             join(configuration, users, self.namespaces.user)
@@ -286,10 +291,21 @@ class ContainerSandbox:
             return 0
         return pid if ticks and kernel.start_ticks(pid) == ticks else 0
 
+    @property
+    def _pause_cgroup(self) -> Cgroup:
+        return Cgroup(f"{self._cgroup.path}/pause")
+
     async def _stop_pause(self) -> None:
         if pause := self._pause():
-            os.kill(pause, signal.SIGKILL)
+            try:
+                process = Watched(pause)
+            except ProcessLookupError:
+                pass
+            else:
+                process.signal(signal.SIGKILL)
+                await process.wait()
         if self._pause_directory.exists():
+            self._pause_cgroup.remove()
             self._engine.forget(f"{self.spec.id}-pause")
             await asyncio.to_thread(shutil.rmtree, self._pause_directory, True)
 

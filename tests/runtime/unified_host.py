@@ -1,0 +1,73 @@
+"""Tests of a host with cgroup v2 alone; `test_runtime_unified.py` runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from runtime_fixture import Runtime
+
+from sampan.cri.errors import CRIError, Unimplemented
+from sampan.linux.cgroups import TOP, layout
+
+pytestmark = pytest.mark.root
+HUGE = "hugetlb.2MB.max"
+
+
+def groups() -> set[Path]:
+    return {path for path in TOP.iterdir() if path.is_dir()}
+
+
+async def test_a_container_sees_its_own_group_alone(runtime: Runtime) -> None:
+    before = groups()
+    pod = await runtime.pod()
+    one = await runtime.container(pod, "sleep", "1000")
+    await runtime.container(pod, "sleep", "2000")
+    script = "cat /proc/self/cgroup; ls -d /sys/fs/cgroup/*/; cat /sys/fs/cgroup/cgroup.procs; mkdir /sys/fs/cgroup/out"
+    said = await runtime.exec(one, "sh", "-c", script)
+    lines = said.stdout.decode().splitlines()
+    assert "0::/" in lines and "1" in lines, said
+    assert not any(runtime.config.instance in line for line in lines)
+    assert b"Read-only" in said.stderr or b"not found" in said.stderr
+    await runtime.client.stop_pod_sandbox(pod_sandbox_id=pod)
+    await runtime.client.remove_pod_sandbox(pod_sandbox_id=pod)
+    assert groups() == before
+
+
+async def test_the_groups_of_a_shared_process_namespace_go_with_it(runtime: Runtime) -> None:
+    before = groups()
+    pods = {"security_context": {"namespace_options": {"pid": 0}}}
+    pod = await runtime.pod(linux=pods)
+    linux = {"security_context": {"namespace_options": {"pid": 0}}}
+    container = await runtime.container(pod, "sleep", "1000", linux=linux)
+    assert b"/pause" in (await runtime.exec(container, "ps")).stdout
+    await runtime.client.stop_pod_sandbox(pod_sandbox_id=pod)
+    await runtime.client.remove_pod_sandbox(pod_sandbox_id=pod)
+    assert groups() == before
+
+
+async def test_limits(runtime: Runtime) -> None:
+    """Of a controller that is here: set, changed, refused by name where it is not."""
+    pod = await runtime.pod()
+    limit = {"hugepage_limits": [{"page_size": "2MB", "limit": 4 << 20}]}
+    if not layout().governs("hugetlb"):
+        refused = await runtime.container(pod, "true", linux={"resources": limit}, start=False)
+        with pytest.raises(CRIError, match="huge pages"):
+            await runtime.client.start_container(container_id=refused)
+    else:
+        container = await runtime.container(pod, "sleep", "1000", linux={"resources": limit})
+        shown = await runtime.exec(container, "cat", f"/sys/fs/cgroup/{HUGE}")
+        assert shown.stdout == b"4194304\n"
+        limit["hugepage_limits"][0]["limit"] = 6 << 20
+        await runtime.client.update_container_resources(container_id=container, linux=limit)
+        shown = await runtime.exec(container, "cat", f"/sys/fs/cgroup/{HUGE}")
+        assert shown.stdout == b"6291456\n"
+    plain = await runtime.container(pod, "sleep", "1000")
+    change = {"memory_limit_in_bytes": 64 << 20}
+    if layout().governs("memory"):
+        await runtime.client.update_container_resources(container_id=plain, linux=change)
+        shown = await runtime.exec(plain, "cat", "/sys/fs/cgroup/memory.max")
+        assert shown.stdout == b"67108864\n"
+    else:
+        with pytest.raises(Unimplemented, match=r"memory.max = 67108864"):
+            await runtime.client.update_container_resources(container_id=plain, linux=change)
