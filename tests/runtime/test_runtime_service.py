@@ -152,5 +152,5 @@ async def test_status_and_version(mixed):
     assert (await mixed.client.version(version="v1")).runtime_api_version == "v1"
     config = await mixed.client.runtime_config()
     assert config.linux.cgroup_driver == pb.CGROUPFS
-    with pytest.raises(errors.Unimplemented):
+    with pytest.raises(errors.NotFound):
         await mixed.client.checkpoint_container(container_id="x")
