@@ -267,11 +267,14 @@ class Pipeline:
         return await self.verbs[info.verb](call)
 
     async def _subresource(self, call: Call) -> Response:
-        info, row = call.info, call.resource
+        request, info, row = call.request, call.info, call.resource
         call.subresource = row.subresource(info.subresource)
         if call.subresource is None:
             raise errors.path_not_found()
-        if info.verb not in call.subresource.verbs:
+        passed_on = (
+            info.subresource == "proxy" and request.method == "OPTIONS"
+        )  # has no verb of its own
+        if info.verb not in call.subresource.verbs and not passed_on:
             raise ApiError(405, "MethodNotAllowed", _METHOD_NOT_ALLOWED)
         if info.verb == "get":
             await self.caches.confirm()

@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 
 from sampan.apiserver import backends
 from sampan.apiserver.backends import Target
+from sampan.apiserver.proxylinks import in_place
 from sampan.apiserver.tunnel import is_upgrade, unreachable, upgrade
 from sampan.client.transport import Request, Response
 from sampan.kube import errors
@@ -152,7 +153,10 @@ async def _proxy(server: APIServer, call: Call) -> Response:
     if request.remote:
         headers["X-Forwarded-For"] = request.remote
     answer = await send(server, request.method, target, headers, request.body)
-    return Response(answer.status, returned_headers(answer.headers), answer)
+    returned, body = in_place(
+        answer, returned_headers(answer.headers), head, f"{target.host}:{target.port}"
+    )
+    return Response(answer.status, returned, body)
 
 
 async def _proxy_target(server: APIServer, call: Call, path: str, query: str) -> Target:

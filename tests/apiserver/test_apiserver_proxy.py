@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from sampan.apiserver import backends
+from sampan.apiserver import backends, proxylinks
 from sampan.apiserver.config import ServerConfig
 from sampan.apiserver.pki import PKIPaths, ensure_pki
 from sampan.apiserver.server import APIServer
@@ -452,6 +452,54 @@ async def test_node_proxy(cluster: Cluster) -> None:
     assert (response.status, response.headers["X-Thing"]) == (200, "1")
     assert await response.read() == b"{}"
     assert cluster.node.heads[0].startswith("GET /stats/summary?a=b+c HTTP/1.1")
+
+
+PREFIX = "/api/v1/namespaces/default/pods/one/proxy"
+
+
+@pytest.mark.parametrize(
+    ("link", "outcome"),
+    [
+        ("/rewriteme", f"{PREFIX}/rewriteme"),
+        ("/a/?q=1#x", f"{PREFIX}/a/?q=1#x"),
+        ("http://10.0.0.1:80/a", f"{PREFIX}/a"),
+        (f"{PREFIX}/a", f"{PREFIX}/a"),
+        ("a/b", "a/b"),
+        ("https://elsewhere.example/a", "https://elsewhere.example/a"),
+        ("mailto:a@b", "mailto:a@b"),
+        ("http://[/a", "http://[/a"),
+    ],
+)
+def test_links_of_what_is_proxied(link: str, outcome: str) -> None:
+    assert proxylinks.moved(link, PREFIX, "10.0.0.1:80") == outcome
+
+
+async def test_a_page_behind_the_proxy_keeps_its_links(cluster: Cluster) -> None:
+    """However it comes in pieces; and a method that has no verb of its own is passed on."""
+    asked: list[bytes] = []
+    page = b"<p>3 < 4 & \xff<a class='x' HREF = '/in'>href='/not'</a><img src=\"/i/\"><a href=out>"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n")).partition(b" ")[0])
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=x\r\n")
+        writer.write(b"Location: /there\r\nContent-Length: %d\r\n\r\n" % len(page))
+        for place in range(0, len(page), 7):
+            writer.write(page[place : place + 7])
+            await writer.drain()
+        writer.close()
+
+    backend = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = backend.sockets[0].getsockname()[1]
+    address = {"phase": "Running", "podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}
+    await cluster.status(POD, address)
+    prefix = f"{POD}:{port}/proxy"
+    response = await cluster.ask(f"{prefix}/x", method="OPTIONS")
+    expected = page.replace(b"'/in'", f"'{prefix}/in'".encode())
+    expected = expected.replace(b'"/i/"', f'"{prefix}/i/"'.encode())
+    assert (asked, await response.read()) == ([b"OPTIONS"], expected)
+    assert response.headers["Location"] == f"{prefix}/there"
+    assert "Content-Length" not in response.headers
+    backend.close()
 
 
 async def test_pod_and_service_proxy(cluster: Cluster) -> None:
