@@ -111,7 +111,7 @@ class AddressPool:
 
     def hand_over(self, owner: str, sandbox_id: str) -> str:
         """What `owner` has is the pod's from now on; the address. On disk on return, as the one's or the other's:
-        both have names of one length, and such a write is whole."""
+        both have names of one length, and such a write is whole. While another thread takes addresses, this may be called."""
         address = self._owners()[owner]
         assert len(sandbox_id) == len(owner), "names of one length"
         descriptor = os.open(self.directory / address, os.O_WRONLY | os.O_CLOEXEC)

@@ -30,7 +30,7 @@ from sampan.runtime.wasm.engine import Engine
 from sampan.runtime.wasm.launch import EXEC, HTTP, MAX_DESCRIPTORS, read, unseal
 from sampan.runtime.wasm.programs import Programs
 from sampan.runtime.wasm.spare import Spare, wait
-from sampan.runtime.wasm.worker import Warm, Worker, hear_signals
+from sampan.runtime.wasm.worker import Warm, Worker, hear_signals, rehearse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -238,8 +238,12 @@ class Zygote:
                 return
             if pid == 0:
                 ours.close()
-                self.become_worker(lambda: wait(theirs))
+                self.become_worker(lambda: self.wait_as_spare(theirs))
         self.spare = Spare(pid, ours, self.programs.shared())
+
+    def wait_as_spare(self, channel: socket.socket) -> Launched:
+        rehearse(self.programs.engine)
+        return wait(channel)
 
     def hear(self, fd: int) -> None:
         """The first of a crew has something to say, or has gone."""
