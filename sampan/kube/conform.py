@@ -311,14 +311,14 @@ def _moment(value: Any, layout: str) -> Any:
 def _normal_time(value: Any) -> str | None:
     if value is None:
         return None
-    return str(_moment(value, "2006-01-02T15:04:05Z07:00").strftime("%Y-%m-%dT%H:%M:%SZ"))
+    return objects.written_time(_moment(value, "2006-01-02T15:04:05Z07:00"))
 
 
 def _normal_micro_time(value: Any) -> str | None:
     if value is None:
         return None
     moment = _moment(value, "2006-01-02T15:04:05.000000Z07:00")
-    return str(moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+    return objects.written_time(moment, "microseconds")
 
 
 _NORMALISED: dict[str, Callable[[Any], Any]] = {

@@ -151,6 +151,11 @@ def micro_now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def written_time(moment: datetime, to: str = "seconds") -> str:
+    """RFC 3339 in UTC, as Time and MicroTime are written. Go's zero time is in the year 1: strftime would not pad that."""
+    return moment.isoformat(timespec=to).replace("+00:00", "Z")
+
+
 def parse_time(text: str) -> datetime:
     """The moment a metav1.Time or MicroTime names. ValueError when it is none."""
     moment = datetime.fromisoformat(text)

@@ -88,6 +88,25 @@ def message(name: str, value: dict[str, Any]) -> bytes:
     )
 
 
+def enveloped(api_version: str, kind: str, content: bytes) -> bytes:
+    unknown = field(1, "y", field(1, "s", api_version) + field(2, "s", kind))
+    return b"k8s\0" + unknown + field(2, "y", content)
+
+
+async def test_moments_long_ago_in_protobuf(api: Harness) -> None:
+    """Go counts from the year 1, and writes two seconds after it with all four digits."""
+    long_ago = field(1, "i", (1 << 64) - 62_135_596_798)
+    lease = {"metadata": {"name": "old"}, "spec": {"renewTime": long_ago}}
+    body = enveloped(
+        "coordination.k8s.io/v1", "Lease", message("io.k8s.api.coordination.v1.Lease", lease)
+    )
+    path = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
+    made = await api.call("POST", path, body, 201, content=PROTOBUF)
+    assert made["spec"]["renewTime"] == "0001-01-01T00:00:02.000000Z"
+    again = await api.call("PUT", f"{path}/old", made)
+    assert again["spec"] == made["spec"]
+
+
 async def test_a_definition_in_protobuf(api: Harness) -> None:
     """Go's clients of apiextensions.k8s.io send it so, when told to use protobuf for everything."""
     text = {"type": "string"}
@@ -110,9 +129,8 @@ async def test_a_definition_in_protobuf(api: Harness) -> None:
         "spec": {"group": GROUP, "scope": "Namespaced", "names": names, "versions": [
             {**version, "subresources": {"status": {}}}]},
     }  # fmt: skip
-    unknown = field(1, "y", field(1, "s", "apiextensions.k8s.io/v1") + field(2, "s", DEFINITION))
     name = f"io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.{DEFINITION}"
-    body = b"k8s\0" + unknown + field(2, "y", message(name, crd))
+    body = enveloped("apiextensions.k8s.io/v1", DEFINITION, message(name, crd))
     made = await api.call("POST", CRDS, body, 201, content=PROTOBUF)
     (found,) = made["spec"]["versions"]
     assert found["subresources"] == {"status": {}}

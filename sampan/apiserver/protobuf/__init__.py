@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from sampan.kube import schema
+from sampan.kube import objects, schema
 from sampan.kube.types import GVK
 
 MAGIC = b"k8s\x00"
@@ -237,14 +237,14 @@ def _moment(fields: dict[int, Any]) -> datetime | None:
 
 def _time(fields: dict[int, Any]) -> str | None:
     moment = _moment(fields)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ") if moment else None
+    return objects.written_time(moment) if moment else None
 
 
 def _micro_time(fields: dict[int, Any]) -> str | None:
     moment = _moment(fields)
     if moment is None:
         return None
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{_number(fields, 2) // 1000:06d}Z"
+    return f"{objects.written_time(moment)[:-1]}.{_number(fields, 2) // 1000:06d}Z"
 
 
 def _int_or_string(fields: dict[int, Any]) -> int | str:
