@@ -89,16 +89,7 @@ def _approval(call: Call, new: Object, old: Object) -> None:
 def _ephemeral(call: Call, new: Object, old: Object) -> None:
     """Only `spec.ephemeralContainers` of a pod, and those are only ever added."""
     wanted = (new.get("spec") or {}).get("ephemeralContainers") or []
-    present = (old.get("spec") or {}).get("ephemeralContainers") or []
-    kept = {each.get("name"): each for each in wanted if isinstance(each, dict)}
-    for index, each in enumerate(present):
-        if kept.get(each["name"]) != each:
-            cause = errors.forbidden_field(
-                f"spec.ephemeralContainers[{index}]",
-                "existing ephemeral containers may not be changed or removed",
-            )
-            raise call.invalid([cause])
-    new["spec"] = {**old["spec"]}
+    new["spec"] = {key: each for key, each in old["spec"].items() if key != "ephemeralContainers"}
     if wanted:
         new["spec"]["ephemeralContainers"] = wanted
     new["metadata"] = {**old["metadata"]}
@@ -106,21 +97,23 @@ def _ephemeral(call: Call, new: Object, old: Object) -> None:
 
 
 def _resize(call: Call, new: Object, old: Object) -> None:
-    """Only the resources of a pod's containers (KEP-1287)."""
-    spec = {**old["spec"]}
-    for group in ("containers", "initContainers"):
+    """Only the resources of a pod and of its containers (KEP-1287, KEP-5419)."""
+    spec, asked = {**old["spec"]}, new.get("spec") or {}
+    groups = ("containers", "initContainers")
+    if any(len(asked.get(group) or ()) != len(spec.get(group) or ()) for group in groups):
+        return  # validation refuses it
+    keep(spec, asked, "resources")
+    for group in groups:
         if group not in spec:
             continue
-        wanted = {each.get("name"): each for each in (new.get("spec") or {}).get(group) or ()}
         merged = []
-        for container in spec[group]:
-            asked = wanted.get(container["name"])
-            if asked is None:
-                merged.append(container)
-                continue
+        for container, wanted in zip(spec[group], asked[group], strict=True):
+            if wanted.get("name") != container["name"]:
+                merged = asked[group]  # renamed or reordered: refused as well
+                break
             changed = {**container}
             for field in ("resources", "resizePolicy"):
-                keep(changed, asked, field)
+                keep(changed, wanted, field)
             merged.append(changed)
         spec[group] = merged
     new["spec"] = spec

@@ -152,7 +152,7 @@ CONFIGS: list[Row] = [
     ({}, []),
     ({"data": {"a b": "c"}}, [("data[a b]", INVALID)]),
     ({"binaryData": {"a": "YQ=="}}, [("data[a]", INVALID)]),
-    ({"data": {"a": "x" * (1024 * 1024 + 1)}}, [("", LONG)]),
+    ({"data": {"a": "x" * (1024 * 1024 + 1)}}, [("[]", LONG)]),
 ]
 FROZEN = {**CONFIG, "immutable": True}
 FROZEN_UPDATES: list[Row] = [
@@ -313,8 +313,8 @@ EVENTS: list[Row] = [
     ({"involvedObject.namespace": GONE, "metadata.namespace": "kube-system", **NEW}, []),
     ({"involvedObject.namespace": "other", **NEW}, []),
     ({"eventTime": NOW}, [
-        ("action", REQUIRED), ("reason", REQUIRED), ("reportingController", INVALID),
-        ("reportingController", INVALID), ("reportingController", REQUIRED), ("reportingInstance", REQUIRED),
+        ("action", REQUIRED), ("reason", REQUIRED), ("reportingComponent", INVALID),
+        ("reportingComponent", INVALID), ("reportingComponent", REQUIRED), ("reportingInstance", REQUIRED),
     ]),
     ({**NEW, "reason": "x" * 129, "message": "x" * 1025},
      [("message", INVALID), ("reason", INVALID)]),

@@ -93,7 +93,7 @@ RESOURCES: tuple[Resource, ...] = (
         "PersistentVolumeClaim",
         short_names=("pvc",),
         subresources=(status("PersistentVolumeClaim"),),
-        strategy="returning",
+        strategy="persistentvolumeclaim",
     ),
     resource(
         "",

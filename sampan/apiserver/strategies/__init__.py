@@ -13,11 +13,11 @@ from sampan.apiserver.strategies.cluster import (
     OrphaningStrategy,
     ReturningStrategy,
     SecretStrategy,
-    VolumeStrategy,
 )
 from sampan.apiserver.strategies.jobs import JobStrategy
 from sampan.apiserver.strategies.pods import PodStrategy
 from sampan.apiserver.strategies.services import ServiceStrategy
+from sampan.apiserver.strategies.volumes import ClaimStrategy, VolumeStrategy
 
 __all__ = ["Strategies", "Strategy"]
 
@@ -44,6 +44,7 @@ class Strategies:
             "orphaning": OrphaningStrategy(),
             "returning": ReturningStrategy(),
             "persistentvolume": VolumeStrategy(),
+            "persistentvolumeclaim": ClaimStrategy(),
             "custom": CustomStrategy(),
             "customresourcedefinition": DefinitionStrategy(),
         }

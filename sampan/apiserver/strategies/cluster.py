@@ -5,7 +5,7 @@ from __future__ import annotations
 from sampan.apiserver.aggregation import services
 from sampan.apiserver.call import Call
 from sampan.apiserver.strategies.base import Object, Strategy, keep
-from sampan.kube import errors, objects, validation
+from sampan.kube import errors, validation
 from sampan.kube.defaulting.core import METADATA_NAME_LABEL
 
 
@@ -69,21 +69,6 @@ class OrphaningStrategy(Strategy):
 
 class ReturningStrategy(Strategy):
     returns_deleted = True
-
-
-class VolumeStrategy(ReturningStrategy):
-    """A PersistentVolume remembers when its phase changed, unless whoever changed it says so (KEP-3762)."""
-
-    def prepare_create(self, call: Call, obj: Object) -> None:
-        super().prepare_create(call, obj)
-        obj["status"]["lastPhaseTransitionTime"] = objects.now()
-
-    def prepare_status(self, call: Call, new: Object, old: Object) -> None:
-        super().prepare_status(call, new, old)
-        status, before = new.get("status") or {}, old.get("status") or {}
-        at = "lastPhaseTransitionTime"
-        if status.get("phase") != before.get("phase") and status.get(at) in (None, before.get(at)):
-            new["status"] = {**status, at: objects.now()}
 
 
 class EventStrategy(Strategy):

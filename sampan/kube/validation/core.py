@@ -21,6 +21,7 @@ from sampan.kube.objects import metadata
 from sampan.kube.validation import (
     persistent,
     placement,
+    pod_status,
     pod_updates,
     pods,
     quotas,
@@ -55,7 +56,7 @@ def _config_map(config_map: Object, causes: Causes) -> None:
         if reasons := names.config_key(key):
             causes.extend(invalid_value(f"binaryData[{key}]", key, reason) for reason in reasons)
     if size > DATA_MAX:
-        causes.append(too_long("", "", DATA_MAX))
+        causes.append(too_long(rules.NO_FIELD, "", DATA_MAX))
 
 
 def _decoded_size(text: str) -> int:
@@ -133,6 +134,13 @@ def _secret_update(new: Object, old: Object, causes: Causes) -> None:
 def _namespace(namespace: Object, causes: Causes) -> None:
     for finalizer in (namespace.get("spec") or {}).get("finalizers") or ():
         finalizer_name(finalizer, causes, "spec.finalizers", "spec.finalizers")
+
+
+def _namespace_update(new: Object, old: Object, causes: Causes) -> None:
+    """Its finalizers change through `/finalize`, which names an index."""
+    for index, finalizer in enumerate((new.get("spec") or {}).get("finalizers") or ()):
+        path = f"spec.finalizers[{index}]"
+        finalizer_name(finalizer, causes, path, path)
 
 
 def _namespace_status(new: Object, old: Object, causes: Causes) -> None:
@@ -352,7 +360,7 @@ RULES = {
     ("", "Pod"): Rules(
         pods.validate_pod,
         pod_updates.validate_pod_update,
-        status=pod_updates.validate_status,
+        status=pod_status.validate_status,
         first=pods.validate_new_pod,
     ),
     ("", "PodTemplate"): Rules(_pod_template),
@@ -368,7 +376,11 @@ RULES = {
     ("", "ConfigMap"): Rules(_config_map, _config_map_update),
     ("", "Secret"): Rules(_secret, _secret_update),
     ("", "Namespace"): Rules(
-        _namespace, name=names.dns1123_label, namespaced=False, status=_namespace_status
+        first=_namespace,
+        update=_namespace_update,
+        name=names.dns1123_label,
+        namespaced=False,
+        status=_namespace_status,
     ),
     ("", "ServiceAccount"): Rules(),
     ("", "Node"): Rules(_node, _node_update, namespaced=False, status=_node_status),

@@ -60,8 +60,8 @@ def _reported(event: Object, causes: Causes) -> None:
     """Who reports what, within bounds."""
     controller = event.get("reportingComponent") or ""
     if not controller:
-        causes.append(required("reportingController"))
-    rules.name(causes, "reportingController", controller, names.qualified_name)
+        causes.append(required("reportingComponent"))
+    rules.name(causes, "reportingComponent", controller, names.qualified_name)
     for field in ("reportingInstance", "action", "reason"):
         value = event.get(field) or ""
         if not value:

@@ -170,7 +170,10 @@ def tolerations(found: list[Object], causes: Causes, path: str) -> None:
                     text = "value must be empty when `operator` is 'Exists'"
                     causes.append(invalid_value(f"{where}.operator", value, text))
             case _:
-                causes.append(not_supported(f"{where}.operator", operator, ["Equal", "Exists"]))
+                # The two that compare numbers are known, and behind a gate that is off (KEP-5471).
+                known = ("Equal", "Exists", "Lt", "Gt")
+                allowed = known if operator in known else known[:2]
+                causes.append(not_supported(f"{where}.operator", operator, allowed))
         if effect and effect not in EFFECTS:
             causes.append(not_supported(f"{where}.effect", effect, EFFECTS))
 
@@ -219,7 +222,7 @@ def topology_spread(found: list[Object], causes: Causes, path: str) -> None:
             rules.name(causes, f"{where}.matchLabelKeys[{at}]", key, names.label_key)
             if _selected_keys(selector).count(key) > 1:  # once is the strategy's own (KEP-3243)
                 text = "exists in both matchLabelKeys and labelSelector"
-                causes.append(invalid_value(f"{where}.matchLabelKeys[{at}]", key, text))
+                causes.append(invalid_value(f"{where}[{at}]", key, text))
         rules.label_selector(causes, f"{where}.labelSelector", selector)
 
 

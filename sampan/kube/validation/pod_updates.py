@@ -2,23 +2,22 @@
 
 A running pod is nearly frozen: images, deadlines and added tolerations may change, scheduling gates may go, and what a
 gate holds back may still be narrowed (KEP-3838). Ephemeral containers and resources change by subresources of their own;
-the status is its node's, which must not say what cannot be.
+its status: `pod_status`.
 """
 
 from __future__ import annotations
 
-import ipaddress
-from typing import Any, Final
+from typing import Final
 
 from sampan.kube import names, objects
-from sampan.kube.errors import duplicate, forbidden_field, invalid_value, not_supported
+from sampan.kube.errors import forbidden_field, invalid_value
 from sampan.kube.objects import clone
 from sampan.kube.validation import rules
 from sampan.kube.validation.containers import is_sidecar
 from sampan.kube.validation.pods import APP_ARMOR, MIRROR, qos_class, validate_pod
 from sampan.kube.validation.rules import Causes, Object
 
-_ID_MAX: Final = 2**31 - 1
+ID_MAX: Final = 2**31 - 1
 _REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
 _UPDATE_TEXT: Final = (
     "pod updates may not change fields other than `spec.containers[*].image`,"
@@ -29,7 +28,7 @@ _UPDATE_TEXT: Final = (
 
 
 def validate_pod_update(new: Object, old: Object, causes: Causes) -> None:
-    _kept_annotations(objects.annotations(new), objects.annotations(old), causes)
+    kept_annotations(objects.annotations(new), objects.annotations(old), causes)
     new_spec, old_spec = new.get("spec") or {}, old.get("spec") or {}
     if new_spec == old_spec:
         return
@@ -57,7 +56,7 @@ def validate_pod_update(new: Object, old: Object, causes: Causes) -> None:
         causes.append(forbidden_field("spec", f"{_UPDATE_TEXT}\n{shown}"))
 
 
-def _kept_annotations(new: Object, old: Object, causes: Causes) -> None:
+def kept_annotations(new: Object, old: Object, causes: Causes) -> None:
     for key in {*new, *old}:
         if new.get(key) == old.get(key) or not (key == MIRROR or key.startswith(APP_ARMOR)):
             continue
@@ -70,8 +69,8 @@ def _deadline(new: int | None, old: int | None, causes: Causes) -> bool:
     """Only ever sooner. False: nothing else is worth looking at."""
     where = "spec.activeDeadlineSeconds"
     if new is not None:
-        if not 0 <= new <= _ID_MAX:
-            causes.append(invalid_value(where, new, names.in_range(0, _ID_MAX)))
+        if not 0 <= new <= ID_MAX:
+            causes.append(invalid_value(where, new, names.in_range(0, ID_MAX)))
             return False
         if old is not None and old < new:
             text = "must be less than or equal to previous value"
@@ -172,7 +171,8 @@ def validate_subresource(subresource: str, new: Object, old: Object, causes: Cau
 def _ephemeral(new: Object, old: Object, causes: Causes) -> None:
     """Ephemeral containers are only ever added."""
     if MIRROR in objects.annotations(old):
-        causes.append(forbidden_field("", "static pods do not support ephemeral containers"))
+        text = "static pods do not support ephemeral containers"
+        causes.append(forbidden_field(rules.NO_FIELD, text))
         return
     validate_pod(clone(new), causes)
     spec = new.get("spec") or {}
@@ -188,10 +188,9 @@ def _ephemeral(new: Object, old: Object, causes: Causes) -> None:
 
 
 def _resize(new: Object, old: Object, causes: Causes) -> None:
-    """KEP-1287: only cpu and memory of containers, and never so that the QoS class is another."""
-    refused = _not_resizable(new, old)
-    if refused:
-        causes.append(forbidden_field("", refused))
+    """KEP-1287: only cpu and memory, and never so that the QoS class is another."""
+    if refused := _not_resizable(old):
+        causes.append(forbidden_field(rules.NO_FIELD, refused))
         return
     validate_pod(clone(new), causes)
     if qos_class(new) != qos_class(old):
@@ -200,35 +199,85 @@ def _resize(new: Object, old: Object, causes: Causes) -> None:
     if not _node_resizes(old):
         causes.append(forbidden_field("spec", "Pod running on node without support for resize"))
     new_spec, old_spec = clone(new.get("spec") or {}), clone(old.get("spec") or {})
+    _resized_whole(new_spec, old_spec, causes)
+    if (old.get("status") or {}).get("nodeAllocatableResourceClaimStatuses"):
+        text = "pods with node allocatable resource claims cannot be resized"
+        causes.append(forbidden_field("spec", text))
+    if not _same_containers(new_spec, old_spec, causes):
+        return
     for field in ("initContainers", "containers"):
-        pairs = zip(new_spec.get(field) or (), old_spec.get(field) or (), strict=False)
-        for index, (one, other) in enumerate(pairs):
-            if field == "initContainers" and not is_sidecar(other):
-                if one != other:
-                    text = "resources for non-sidecar init containers are immutable"
-                    causes.append(forbidden_field("spec", text))
-                continue
-            where = f"spec.{field}[{index}].resources"
-            _resized(one, other, causes, where)
-            _without_compute(one, other)
-            if one != other:
-                what = " for sidecar containers" if field == "initContainers" else ""
-                text = f"only cpu and memory resources{what} are mutable"
-                causes.append(forbidden_field("spec", text))
+        for index, (one, other) in enumerate(_pairs(new_spec, old_spec, field)):
+            _kept_sides(one, other, causes, f"spec.{field}[{index}].resources")
+    for one, other in _pairs(new_spec, old_spec, "containers"):
+        _without_compute(one, other)
+        if one != other:
+            causes.append(forbidden_field("spec", "only cpu and memory resources are mutable"))
+    for index, (one, other) in enumerate(_pairs(new_spec, old_spec, "initContainers")):
+        _resized_init(one, other, causes, f"spec.initContainers[{index}]")
     if not causes and new_spec != old_spec:
         causes.append(forbidden_field("spec", "only cpu and memory resources are mutable"))
 
 
-def _not_resizable(new: Object, old: Object) -> str:
-    for pod in (old, new):
-        whole = (pod.get("spec") or {}).get("resources") or {}
-        if whole.get("requests") or whole.get("limits"):
-            return "pods with pod-level resources cannot be resized"
+def _pairs(new: Object, old: Object, field: str) -> list[tuple[Object, Object]]:
+    return list(zip(new.get(field) or (), old.get(field) or (), strict=True))
+
+
+def _not_resizable(old: Object) -> str:
     if MIRROR in objects.annotations(old):
         return "static pods cannot be resized"
     if ((old.get("spec") or {}).get("os") or {}).get("name") == "windows":
         return "windows pods cannot be resized"
     return ""
+
+
+def _resized_whole(new: Object, old: Object, causes: Causes) -> None:
+    """Resources of the pod as a whole (KEP-5419)."""
+    after, before = new.get("resources"), old.get("resources")
+    if not any((each or {}).get(side) for each in (after, before) for side in _SIDES):
+        return
+    if before is not None and after is None:
+        text = "pod-level resources cannot be removed"
+        causes.append(forbidden_field("spec.resources", text))
+        return
+    for side in ("requests", "limits") if before is not None else ():
+        if not ((before or {}).get(side) or {}).keys() <= ((after or {}).get(side) or {}).keys():
+            text = f"pod-level resource {side} cannot be removed"
+            causes.append(forbidden_field(f"spec.resources.{side}", text))
+    _without_compute(new, old)
+    if new.get("resources") != before:
+        text = "only cpu and memory resources are mutable at pod-level"
+        causes.append(forbidden_field("spec", text))
+
+
+def _same_containers(new: Object, old: Object, causes: Causes) -> bool:
+    before = len(causes)
+    for field in ("containers", "initContainers"):
+        after, was = new.get(field) or [], old.get(field) or []
+        if len(after) != len(was):
+            text = f"{field} may not be added or removed on resize"
+            causes.append(forbidden_field(f"spec.{field}", text))
+            continue
+        for index, (one, other) in enumerate(zip(after, was, strict=True)):
+            if one.get("name") != other.get("name"):
+                text = f"{field} may not be renamed or reordered on resize"
+                causes.append(forbidden_field(f"spec.{field}[{index}].name", text))
+    return len(causes) == before
+
+
+def _resized_init(new: Object, old: Object, causes: Causes, path: str) -> None:
+    changed = new != old
+    _without_compute(new, old)
+    if new != old:
+        text = "only cpu and memory resources for init or sidecar containers are mutable"
+        causes.append(forbidden_field(path, text))
+    if changed and not is_sidecar(new):
+        for policy in new.get("resizePolicy") or ():
+            if policy.get("restartPolicy") == "RestartContainer":
+                text = (
+                    "non-sidecar init containers with a resize policy of RestartContainer cannot "
+                    "be resized"
+                )
+                causes.append(forbidden_field(path, text))
 
 
 def _node_resizes(pod: Object) -> bool:
@@ -239,7 +288,7 @@ def _node_resizes(pod: Object) -> bool:
     return True
 
 
-def _resized(new: Object, old: Object, causes: Causes, path: str) -> None:
+def _kept_sides(new: Object, old: Object, causes: Causes, path: str) -> None:
     after, before = new.get("resources") or {}, old.get("resources") or {}
     for side in ("requests", "limits"):
         if not (before.get(side) or {}).keys() <= (after.get(side) or {}).keys():
@@ -263,122 +312,3 @@ def _without_compute(new: Object, old: Object) -> None:
 
 
 _SIDES: Final = ("limits", "requests")
-
-
-# --- status -----------------------------------------------------------------------------------------
-
-_SYSTEM_CONDITIONS: Final = ("PodScheduled", "Ready", "Initialized")
-_HEALTH: Final = ("Healthy", "Unhealthy", "Unknown")
-
-
-def validate_status(new: Object, old: Object, causes: Causes) -> None:
-    """What a node says of a pod: classes stay, and what has ended does not run again unless it may."""
-    _kept_annotations(objects.annotations(new), objects.annotations(old), causes)
-    status, before = new.get("status") or {}, old.get("status") or {}
-    spec = old.get("spec") or {}
-    for index, condition in enumerate(status.get("conditions") or ()):
-        if (kind := condition.get("type") or "") not in _SYSTEM_CONDITIONS:
-            rules.name(causes, f"metadata.conditions[{index}].Type", kind, names.qualified_name)
-    nominated = status.get("nominatedNodeName") or ""
-    if nominated and nominated != before.get("nominatedNodeName"):
-        rules.name(causes, "status.nominatedNodeName", nominated, names.dns1123_subdomain)
-    if (now := status.get("qosClass") or "") != (before.get("qosClass") or ""):
-        causes.append(invalid_value("status.qosClass", now, rules.IMMUTABLE))
-    sidecars = {each.get("name") for each in spec.get("initContainers") or () if is_sidecar(each)}
-    for field, policy in (
-        ("containerStatuses", spec.get("restartPolicy")),
-        ("initContainerStatuses", spec.get("restartPolicy")),
-        ("ephemeralContainerStatuses", "Never"),
-    ):
-        listed, was = status.get(field) or [], before.get(field) or []
-        restarting = sidecars if field == "initContainerStatuses" else _restarting(spec)
-        if was and policy != "Always":
-            _transitions(listed, was, policy, restarting, causes, f"status.{field}")
-        _allocated(listed, causes, f"status.{field}", ephemeral=field.startswith("ephemeral"))
-    _claim_statuses(status.get("resourceClaimStatuses") or (), spec, causes)
-    _addresses(status.get("podIPs") or (), causes, "status.podIPs")
-    if hosts := status.get("hostIPs"):
-        first = hosts[0].get("ip") or ""
-        if first != (status.get("hostIP") or ""):
-            text = "must be equal to `hostIP`"
-            causes.append(invalid_value("status.hostIPs[0].ip", first, text))
-        _addresses(hosts, causes, "status.hostIPs")
-
-
-def _restarting(spec: Object) -> set[Any]:
-    """Containers that may start again whatever the pod's own policy says (KEP-5307)."""
-    return {
-        each.get("name")
-        for each in spec.get("containers") or ()
-        if each.get("restartPolicy") in ("Always", "OnFailure") or each.get("restartPolicyRules")
-    }
-
-
-def _transitions(
-    new: list[Object],
-    old: list[Object],
-    policy: Any,
-    restarting: set[Any],
-    causes: Causes,
-    path: str,
-) -> None:
-    ended = {each.get("name"): (each.get("state") or {}).get("terminated") for each in new}
-    for index, was in enumerate(old):
-        name, terminated = was.get("name"), (was.get("state") or {}).get("terminated")
-        if terminated is None or name in restarting or name not in ended:
-            continue
-        if policy == "OnFailure" and terminated.get("exitCode"):
-            continue
-        if ended[name] is None:
-            text = "may not be transitioned to non-terminated state"
-            causes.append(forbidden_field(f"{path}[{index}].state", text))
-
-
-def _allocated(statuses: list[Object], causes: Causes, path: str, *, ephemeral: bool) -> None:
-    for index, status in enumerate(statuses):
-        where = f"{path}[{index}].allocatedResourcesStatus"
-        found = status.get("allocatedResourcesStatus") or ()
-        if found and ephemeral:
-            causes.append(forbidden_field(where, "must not be specified in container status"))
-            continue
-        for at, resource in enumerate(found):
-            seen: set[str] = set()
-            for number, each in enumerate(resource.get("resources") or ()):
-                place = f"{where}[{at}].resources[{number}]"
-                health, device = each.get("health") or "", each.get("resourceID") or ""
-                if health and health not in _HEALTH:
-                    causes.append(not_supported(f"{place}.health", health, _HEALTH))
-                if device in seen:
-                    causes.append(duplicate(f"{place}.resourceID", device))
-                seen.add(device)
-
-
-def _claim_statuses(statuses: Any, spec: Object, causes: Causes) -> None:
-    known = {each.get("name") for each in spec.get("resourceClaims") or ()}
-    seen: set[str] = set()
-    for index, status in enumerate(statuses):
-        where, name = f"status.resourceClaimStatuses[{index}].name", status.get("name") or ""
-        if name not in known:
-            text = "must match the name of an entry in `spec.resourceClaims`"
-            causes.append(invalid_value(where, name, text))
-        if name in seen:
-            causes.append(duplicate(where, name))
-        seen.add(name)
-        if (claim := status.get("resourceClaimName")) is not None:
-            rules.name(causes, where, claim, names.dns1123_subdomain)
-
-
-def _addresses(found: Any, causes: Causes, path: str) -> None:
-    """At most one of each family."""
-    texts = [each.get("ip") or "" for each in found]
-    for index, text in enumerate(texts):
-        rules.name(causes, f"{path}[{index}]", text, names.ip)
-    if len(texts) < 2:
-        return
-    families = {ipaddress.ip_address(text).version for text in texts if not names.ip(text)}
-    if len(families) != 2 or len(texts) > 2:
-        text = "may specify no more than one IP for each IP family"
-        causes.append(invalid_value(path, list(found), text))
-    for index, text in enumerate(texts):
-        if text in texts[:index]:
-            causes.append(duplicate(f"{path}[{index}]", found[index]))

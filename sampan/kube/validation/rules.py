@@ -25,6 +25,7 @@ Causes = list[Cause]
 
 NOT_NEGATIVE: Final = "must be greater than or equal to 0"
 IMMUTABLE: Final = "field is immutable"
+NO_FIELD: Final = "[]"  # as Kubernetes prints the path to a whole object
 ANNOTATIONS_MAX: Final = 256 * 1024
 _SELECTOR_VALUES = "must be specified when `operator` is 'In' or 'NotIn'"
 _SELECTOR_NO_VALUES = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
