@@ -185,14 +185,19 @@ async def connect(
     return channel
 
 
-async def reconnect(dial: Callable[[], Awaitable[socket.socket]], name: str) -> Channel:
+async def reconnect(
+    dial: Callable[[], Awaitable[socket.socket]], name: str, *, pause: float = 0.0
+) -> Channel:
     """To an agent that had another host before: begin only when it has noted the change, or half a frame could meet half
-    of another. Raises ChannelLost.
+    of another. `pause`: seconds for a guest that hears of its host's going only now. Raises ChannelLost.
     """
+    patience = 0.5
     for _ in range(5):
+        # A host that goes and comes before the guest has looked was never gone: each time it has longer to look.
+        await asyncio.sleep(pause)
         link = await connect(await dial(), name)
         try:
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(patience):
                 await link.ready.wait()
             if link.connected:
                 return link
@@ -200,4 +205,5 @@ async def reconnect(dial: Callable[[], Awaitable[socket.socket]], name: str) -> 
             pass
         link.close()
         await link.closed.wait()
+        pause, patience = max(0.05, 2 * pause), 2 * patience
     raise ChannelLost("the guest's agent does not answer")

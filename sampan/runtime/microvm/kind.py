@@ -204,7 +204,8 @@ class MicroVMKind:
             path = snapshots.path_of(self.directory, name)
             async with self._proving:
                 if self._driver is None:
-                    self._driver = await self._prove(LEAST, 1)
+                    known = drivers.proven(self.directory, self.settings)
+                    self._driver = known or await self._prove(LEAST, 1)
             driver = self._driver
             found = snapshots.read_record(path)
             if (found.edition, found.processor) != (driver.edition(), templates.processor()):

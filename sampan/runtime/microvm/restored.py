@@ -27,6 +27,8 @@ from sampan.runtime.microvm.sandbox import MicroSandbox
 from sampan.runtime.microvm.snapshots import Snapshot
 from sampan.runtime.sandbox import CannotStart, ContainerSpec, SandboxSpec
 
+NOTING = 0.05  # seconds, of which a guest takes a few thousandths
+
 
 class RestoredSandbox(MicroSandbox):
     def __init__(
@@ -97,7 +99,7 @@ class RestoredSandbox(MicroSandbox):
         await self._put_disk(container)
         process = self._process_of(container, snapshot)
         await self._machine.resume()
-        link = await channel.reconnect(self._machine.dial, self.spec.id[:12])
+        link = await channel.reconnect(self._machine.dial, self.spec.id[:12], pause=NOTING)
         self._channel = link
         link.used(snapshot.numbers)
         process.connect(link)
