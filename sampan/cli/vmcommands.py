@@ -17,6 +17,8 @@ kernels = typer.Typer(
     help="Guest kernels: what is here, bring one, choose one.", invoke_without_command=True
 )
 vm.add_typer(kernels, name="kernels")
+snapshots = typer.Typer(help="Snapshots: what is here, remove them.", invoke_without_command=True)
+vm.add_typer(snapshots, name="snapshots")
 
 DataDir = Annotated[
     Path | None,
@@ -210,30 +212,58 @@ def vm_rm(
     raise typer.Exit(remove(config_of(data_dir), names, namespace, force))
 
 
-@vm.command("snapshot", epilog="Example: sampan vm snapshot web web:friday")
+@vm.command("snapshot", epilog="Example: sampan vm snapshot web friday")
 def vm_snapshot(
     name: Name,
-    image: Annotated[str, typer.Argument(help="Name of the image to make.")],
+    snapshot: Annotated[str, typer.Argument(help="Name of the snapshot, or of the image.")],
+    files: Annotated[
+        bool,
+        typer.Option("--files", help="Its files alone, as an image that can be run and pushed."),
+    ] = False,
     namespace: Namespace = "default",
     data_dir: DataDir = None,
 ) -> None:
-    """Keep a machine's files and settings as an image. Memory and running programs are not in it."""
-    from sampan.cli.vmsnapshot import snapshot
+    """Keep a running machine as it is: memory, devices and disk. It goes on."""
+    from sampan.cli import vmmemory, vmsnapshot
 
-    raise typer.Exit(snapshot(config_of(data_dir), name, namespace, image))
+    take = vmsnapshot.snapshot if files else vmmemory.take
+    raise typer.Exit(take(config_of(data_dir), name, namespace, snapshot))
 
 
-@vm.command("restore", epilog="Example: sampan vm restore web:friday --name web-again")
+@vm.command("restore", epilog="Example: sampan vm restore friday --name web-again")
 def vm_restore(
-    image: Annotated[str, typer.Argument(help="Image that `snapshot` made.")],
+    snapshot: Annotated[str, typer.Argument(help="What `snapshot` made.")],
     name: Annotated[str, typer.Option(help="Name. [default: the image's and four letters]")] = "",
     namespace: Namespace = "default",
     data_dir: DataDir = None,
 ) -> None:
-    """Start a machine from a snapshot, of the size that the first one had."""
-    from sampan.cli.vmsnapshot import restore
+    """Start a machine that goes on from a snapshot, where that one was."""
+    from sampan.cli import vmmemory, vmsnapshot
 
-    raise typer.Exit(restore(config_of(data_dir), image, name, namespace))
+    config = config_of(data_dir)
+    if (path := vmmemory.named(config, snapshot)) is not None:
+        raise typer.Exit(vmmemory.restore(config, path, name, namespace))
+    raise typer.Exit(vmsnapshot.restore(config, snapshot, name, namespace))
+
+
+@snapshots.callback(epilog="Example: sampan vm snapshots")
+def vm_snapshots(context: typer.Context, data_dir: DataDir = None) -> None:
+    """List snapshots of machines with their memory."""
+    from sampan.cli.vmmemory import show
+
+    if context.invoked_subcommand is None:
+        raise typer.Exit(show(config_of(data_dir)))
+
+
+@snapshots.command("rm", epilog="Example: sampan vm snapshots rm friday")
+def vm_snapshots_rm(
+    names: Annotated[list[str], typer.Argument(help="Names of snapshots.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Remove snapshots. Machines that went on from them stay."""
+    from sampan.cli.vmmemory import remove
+
+    raise typer.Exit(remove(config_of(data_dir), names))
 
 
 @kernels.callback(epilog="Example: sampan vm kernels")

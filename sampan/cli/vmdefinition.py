@@ -71,6 +71,10 @@ SPEC = thing(
         },
         "memory": text("Memory of the machine, its kernel's included.", pattern=MEMORY, default="256Mi"),
         "kernel": text("Release of the guest kernel, one of those that the node has; the node's own without."),
+        "snapshot": text(
+            "Snapshot of this node that the machine goes on from when it is first started, memory and disk included.",
+            pattern=r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$",
+        ),
         "size": text("Size of a disk that its files stay on while it is stopped; without one they are in memory, and go with it.", pattern=MEMORY),
         "command": listed("Instead of the image's entry point.", {"type": "string"}),
         "args": listed("Instead of the image's arguments.", {"type": "string"}),
@@ -134,6 +138,7 @@ STATUS = thing(
         "observedGeneration": {"type": "integer", "format": "int64"},
         "podName": text("The pod that is the machine."),
         "ip": text("Its address."),
+        "restoredFrom": text("The snapshot that it has gone on from."),
         "node": text("The node that it runs on."),
         "startedAt": text("When it was started.", format="date-time"),
         "restarts": {"type": "integer", "description": "How often its program was started again."},

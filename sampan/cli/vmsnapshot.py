@@ -1,8 +1,8 @@
-"""`sampan vm snapshot | restore`: the files of a machine, kept as an image of this node with the machine's settings.
+"""`sampan vm snapshot --files | restore`: the files of a machine, kept as an image of this node with the machine's settings.
 
 The image has one layer, which the machine's own `tar` writes, so that owners, links and times are as they are there. It is an
 ordinary image of the store: it outlives the cluster's restarts, and can be run or listed as any other. What is in memory is
-not in it: the VMM restores only templates, whose memory holds no pod.
+not in it (`vmmemory.py` keeps that), so it runs on any node and any processor.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def restore(config: Config, image: str, name: str, namespace: str) -> int:
         label = open_store(config.data_dir).inspect(image).labels.get(SETTINGS)
         if label is None:
             raise VMError(
-                f"{image} is no snapshot of a machine; run it with: sampan vm run {image}"
+                f"{image} is no snapshot of a machine (sampan vm snapshots); run it with: sampan vm run {image}"
             )
         spec = json.loads(label)
     except (ImageError, VMError, ValueError) as error:

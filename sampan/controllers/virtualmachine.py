@@ -40,6 +40,8 @@ LABEL = "sampan.dev/virtual-machine"
 EDITION = "sampan.dev/virtual-machine-edition"  # of a pod: the digest of what it was made from
 # Annotations by which the microVM kind knows the volume that holds a pod's disk (runtime/microvm/disks.py).
 DISK, DISK_SIZE = "sampan.dev/vm-disk", "sampan.dev/vm-disk-size"
+# … and the snapshot that a pod's machine goes on from (runtime/microvm/snapshots.py).
+SNAPSHOT = "sampan.dev/vm-snapshot"
 DISK_PLACE = "/run/sampan/disk"
 GUEST_OWN = 64 << 20  # bytes that the guest's kernel takes beside its container
 TAKEN = "a {} {} is there already that is not this machine's"
@@ -89,6 +91,8 @@ def pod_of(machine: Object) -> Object:
     annotations = {"sampan.dev/vm-memory": spec["memory"]}
     if spec.get("kernel"):
         annotations["sampan.dev/vm-kernel"] = spec["kernel"]
+    if (snapshot := spec.get("snapshot")) and restored_from(machine) != snapshot:
+        annotations[SNAPSHOT] = snapshot
     if spec.get("size"):
         mounts.append({"name": "sampan-disk", "mountPath": DISK_PLACE})
         claim = {"claimName": disk_name(metadata["name"])}
@@ -121,6 +125,11 @@ def pod_of(machine: Object) -> Object:
         },
         "spec": pod_spec,
     }
+
+
+def restored_from(machine: Object) -> str:
+    """A machine goes on from a snapshot once: what it does after that is on its disk, or gone with its memory."""
+    return str((machine.get("status") or {}).get("restoredFrom", ""))
 
 
 def disk_name(machine: str) -> str:
@@ -223,6 +232,11 @@ def status_of(machine: Object, pod: Object | None, trouble: str, now: str) -> Ob
         "observedGeneration": machine["metadata"].get("generation", 0),
     }
     restart = False
+    restored = restored_from(machine)
+    if pod is not None and phase == "Running":
+        restored = (pod["metadata"].get("annotations") or {}).get(SNAPSHOT, restored)
+    if restored:
+        status["restoredFrom"] = restored
     if pod is not None:
         found = pod.get("status") or {}
         status["podName"] = pod["metadata"]["name"]

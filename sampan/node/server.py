@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CALLERS = ("kube-apiserver-kubelet-client", "system:kube-apiserver")
 MASTERS = "system:masters"
+CHECKPOINT_LIMIT = 120  # seconds, as kubelet has for what takes long
 STATUS = {NotFound: 404, InvalidArgument: 400}
 
 
@@ -76,6 +77,8 @@ class Endpoint:
             return await self._stream(first, rest[0], rest[1], rest[-1], request)
         if first == "portForward" and len(rest) in (2, 3):
             return await self._port_forward(rest[0], rest[1], request)
+        if first == "checkpoint" and len(rest) == 3 and request.method == "POST":
+            return await self._checkpoint(rest[0], rest[1], rest[2], request)
         if first == "localVolumes" and len(rest) == 1 and request.method == "DELETE":
             return self._remove_directory(rest[0])
         if first == "pods":
@@ -196,6 +199,25 @@ class Endpoint:
         fields: dict[str, Any] = {"cmd": command} if what == "exec" else {}
         answer = await call(container_id=states[0].id, **fields, **wanted)
         return await _hand_over(request, answer.url)
+
+    async def _checkpoint(
+        self, namespace: str, name: str, container: str, request: Request
+    ) -> Response:
+        """KEP-2008: a running container as a file of this node, whose path is the answer."""
+        worker = self._worker(namespace, name)
+        states = worker.observed.history().get(container, []) if worker else []
+        if not states or states[0].state != RUNNING:
+            return Response(404, f"container {container} of pod {name} is not running\n".encode())
+        place = self._config.data_dir / "node" / "checkpoints"
+        place.mkdir(exist_ok=True, mode=0o700)
+        moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        path = place / f"checkpoint-{name}_{namespace}-{container}-{moment}.tar"
+        timeout = request.param("timeout") or ""
+        limit = int(timeout) if timeout.isdigit() and int(timeout) else CHECKPOINT_LIMIT
+        await self._context.cri.checkpoint_container(
+            container_id=states[0].id, location=str(path), timeout=limit, rpc_timeout=limit + 5
+        )
+        return _json({"items": [str(path)]})
 
     async def _port_forward(self, namespace: str, name: str, request: Request) -> Response | None:
         worker = self._worker(namespace, name)

@@ -50,7 +50,7 @@ def test_a_machine_s_life(cluster: Cluster) -> None:
 
     # Its files, kept as an image, are there in a machine of their own.
     vm(cluster, "exec", "life", "--", "sh", "-c", "echo kept >/root/note")
-    kept = vm(cluster, "snapshot", "life", "life:noon")
+    kept = vm(cluster, "snapshot", "--files", "life", "life:noon")
     assert "life:noon" in kept.stdout
     vm(cluster, "restore", "life:noon", "--name", "again")
     assert vm(cluster, "exec", "again", "--", "cat", "/root/note").stdout == "kept\n"
@@ -77,6 +77,49 @@ def test_a_machine_s_life(cluster: Cluster) -> None:
             ),
             what=f"{kind} of life gone",
         )
+
+
+def test_a_machine_goes_on_from_its_snapshot(cluster: Cluster) -> None:
+    """Memory, programs and disk of one moment: what is in no file of the image goes on in another machine."""
+    options = ("--name", "runs", "-m", "192m", "--size", "32m", "--publish", "8081")
+    vm(cluster, "run", *options, IMAGE, "--", "ticks")
+    prepare = "echo on disk >/root/note; echo in memory >/dev/shm/note; (sleep 1000 & echo $! >/dev/shm/pid)"
+    vm(cluster, "exec", "runs", "--", "sh", "-c", prepare)
+    taken = vm(cluster, "snapshot", "runs", "friday")
+    assert taken.stdout == "friday\n" and "of runs, which goes on" in taken.stderr
+    reached = int(vm(cluster, "logs", "--tail=1", "runs").stdout)
+    vm(
+        cluster,
+        "exec",
+        "runs",
+        "--",
+        "sh",
+        "-c",
+        "echo later >/root/note; kill $(cat /dev/shm/pid)",
+    )
+    again = vm(cluster, "snapshot", "runs", "friday", check=False)
+    assert again.returncode == 1 and "sampan vm snapshots rm friday" in again.stderr
+    vm(cluster, "rm", "--force", "runs")
+    assert "default/runs" in vm(cluster, "snapshots").stdout
+
+    vm(cluster, "restore", "friday", "--name", "goes-on")
+    look = "cat /root/note /dev/shm/note; kill -0 $(cat /dev/shm/pid) && echo runs still; hostname"
+    found = vm(cluster, "exec", "goes-on", "--", "sh", "-c", look).stdout
+    assert found == "on disk\nin memory\nruns still\ngoes-on\n"
+    numbers = [int(line) for line in vm(cluster, "logs", "goes-on").stdout.split()]
+    assert 1 < numbers[0] <= reached + 1, "it counts on"
+    machine = json.loads(vm(cluster, "inspect", "goes-on").stdout)[0]
+    assert machine["status"]["restoredFrom"] == "friday" and machine["spec"]["size"] == "32Mi"
+    # Started anew it is not at that moment again: its disk has gone on.
+    vm(cluster, "exec", "goes-on", "--", "sh", "-c", "echo after >/root/note")
+    vm(cluster, "stop", "goes-on")
+    vm(cluster, "start", "goes-on")
+    look = "cat /root/note; ls /dev/shm"
+    assert vm(cluster, "exec", "goes-on", "--", "sh", "-c", look).stdout == "after\n"
+    vm(cluster, "rm", "--force", "goes-on")
+    assert vm(cluster, "snapshots", "rm", "friday").stdout == "friday\n"
+    gone = vm(cluster, "restore", "friday", check=False)
+    assert gone.returncode == 1 and "sampan vm snapshots" in gone.stderr
 
 
 def test_a_disk_and_a_directory_of_the_host_stay(cluster: Cluster, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socketserver
 import struct
 import sys
@@ -18,23 +17,42 @@ import threading
 from pathlib import Path
 from typing import Any
 
-KINDS = {"integer": int, "string": str, "boolean": bool, "object": dict, "array": list}
+KINDS = {"integer": int, "string": str, "boolean": bool}
 VERSIONS = {"firecracker": "Firecracker v1.10.1", "cloud-hypervisor": "cloud-hypervisor v42.0"}
+# A refusal in either's own form: an object with one text, or a list of causes.
+FAILURES: dict[str, tuple[int, Any]] = {
+    "firecracker": (400, {"fault_message": "The requested operation is not supported after starting the microVM."}),
+    "cloud-hypervisor": (500, ["Error from API", "The VM could not boot", "Cannot load the kernel"]),
+}  # fmt: skip
+PLACES = {"drives": "{drive_id}", "network-interfaces": "{iface_id}"}
 
 
-def check(schema: dict[str, Any] | None, body: Any) -> str:
-    """What is wrong with a body by its definition, "" when nothing is."""
-    if schema is None:
-        return "" if body is None else "a body where none belongs"
-    missing = [name for name in schema["required"] if name not in (body or {})]
-    if missing:
-        return f"missing {missing}"
-    for name, value in body.items():
-        wanted = schema["properties"].get(name)
-        if wanted is None:
-            return f"unknown field {name}"
-        if type(value) is not KINDS[wanted]:
-            return f"{name} is no {wanted}"
+def check(wanted: Any, found: Any, where: str = "body") -> str:
+    """What is wrong with a value by its definition (tools/vmm_schemas.py), "" when nothing is."""
+    if wanted is None:
+        return "" if found is None else f"{where} where none belongs"
+    if isinstance(wanted, dict):
+        if not isinstance(found, dict):
+            return f"{where} is no object"
+        if missing := [n[:-1] for n in wanted if n.endswith("!") and n[:-1] not in found]:
+            return f"{where}: missing {missing}"
+        known = {name.removesuffix("!"): each for name, each in wanted.items()}
+        if unknown := sorted(set(found) - set(known)):
+            return f"{where}: unknown {unknown}"
+        wrongs = (check(known[name], value, f"{where}.{name}") for name, value in found.items())
+        return next(filter(None, wrongs), "")
+    if isinstance(wanted, list):
+        if not isinstance(found, list):
+            return f"{where} is no list"
+        return next(filter(None, (check(wanted[0], value, f"{where}[]") for value in found)), "")
+    kind, _, bounds = wanted.partition(" ")
+    if kind not in KINDS:
+        return "" if found in kind.split("|") else f"{where}: {found!r} is none of {kind}"
+    if type(found) is not KINDS[kind]:
+        return f"{where}: {found!r} is no {kind}"
+    least, _, most = bounds.partition("..")
+    if (least and found < int(least)) or (most and found > int(most)):
+        return f"{where}: {found} is not in {bounds}"
     return ""
 
 
@@ -56,16 +74,21 @@ class API(socketserver.StreamRequestHandler):
         )
 
     def answer(self, method: str, target: str, body: Any) -> tuple[int, Any]:
-        general = re.sub(r"^/(drives|network-interfaces)/[^/]+$", r"/\1/{id}", target)
-        call = f"{method} {general}"
-        if call not in RECORDING["schemas"]:
+        parts = target.split("/")
+        if parts[1] in PLACES:
+            if parts[2] not in (body or {}).values():
+                return 400, {"fault_message": f"the path names {parts[2]}, and the body another"}
+            parts[2] = PLACES[parts[1]]
+        call = f"{method} {'/'.join(parts)}"
+        if call not in RECORDING["calls"]:
             return 404, {"fault_message": f"no such path: {call}"}
-        if wrong := check(RECORDING["schemas"][call], body):
+        definition = RECORDING["calls"][call]
+        if wrong := check(definition["body"], body):
             return 400, {"fault_message": wrong}
         if os.path.exists("refuse"):
-            return RECORDING["failure"]["status"], RECORDING["failure"]["body"]
+            return FAILURES[NAME]
         self.act(call, body)
-        return RECORDING["success"], None
+        return int(next(code for code in definition["answers"] if code.startswith("2"))), None
 
     def act(self, call: str, body: Any) -> None:
         """What is left on disk by those calls that leave something."""
@@ -104,9 +127,10 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 if __name__ == "__main__":
+    NAME = Path(sys.argv[1]).stem
     RECORDING = json.loads(Path(sys.argv[1]).read_text())
     if "--version" in sys.argv:
-        print(VERSIONS[Path(sys.argv[1]).stem])
+        print(VERSIONS[NAME])
         sys.exit()
     guest = Server("vsock", Guest)
     threading.Thread(target=guest.serve_forever, daemon=True).start()

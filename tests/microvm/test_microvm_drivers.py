@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stand_in_vmm
 
 from sampan.runtime.microvm import channel, protocol
 from sampan.runtime.microvm.cloud_hypervisor import CloudHypervisor
@@ -159,3 +160,24 @@ async def test_a_vmm_that_ends_at_once_is_no_hang(
             await DRIVERS[name]().start(
                 spec(tmp_path / "m", memory(), kernel=Path("/k"), initial_files=Path("/i"))
             )
+
+
+WANTED = {"id!": "string", "size": "integer 1..8", "mode": "On|Off", "parts": [{"at!": "integer"}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "wrong"),
+    [
+        ({"id": "a", "size": 8, "mode": "On", "parts": [{"at": 1}]}, ""),
+        ({"size": 1}, "body: missing ['id']"),
+        ({"id": "a", "sise": 1}, "body: unknown ['sise']"),
+        ({"id": 1}, "body.id: 1 is no string"),
+        ({"id": "a", "size": True}, "body.size: True is no integer"),
+        ({"id": "a", "size": 9}, "body.size: 9 is not in 1..8"),
+        ({"id": "a", "mode": "on"}, "body.mode: 'on' is none of On|Off"),
+        ({"id": "a", "parts": [{"at": "x"}]}, "body.parts[].at: 'x' is no integer"),
+        (None, "body is no object"),
+    ],
+)
+def test_requests_are_checked_by_the_published_definitions(body: Any, wrong: str) -> None:
+    assert stand_in_vmm.check(WANTED, body) == wrong
