@@ -3,7 +3,7 @@
 
 #include <linux/eventpoll.h>
 
-enum { VSOCK_PORT = 1024, SOCK_STREAM_CLOEXEC = 1 | O_CLOEXEC | O_NONBLOCK, AF_VSOCK_FAMILY = 40 };
+enum { SERIAL_TRIES = 10000, VSOCK_PORT = 1024, SOCK_STREAM_CLOEXEC = 1 | O_CLOEXEC | O_NONBLOCK, AF_VSOCK_FAMILY = 40 };
 
 int port = -1;
 int attached;
@@ -18,26 +18,44 @@ static size first, last;
 
 static void forget(void) { have = gathered = first = last = 0; }
 
-/* /dev/vport<device>p<port>, of the first such device. */
-int port_serial(char number, int flags) {
+/* The first name in a directory that begins so, and ends so unless `end` is empty; 0 when there is none. */
+static int first_name(const char *place, const char *begin, const char *end, struct text *found) {
     static char entries[4096];
-    int directory = open_at("/dev", O_RDONLY | O_DIRECTORY, 0), found = -ENODEV;
-    if (directory < 0) return directory;
+    int directory = open_at(place, O_RDONLY | O_DIRECTORY, 0), there = 0;
+    if (directory < 0) return 0;
     long count;
-    while (found < 0 && (count = SYS(getdents64, directory, entries, sizeof entries)) > 0) {
-        for (long at = 0; at < count; at += ((struct entry64 *)(entries + at))->size) {
+    while (!there && (count = SYS(getdents64, directory, entries, sizeof entries)) > 0) {
+        for (long at = 0; at < count && !there; at += ((struct entry64 *)(entries + at))->size) {
             const char *name = ((struct entry64 *)(entries + at))->name;
-            size count_of_name = length(name);
-            if (memcmp(name, "vport", 5) || name[count_of_name - 1] != number || name[count_of_name - 2] != 'p') continue;
-            TEXT(path, 64);
-            add(&path, "/dev/");
-            add(&path, name);
-            found = open_at(path.at, O_RDWR | flags, 0);
-            break;
+            size all = length(name), first = length(begin), last = length(end);
+            if (all < first + last || memcmp(name, begin, first) || memcmp(name + all - last, end, last)) continue;
+            add(found, name);
+            there = 1;
         }
     }
     close_fd(directory);
-    return found;
+    return there;
+}
+
+/* /dev/vport<device>p<port>, of the first such device. */
+int port_serial(char number, int flags) {
+    const char end[] = {'p', number, 0};
+    TEXT(path, 64);
+    add(&path, "/dev/");
+    return first_name("/dev", "vport", end, &path) ? open_at(path.at, O_RDWR | flags, 0) : -ENODEV;
+}
+
+/* A device of serial ports tells of its ports one by one after its driver has taken it: they may appear a little later. */
+static void await_serial(void) {
+    TEXT(device, 64);
+    if (!first_name("/sys/bus/virtio/drivers/virtio_console", "virtio", "", &device)) return;
+    for (int tries = 0; tries < SERIAL_TRIES; tries++) {
+        const char end[] = {'p', PORT_OF_AGENT, 0};
+        TEXT(name, 64);
+        if (first_name("/dev", "vport", end, &name)) return;
+        s64 millisecond[2] = {0, 1000000};
+        SYS(nanosleep, millisecond, 0);
+    }
 }
 
 static int watch(int epoll, int fd, u64 mark) {
@@ -47,6 +65,7 @@ static int watch(int epoll, int fd, u64 mark) {
 }
 
 int port_open(int epoll, u64 mark) {
+    await_serial();
     port = port_serial(PORT_OF_AGENT, O_NONBLOCK);
     if (port >= 0) return watch(epoll, port, mark);
     listener = (int)SYS(socket, AF_VSOCK_FAMILY, SOCK_STREAM_CLOEXEC, 0);

@@ -74,6 +74,17 @@ def load(data_dir: Path | None) -> Config:
         raise fail(error) from None
 
 
+def choose_vmm(config: Config, name: str) -> None:
+    """Kept in the kind's settings, which the runtime reads. Raises ConfigError."""
+    from sampan.runtime.microvm.errors import BadArtifact
+    from sampan.runtime.microvm.settings import Settings
+
+    try:
+        Settings.change(config.data_dir / "runtime" / "microvm", driver=name)
+    except BadArtifact as error:
+        raise ConfigError(f"--microvm-vmm: {error}") from None
+
+
 @app.command(epilog="Example: sampan up && sampan kubectl get nodes")
 @with_flags
 def up(
@@ -166,6 +177,14 @@ def up(
             show_default=False,
         ),
     ] = None,
+    microvm_vmm: Annotated[
+        str | None,
+        typer.Option(
+            help="Monitor of microVM pods: auto, qemu, cloud-hypervisor or firecracker. [default: auto, "
+            "QEMU where it is installed]",
+            show_default=False,
+        ),
+    ] = None,
     datastore_endpoint: Endpoint = None,
     datastore_cafile: CAFile = None,
     datastore_certfile: CertFile = None,
@@ -206,6 +225,8 @@ def up(
     try:
         config = Config.make(data_dir, rootless=rootless, **settings)
         check_flags(config)
+        if microvm_vmm:
+            choose_vmm(config, microvm_vmm)
         raise typer.Exit(start(config, foreground=foreground, merge=merge_kubeconfig))
     except ConfigError as error:
         raise fail(error) from None

@@ -12,6 +12,7 @@ from pathlib import Path
 import typer
 
 from sampan import __version__
+from sampan.cli.config import default_data_dir
 from sampan.runtime.sandbox import Support
 
 
@@ -19,7 +20,7 @@ def examine(data_dir: Path | None) -> int:
     """Exit status 0 when at least one kind of sandbox works here."""
     typer.echo(f"sampan {__version__}, Python {sys.version.split()[0]}, "
                f"{'root' if os.geteuid() == 0 else 'not root: rootless mode, pods run as WebAssembly'}\n")  # fmt: skip
-    kinds = asyncio.run(probe_kinds())
+    kinds = asyncio.run(probe_kinds(data_dir or default_data_dir()))
     others = [*probe_network(), ("kubectl", probe_kubectl())]
     for name, support in [*kinds, *others]:
         mark = "works " if support.usable else "missing"
@@ -29,7 +30,8 @@ def examine(data_dir: Path | None) -> int:
     return 0 if any(support.usable for _, support in kinds) else 1
 
 
-async def probe_kinds() -> list[tuple[str, Support]]:
+async def probe_kinds(data_dir: Path) -> list[tuple[str, Support]]:
+    """By the settings of a cluster that is there, in directories of their own: nothing of it is touched."""
     from sampan.runtime.kinds import KINDS, load
 
     found = []
@@ -37,6 +39,9 @@ async def probe_kinds() -> list[tuple[str, Support]]:
         for name in KINDS:
             directory = Path(scratch) / name
             directory.mkdir()
+            settings = data_dir / "runtime" / name / "settings.json"
+            if settings.is_file():
+                shutil.copy(settings, directory)
             kind = load(name, directory, directory, "spdoctor")
             try:
                 found.append((name, await kind.probe()))

@@ -13,7 +13,7 @@ import typer
 from sampan.cli.config import Config
 from sampan.cli.images import print_table
 from sampan.cli.vmapi import VMError, find, gone, published, say, step, until, with_api
-from sampan.cli.vmoptions import invent, machine, own_keys, require_kernel, require_sshd
+from sampan.cli.vmoptions import invent, kernel_of, machine, own_keys, require_sshd
 from sampan.cli.vmstreams import attach
 from sampan.client.client import Client
 from sampan.controllers.virtualmachine import VIRTUALMACHINES
@@ -25,7 +25,7 @@ Object = dict[str, Any]
 def run(config: Config, image: str, *, ssh: bool, kernel: str, wait: bool, **options: Any) -> int:
     try:
         if kernel:
-            require_kernel(config, kernel)
+            kernel = kernel_of(config, kernel)
         if ssh:
             require_sshd(config, image)
         made = machine(image, keys=own_keys() if ssh else (), kernel=kernel, **options)

@@ -33,6 +33,12 @@ Names = Annotated[list[str], typer.Argument(help="Names of machines.")]
 PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
+def inherited(context: typer.Context, data_dir: Path | None) -> Path | None:
+    """The option of a command, or of the group that it is in: `kernels --data-dir D use …` is `kernels use --data-dir D …`."""
+    outer = context.parent.params.get("data_dir") if context.parent else None
+    return data_dir or outer
+
+
 def config_of(data_dir: Path | None) -> Any:
     from sampan.cli.config import Config, ConfigError
 
@@ -63,7 +69,7 @@ def vm_run(
     kernel: Annotated[
         str,
         typer.Option(
-            help="Guest kernel, by its release (sampan vm kernels). [default: the node's]"
+            help="Guest kernel: its release (sampan vm kernels), an OCI image with one, or the path of a vmlinux. [default: the node's]"
         ),
     ] = "",
     ssh: Annotated[
@@ -257,13 +263,14 @@ def vm_snapshots(context: typer.Context, data_dir: DataDir = None) -> None:
 
 @snapshots.command("rm", epilog="Example: sampan vm snapshots rm friday")
 def vm_snapshots_rm(
+    context: typer.Context,
     names: Annotated[list[str], typer.Argument(help="Names of snapshots.")],
     data_dir: DataDir = None,
 ) -> None:
     """Remove snapshots. Machines that went on from them stay."""
     from sampan.cli.vmmemory import remove
 
-    raise typer.Exit(remove(config_of(data_dir), names))
+    raise typer.Exit(remove(config_of(inherited(context, data_dir)), names))
 
 
 @kernels.callback(epilog="Example: sampan vm kernels")
@@ -275,20 +282,56 @@ def vm_kernels(context: typer.Context, data_dir: DataDir = None) -> None:
         raise typer.Exit(show(config_of(data_dir)))
 
 
-@kernels.command("fetch", epilog="Example: sampan vm kernels fetch")
-def vm_kernels_fetch() -> None:
-    """Download Debian's cloud kernel with apt and unpack it; nothing is installed."""
+@kernels.command("ls", epilog="Example: sampan vm kernels ls")
+def vm_kernels_ls(context: typer.Context, data_dir: DataDir = None) -> None:
+    """List guest kernels, as `sampan vm kernels` does."""
+    from sampan.cli.vmkernels import show
+
+    raise typer.Exit(show(config_of(inherited(context, data_dir))))
+
+
+@kernels.command(
+    "fetch", epilog="Example: sampan vm kernels fetch weaveworks/ignite-kernel:5.14.16"
+)
+def vm_kernels_fetch(
+    context: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="An OCI image with /boot/vmlinux and /lib/modules, or a path: ./vmlinux. [default: Debian's]",
+            show_default=False,
+        ),
+    ] = "",
+    data_dir: DataDir = None,
+) -> None:
+    """Bring a kernel: Debian's cloud kernel (downloaded by apt and unpacked, not installed), or one of your own."""
     from sampan.cli.vmkernels import fetch
 
-    raise typer.Exit(fetch())
+    raise typer.Exit(fetch(config_of(inherited(context, data_dir)), source))
+
+
+@kernels.command("rm", epilog="Example: sampan vm kernels rm 6.1.0-56-cloud-amd64")
+def vm_kernels_rm(
+    context: typer.Context,
+    releases: Annotated[list[str], typer.Argument(help="Releases.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Remove kernels."""
+    from sampan.cli.vmkernels import remove
+
+    raise typer.Exit(remove(config_of(inherited(context, data_dir)), releases))
 
 
 @kernels.command("use", epilog="Example: sampan vm kernels use 6.1.0-56-cloud-amd64")
 def vm_kernels_use(
-    kernel: Annotated[str, typer.Argument(help="Release, or a kernel's directory.")],
+    context: typer.Context,
+    kernel: Annotated[
+        str,
+        typer.Argument(help="Release, OCI image, path of a vmlinux or of a kernel's directory."),
+    ],
     data_dir: DataDir = None,
 ) -> None:
     """Choose the kernel of all machines of this node."""
     from sampan.cli.vmkernels import use
 
-    raise typer.Exit(use(config_of(data_dir), kernel))
+    raise typer.Exit(use(config_of(inherited(context, data_dir)), kernel))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -58,40 +60,92 @@ def show(config: Config) -> int:
     return 0
 
 
-def fetch() -> int:
+def fetch(config: Config, source: str = "") -> int:
+    """Debian's for all data directories of this machine; one of the user's own for this one."""
     from sampan.runtime.microvm import kernels
     from sampan.runtime.microvm.errors import BadArtifact, MissingPiece
 
     try:
-        kernel = kernels.fetch(say=lambda text: typer.echo(text, err=True))
+        if source:
+            typer.echo(bring(config, source))
+        else:
+            typer.echo(kernels.fetch(say=lambda text: typer.echo(text, err=True)).release)
     except (BadArtifact, MissingPiece) as error:
         typer.echo(f"sampan: {error}", err=True)
         return 1
-    typer.echo(kernel.release)
     return 0
+
+
+def is_source(wanted: str) -> bool:
+    """A path or the reference of an image, which a release is not: it has neither a slash nor a colon."""
+    return "/" in wanted or ":" in wanted
+
+
+def bring(config: Config, source: str) -> str:
+    """The release of a kernel out of a file or an image, which this node has on return. Raises BadArtifact."""
+    from sampan.cli.images import open_store
+    from sampan.image.errors import ImageError
+    from sampan.runtime.microvm import ownkernels
+    from sampan.runtime.microvm.errors import BadArtifact
+
+    place = kind_directory(config) / "kernels"
+    if source.startswith(("/", "./", "../")):
+        return ownkernels.from_file(Path(source), place).release
+    store = open_store(config.data_dir)
+
+    async def unpacked() -> tuple[Path, ...]:
+        try:
+            await asyncio.to_thread(store.inspect, source)
+        except ImageError:
+            await store.pull(source)
+        return (await store.unpack(source)).layers
+
+    try:
+        layers = asyncio.run(unpacked())
+    except ImageError as error:
+        raise BadArtifact(source, f"no image with a kernel: {error}") from error
+    return ownkernels.from_image(layers, place, source).release
+
+
+def remove(config: Config, releases: Sequence[str]) -> int:
+    """Machines that run go on: theirs is in their memory."""
+    found, chosen, failed = installed(config), used(config), 0
+    for release in releases:
+        if release not in found:
+            known = ", ".join(found) or "none"
+            typer.echo(f"sampan: no kernel {release} is here, but: {known}", err=True)
+            failed = 1
+        elif release == chosen and len(found) > 1:
+            typer.echo(
+                f"sampan: machines are booted with {release}; choose another first: sampan vm kernels use",
+                err=True,
+            )
+            failed = 1
+        else:
+            shutil.rmtree(found[release])
+            typer.echo(release)
+    return failed
 
 
 def use(config: Config, release: str) -> int:
     """Name the kernel in the kind's settings; the runtime reads them when it starts."""
     from sampan.runtime.microvm import kernels
     from sampan.runtime.microvm.errors import BadArtifact
-    from sampan.runtime.microvm.settings import NAME, Settings
+    from sampan.runtime.microvm.presence import KERNEL_RECORD
+    from sampan.runtime.microvm.settings import Settings
 
-    found = installed(config)
-    directory = found.get(release) or Path(release).absolute()
-    settings = kind_directory(config) / NAME
+    found: dict[str, Path] = {}
     try:
+        if is_source(release) and not (Path(release) / KERNEL_RECORD).exists():
+            release = bring(config, release)
+        found = installed(config)
+        directory = found.get(release) or Path(release).absolute()
         kernels.load(directory)
-        Settings.load(settings.parent)
+        Settings.change(kind_directory(config), kernel=str(directory))
     except BadArtifact as error:
         known = ", ".join(found) or "none"
         typer.echo(f"sampan: {error}\nkernels that are here: {known}", err=True)
         return 1
-    document = json.loads(settings.read_bytes()) if settings.exists() else {}
-    settings.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    beside = settings.with_name(f".{NAME}.part")
-    beside.write_text(json.dumps({**document, "kernel": str(directory)}, indent=2) + "\n")
-    beside.rename(settings)
     typer.echo(
         f"machines are booted with {directory.name} from the next start on: "
         "sampan down --keep-pods && sampan up"

@@ -173,12 +173,19 @@ def require_sshd(config: Config, image: str) -> None:
         )
 
 
-def require_kernel(config: Config, wanted: str) -> None:
-    """Raises VMError unless `wanted` is a kernel of this node."""
-    from sampan.cli.vmkernels import installed
+def kernel_of(config: Config, wanted: str) -> str:
+    """The release of a kernel of this node; what names an image or a file is brought. Raises VMError."""
+    from sampan.cli.vmkernels import bring, installed, is_source
+    from sampan.runtime.microvm.errors import BadArtifact
 
+    if is_source(wanted):
+        try:
+            return bring(config, wanted)
+        except BadArtifact as error:
+            raise VMError(f"--kernel {error}") from error
     if wanted not in installed(config):
         raise VMError(
             f"--kernel {wanted}: this node has no such kernel; those that it has: sampan vm kernels. "
             "Debian's newest is brought by: sampan vm kernels fetch"
         )
+    return wanted

@@ -135,7 +135,10 @@ def restore(config: Config, image: str, name: str, namespace: str) -> int:
                 f"{image} is no snapshot of a machine (sampan vm snapshots); run it with: sampan vm run {image}"
             )
         spec = json.loads(label)
-    except (ImageError, VMError, ValueError) as error:
+    except ImageError as error:
+        say(f"{error}, and no snapshot either; those that are here: sampan vm snapshots")
+        return 1
+    except (VMError, ValueError) as error:
         say(str(error))
         return 1
     spec |= {"image": image, "running": True, "imagePullPolicy": "Never"}

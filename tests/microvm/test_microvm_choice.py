@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from runtime_fixture import Runtime
 
 from sampan.cri.errors import CRIError
-from sampan.runtime.microvm import drivers, kernels, presence
-from sampan.runtime.microvm.errors import MissingPiece, VMMError
+from sampan.image.build import build
+from sampan.image.store import ImageStore
+from sampan.runtime.microvm import drivers, kernels, ownkernels, presence
+from sampan.runtime.microvm.errors import BadArtifact, MissingPiece, VMMError
 from sampan.runtime.microvm.settings import Settings
 
 
@@ -76,14 +81,47 @@ def test_a_doctor_says_which_vmm_is_missing(path: Path) -> None:
 
 
 @pytest.mark.root
-async def test_a_pod_s_own_kernel(runtime: Runtime, home: Path) -> None:
+async def test_a_pod_s_own_kernel(runtime: Runtime, home: Path, tmp_path: Path) -> None:
 
     with pytest.raises(CRIError, match=r"no guest kernel 1\.2\.3 on this node; it has: "):
         await runtime.pod("microvm", annotations={"sampan.dev/vm-kernel": "1.2.3"})
     with pytest.raises(CRIError, match="no guest kernel"):
         await runtime.pod("microvm", annotations={"sampan.dev/vm-kernel": "../kernels"})
-    release = kernels.find(home / "state" / "microvm" / "kernels").release
-    pod = await runtime.pod("microvm", annotations={"sampan.dev/vm-kernel": release})
+    # An image as Ignite's: the kernel in /boot, modules below /lib/modules, compressed or not.
+    debian = kernels.find(home / "state" / "microvm" / "kernels")
+    boot, below = tmp_path / "ignite/boot", tmp_path / "ignite/lib/modules/9.9/kernel"
+    for each in (boot, below):
+        each.mkdir(parents=True)
+    shutil.copy(debian.image, boot / "vmlinux-9.9")
+    for number, name in enumerate(debian.modules):
+        data = (debian.directory / "modules" / f"{name}.ko").read_bytes()
+        packed = gzip.compress(data, 1) if number % 2 else data
+        (below / f"{name}.ko{'.gz' if number % 2 else ''}").write_bytes(packed)
+    store = ImageStore(home / "images")
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY ignite/ /\n")
+    await asyncio.to_thread(build, tmp_path, "ignite-kernel:9.9", store)
+    layers = (await store.unpack("ignite-kernel:9.9")).layers
+    kernel = ownkernels.from_image(layers, home / "state/microvm/kernels", "ignite-kernel:9.9")
+    assert kernel.modules == debian.modules and kernel.release.startswith(debian.release + "-")
+    pod = await runtime.pod("microvm", annotations={"sampan.dev/vm-kernel": kernel.release})
     container = await runtime.container(pod, "sh", "-c", "uname -r")
     await runtime.ended(container)
-    assert await runtime.log(container) == release
+    assert await runtime.log(container) == debian.release
+
+
+def test_a_kernel_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
+    layer, place = tmp_path / "layer", tmp_path / "kernels"
+    (layer / "boot").mkdir(parents=True)
+    with pytest.raises(BadArtifact, match="web:1: no kernel in this image"):
+        ownkernels.from_image([layer], place, "web:1")
+    # A link of an image leads nowhere outside it.
+    outside = tmp_path / "secret"
+    outside.write_bytes(b"of the host")
+    (layer / "boot" / "vmlinux").symlink_to(outside)
+    with pytest.raises(BadArtifact, match="no kernel in this image"):
+        ownkernels.from_image([layer], place, "web:1")
+    with pytest.raises(BadArtifact, match="secret: not a Linux boot image"):
+        ownkernels.from_file(outside, place)
+    with pytest.raises(BadArtifact, match="nowhere: there is no such file"):
+        ownkernels.from_file(tmp_path / "nowhere", place)
+    assert not place.exists()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
+import shutil
 import signal
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,9 @@ from micropods import KIND, run, vmm_of
 from runtime_fixture import Runtime
 
 from sampan.cri.errors import CRIError
+from sampan.runtime.microvm import boot, kernels
+from sampan.runtime.microvm.settings import Settings
+from sampan.runtime.microvm.templates import BOOT_LIMIT
 
 pytestmark = pytest.mark.root
 
@@ -113,3 +120,45 @@ async def test_a_damaged_drive_is_made_anew(runtime: Runtime, home: Path) -> Non
     pod = await runtime.pod(KIND)
     assert (await run(runtime, pod, "echo sound"))[1] == "sound"
     assert stat.S_IMODE(drive.stat().st_mode) == 0o444
+
+
+@contextlib.asynccontextmanager
+async def with_settings(runtime: Runtime, home: Path, **values: str) -> AsyncIterator[None]:
+    """A runtime that goes by these settings."""
+    await runtime.stop()
+    place = home / "state" / "microvm"
+    Settings.change(place, **values)
+    await runtime.start()
+    try:
+        yield
+    finally:
+        await runtime.clean()
+        await runtime.stop()
+        (place / "settings.json").unlink()
+        await runtime.start()
+
+
+async def test_a_damaged_kernel_is_refused(runtime: Runtime, home: Path, tmp_path: Path) -> None:
+    sound = kernels.find(home / "state" / "microvm" / "kernels", check=False)
+    damaged = tmp_path / sound.release
+    shutil.copytree(sound.directory, damaged)
+    image = bytearray((damaged / "vmlinux").read_bytes())
+    image[len(image) // 2] ^= 0xFF
+    (damaged / "vmlinux").write_bytes(image)
+    record = json.loads((damaged / "kernel.json").read_bytes())
+    record["digest"] = "another kernel's, so that no template of it is here"
+    (damaged / "kernel.json").write_text(json.dumps(record))
+    async with with_settings(runtime, home, kernel=str(damaged)):
+        with pytest.raises(CRIError, match=f"{sound.release}: the kernel has changed on disk"):
+            await runtime.pod(KIND)
+
+
+async def test_initial_files_that_do_not_start_are_told_at_once(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boot, "agent", lambda: b"\x7fELF and nothing behind it")
+    await runtime.stop()
+    await runtime.start()
+    async with asyncio.timeout(BOOT_LIMIT["tcg"] / 2):
+        with pytest.raises(CRIError, match="the guest ended while it booted.*Kernel panic"):
+            await runtime.pod(KIND)

@@ -87,7 +87,9 @@ class MicroVMKind:
             return found
         proven = drivers.proven(self.directory, self.settings)
         how = accelerated(proven.accelerator) if proven else "not booted yet"
-        return Support(True, f"{found.detail}, Linux {self._boot_files.kernel.release}, {how}")
+        by = "" if self.settings.driver == "auto" else " (as --microvm-vmm says)"
+        release = self._boot_files.kernel.release
+        return Support(True, f"{found.detail}{by}, Linux {release}, {how}")
 
     async def probe(self) -> Support:
         """Boot a guest to its agent."""
@@ -274,6 +276,9 @@ class MicroVMKind:
         for path in [*self._machines.glob("*"), *self.run_directory.glob("template-*")]:
             if str(path) not in kept:
                 end(path)
+        for path in (self.run_directory / "restoring").glob("*"):
+            if path.name not in sandboxes:
+                shutil.rmtree(path, ignore_errors=True)
         self.templates.collect()
         self.drives.collect()
         if os.geteuid() == 0:

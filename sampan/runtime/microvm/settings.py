@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
+from sampan.runtime import files
 from sampan.runtime.microvm.errors import BadArtifact
 
 NAME = "settings.json"
@@ -38,6 +40,11 @@ class Settings:
             return cls()
         except ValueError as error:
             raise BadArtifact(path, str(error)) from error
+        return cls.of(document, path)
+
+    @classmethod
+    def of(cls, document: Any, path: Path) -> Settings:
+        """Raises BadArtifact naming what is wrong; `path` is where it was said."""
         known = {each.name: type(each.default) for each in fields(cls)}
         for name, value in document.items() if isinstance(document, dict) else ():
             if name not in known:
@@ -49,3 +56,14 @@ class Settings:
                     path, f"{name}: {value!r} is not one of {', '.join(CHOICES[name])}"
                 )
         return cls(**document)
+
+    @classmethod
+    def change(cls, directory: Path, **values: Any) -> Settings:
+        """Written: the runtime goes by them from its next start on. Raises BadArtifact; nothing is changed then."""
+        path = directory / NAME
+        cls.load(directory)
+        said = json.loads(path.read_bytes()) if path.exists() else {}
+        changed = cls.of({**said, **values}, path)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        files.replace(path, json.dumps({**said, **values}, indent=2) + "\n")
+        return changed

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sampan.runtime.microvm import boot, channel, jail
+from sampan.runtime.microvm import boot, channel, jail, session
 from sampan.runtime.microvm.boot import BootFiles
 from sampan.runtime.microvm.errors import BadArtifact, ChannelLost, VMMError
 from sampan.runtime.microvm.rehearsal import Rehearsal
@@ -156,7 +156,10 @@ class Templates:
         link = await channel.connect(await machine.dial(), "template")
         try:
             async with asyncio.timeout(limit):
-                await link.ready.wait()
+                await session.any_of(link.ready.wait(), machine.halted.wait())
+            if machine.halted.is_set():
+                printed = (await machine.console()).strip()[-400:]
+                raise VMMError(f"the guest ended while it booted. {printed}".strip())
             if not link.connected:
                 raise VMMError("the VMM ended while it booted")
             seconds = time.monotonic() - began

@@ -1,0 +1,86 @@
+"""Guest kernels of the user's own: a vmlinux, a boot image, or an OCI image with one, as Ignite's kernel images are.
+
+    /boot/vmlinux, /boot/vmlinuz (or with -<release>)     the kernel
+    /lib/modules/<release>/                               its modules, where the drivers are not built in
+
+Kept as any kernel is (`kernels.py`), under its release and a digest: it takes no other's place. A guest needs virtio (MMIO),
+a console or vsock of virtio, erofs and overlayfs; whether it has them shows when it is booted.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import itertools
+import lzma
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from sampan.image import lookup
+from sampan.runtime.microvm import kernels, modules, vmlinux
+from sampan.runtime.microvm.errors import BadArtifact
+from sampan.runtime.microvm.kernels import Kernel
+
+BANNER = re.compile(rb"Linux version (\d[0-9A-Za-z.+_~-]*) ")
+NAMES = ("boot/vmlinux", "boot/vmlinuz", "boot/bzImage")
+ROOTS = ("lib/modules", "usr/lib/modules")
+# How distributions compress modules; Python 3.11 reads no zstd.
+OPENERS: dict[str, Callable[[bytes], bytes]] = {
+    ".ko": bytes,
+    ".ko.gz": gzip.decompress,
+    ".ko.xz": lzma.decompress,
+}
+
+
+def from_file(path: Path, place: Path) -> Kernel:
+    """A kernel whose drivers are built in. Raises BadArtifact."""
+    if not path.is_file():
+        raise BadArtifact(path, "there is no such file")
+    return keep(vmlinux.extract(path), {}, place, str(path))
+
+
+def from_image(layers: Sequence[Path], place: Path, name: str) -> Kernel:
+    """Out of an image's unpacked layers; `name` is for messages. Raises BadArtifact."""
+    found = kernel_in(layers)
+    if found is None:
+        raise BadArtifact(name, "no kernel in this image: neither /boot/vmlinux nor /boot/vmlinuz")
+    return keep(vmlinux.extract(found), dict(modules_in(layers)), place, name)
+
+
+def kernel_in(layers: Sequence[Path]) -> Path | None:
+    """By paths that are resolved inside the image: its links may not lead to files of the host."""
+    for name in NAMES:
+        beside = sorted({path.name for layer in layers for path in layer.glob(f"{name}-*")})
+        for wanted in (name, *(f"boot/{each}" for each in reversed(beside))):
+            if (found := lookup.find(layers, f"/{wanted}")) is not None:
+                return found
+    return None
+
+
+def modules_in(layers: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+    """By name, contents uncompressed. Raises BadArtifact."""
+    for layer, root in itertools.product(layers, ROOTS):
+        for path in sorted((layer / root).rglob("*.ko*")):
+            if lookup.find(layers, f"/{path.relative_to(layer)}") != path:
+                continue  # a higher layer has another or none, or it is a link
+            stem, dot, rest = path.name.partition(".ko")
+            opener = OPENERS.get(dot + rest)
+            if opener is None:
+                raise BadArtifact(
+                    path, f"a module compressed in a way that is not read here ({rest})"
+                )
+            try:
+                yield modules.name_of(f"{stem}.ko"), opener(path.read_bytes())
+            except (OSError, EOFError, lzma.LZMAError) as error:
+                raise BadArtifact(path, f"a damaged module: {error}") from error
+
+
+def keep(image: bytes, found: dict[str, bytes], place: Path, name: str) -> Kernel:
+    banner = BANNER.search(image)
+    if banner is None:
+        raise BadArtifact(name, "it does not say which Linux it is")
+    digest = hashlib.sha256(image)
+    for each in sorted(found):
+        digest.update(hashlib.sha256(found[each]).digest())
+    return kernels.store(place, f"{banner[1].decode()}-{digest.hexdigest()[:8]}", image, found)
