@@ -10,7 +10,8 @@ import pytest
 
 from sampan.cli import doctor
 from sampan.runtime import kinds
-from sampan.runtime.microvm import presence
+from sampan.runtime.microvm import kernels, presence
+from sampan.runtime.microvm import qemu as qemu_driver
 from sampan.runtime.microvm.settings import Settings
 
 
@@ -26,8 +27,10 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     qemu.chmod(0o755)
     monkeypatch.setenv("PATH", str(programs))
     monkeypatch.setattr(presence, "qemu", lambda: shutil.which(presence.QEMU))
+    monkeypatch.setattr(qemu_driver, "path", presence.qemu)
     monkeypatch.setattr(presence, "AGENTS", agents)
-    monkeypatch.setattr(presence, "places", lambda _: [own])
+    for module in (presence, kernels):
+        monkeypatch.setattr(module, "places", lambda _: [own])
     monkeypatch.setattr(kinds, "KINDS", {"microvm": kinds.KINDS["microvm"]})
     monkeypatch.setattr(doctor, "probe_network", list)
     for name in ("agent", "rehearsal"):

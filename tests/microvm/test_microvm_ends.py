@@ -160,5 +160,5 @@ async def test_initial_files_that_do_not_start_are_told_at_once(
     await runtime.stop()
     await runtime.start()
     async with asyncio.timeout(BOOT_LIMIT["tcg"] / 2):
-        with pytest.raises(CRIError, match="the guest ended while it booted.*Kernel panic"):
+        with pytest.raises(CRIError, match=r"the guest ended while it booted.*Kernel panic"):
             await runtime.pod(KIND)
