@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from micropods import KIND, run, vmm_of
+from micropods import KIND, run, until, vmm_of
 from runtime_fixture import Runtime
 
 from sampan.cri.errors import CRIError
@@ -78,6 +78,8 @@ async def test_pods_that_come_and_go_leave_nothing(runtime: Runtime, home: Path)
     try:
         await runtime.start()
         await one()
+        await until(lambda: [*(home / "run" / "microvm").glob("*/ready")], "a live template")
+        await one()  # the first that is a copy of it
         before = held()
         for _ in range(4):
             await one()

@@ -92,6 +92,9 @@ async def test_a_machine_goes_on_where_it_was(runtime: Runtime, home: Path, tmp_
         place.mkdir()
         return {"mounts": [{"host_path": str(place), "container_path": "/run/disk"}]}
 
+    await runtime.pod(KIND)
+    # From here on machines are copies of a live template: those can be snapshot as well.
+    await until(lambda: [*(home / "run" / "microvm").glob("*/ready")], "a live template")
     annotations = {disks.PLACE: "/run/disk", disks.SIZE: "32Mi"}
     pod = await runtime.pod(KIND, annotations=annotations, hostname="first")
     container = await runtime.container(pod, "sh", "-c", COUNT, **volume("one"))

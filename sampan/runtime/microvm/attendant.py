@@ -93,6 +93,13 @@ def open_log(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 
+def telling(printed: str, otherwise: str = "") -> str:
+    """The line of a console or a log that says why: a panic's, else the last."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    panic = next((line for line in lines if "Kernel panic" in line), "")
+    return panic or (lines[-1] if lines else otherwise)
+
+
 def last_words(path: Path) -> str:
     with suppress(OSError):
         return path.read_text(errors="replace").strip()[-LAST_WORDS:]

@@ -23,6 +23,7 @@ from sampan.image import UnpackedImage
 from sampan.runtime.container.cgroups import Cgroup
 from sampan.runtime.container.users import Identity
 from sampan.runtime.microvm import (
+    attendant,
     channel,
     checkpoint,
     confine,
@@ -213,9 +214,8 @@ class MicroSandbox:
         text = (
             await self._machine.console() if self._machine.halted.is_set() else self._machine.log()
         )
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        panic = next((line for line in lines if "Kernel panic" in line), "")
-        return f"the microVM has ended: {panic or (lines[-1] if lines else 'its VMM was killed')}"
+        why = attendant.telling(text, "its VMM was killed")
+        return f"the microVM has ended: {why}"
 
     async def _ended(self, why: str) -> None:
         if self._why:

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sampan.runtime.microvm import boot, channel, jail, session
+from sampan.runtime.microvm import attendant, boot, channel, jail, session
 from sampan.runtime.microvm.boot import BootFiles
 from sampan.runtime.microvm.errors import BadArtifact, ChannelLost, VMMError
 from sampan.runtime.microvm.rehearsal import Rehearsal
@@ -158,8 +158,8 @@ class Templates:
             async with asyncio.timeout(limit):
                 await session.any_of(link.ready.wait(), machine.halted.wait())
             if machine.halted.is_set():
-                printed = (await machine.console()).strip()[-400:]
-                raise VMMError(f"the guest ended while it booted. {printed}".strip())
+                why = attendant.telling(await machine.console())
+                raise VMMError(f"the guest ended while it booted: {why}")
             if not link.connected:
                 raise VMMError("the VMM ended while it booted")
             seconds = time.monotonic() - began
