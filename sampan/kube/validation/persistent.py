@@ -31,6 +31,11 @@ _NOT_SOURCES: Final = frozenset(
         "volumeMode",
     )
 )
+_ORDER: Final = (
+    "hostPath", "gcePersistentDisk", "awsElasticBlockStore", "glusterfs", "flocker", "nfs", "rbd", "quobyte", "cephfs",
+    "iscsi", "cinder", "fc", "flexVolume", "azureFile", "vsphereVolume", "photonPersistentDisk", "portworxVolume", "azureDisk",
+    "scaleIO", "local", "storageos", "csi",
+)  # fmt: skip
 _MANY: Final = "may not specify more than 1 volume type"
 _CSI_SECRETS: Final = (
     "controllerPublishSecretRef",
@@ -100,6 +105,8 @@ def _source(spec: Object, causes: Causes, path: str, policy: str | None) -> None
     from sampan.kube.validation import volumes  # a cycle: ephemeral volumes hold claims
 
     sources = [field for field in spec if field not in _NOT_SOURCES and spec[field] is not None]
+    if len(sources) > 1:  # the first in the order of the API's type is the one that counts
+        sources.sort(key=lambda field: _ORDER.index(field) if field in _ORDER else len(_ORDER))
     if not sources:
         causes.append(required(path, "must specify a volume type"))
         return
@@ -265,8 +272,7 @@ def claim_update(new: Object, old: Object, causes: Causes) -> None:
         path = f"metadata.annotations.{_CLASS_ANNOTATION}"
         causes.append(invalid_value(path, now or "", rules.IMMUTABLE))
     if bound:
-        if after.get("volumeAttributesClassName") is not None:
-            changed.discard("volumeAttributesClassName")
+        changed.discard("volumeAttributesClassName")
         if _but_size(before) == _but_size(after):
             changed.discard("resources")
     if changed:
@@ -278,14 +284,12 @@ def claim_update(new: Object, old: Object, causes: Causes) -> None:
         text = "field can not be less than status.capacity"
         causes.append(forbidden_field("spec.resources.requests.storage", text))
     rules.immutable(causes, "volumeMode", after.get("volumeMode"), before.get("volumeMode"))
-    if before.get("volumeAttributesClassName") is not None:
-        path = "spec.volumeAttributesClassName"
-        name = after.get("volumeAttributesClassName")
-        if not name:
-            what = "nil" if name is None else "an empty string"
-            causes.append(
-                forbidden_field(path, f"update from non-nil value to {what} is forbidden")
-            )
+    name, applied = after.get("volumeAttributesClassName"), "currentVolumeAttributesClassName"
+    changes = name != before.get("volumeAttributesClassName")
+    if changes and not name and (old.get("status") or {}).get(applied) is not None:
+        what = "nil" if name is None else "empty string"
+        text = f"update to {what} is forbidden when status.{applied} is not nil"
+        causes.append(forbidden_field("spec.volumeAttributesClassName", text))
 
 
 def _but_size(spec: Object) -> Object:
@@ -312,9 +316,9 @@ def claim_status(new: Object, old: Object, causes: Causes) -> None:
     for name, value in (status.get("capacity") or {}).items():
         resources.amount(causes, f"status.capacity[{name}]", name, value)
     for name, state in (status.get("allocatedResourceStatuses") or {}).items():
-        _claim_resource(name, causes, "status.allocatedResourceStatus")
+        _claim_resource(name, causes, "status.allocatedResourceStatuses")
         if state not in _RESIZES:
-            causes.append(not_supported("status.allocatedResourceStatus", name, _RESIZES))
+            causes.append(not_supported("status.allocatedResourceStatuses", name, _RESIZES))
     for name, value in (status.get("allocatedResources") or {}).items():
         _claim_resource(name, causes, "status.allocatedResources")
         resources.amount(causes, f"status.allocatedResources[{name}]", name, value)

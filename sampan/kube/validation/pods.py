@@ -43,6 +43,10 @@ def validate_pod(pod: Object, causes: Causes) -> None:
     metadata, spec = pod.get("metadata") or {}, pod.get("spec") or {}
     if marks := metadata.get("annotations"):
         _annotations(marks, spec, causes, "metadata.annotations")
+        if MIRROR in marks:
+            text = "static pods do not support resource claims"
+            refused = forbidden_field(rules.NO_FIELD, text)
+            causes.extend(refused for _ in spec.get("resourceClaims") or ())
     if any("ephemeral" in volume for volume in spec.get("volumes") or ()):
         _own_spec(spec, causes, metadata.get("name") or "")  # its claims are named after the pod
     else:
