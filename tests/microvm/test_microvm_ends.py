@@ -74,7 +74,7 @@ async def test_pods_that_come_and_go_leave_nothing(runtime: Runtime, home: Path)
 
     await runtime.stop()
     settings = home / "state" / "microvm" / "settings.json"
-    settings.write_text('{"pool": 0}')
+    settings.write_text('{"pool": 0, "live": false}')
     try:
         await runtime.start()
         await one()
