@@ -64,7 +64,7 @@ SHARE = (
 
 # What is preloaded into a template's QEMU. A library among programs: nothing in it may be found by the names of the C library's.
 FORK = (
-    *(HERE / "fork" / name for name in ("fork.c", "freeze.c", "plan.c", "jail.c")),
+    *(HERE / "fork" / name for name in ("fork.c", "freeze.c", "plan.c", "jail.c", "random.c")),
     HERE / "sys.c",
 )
 LIBRARY = {"-static": "-shared", "-fno-pic": "-fPIC"}
