@@ -22,10 +22,12 @@ def microvms() -> None:
         pytest.skip(missing)
 
 
-def vm(boat: Cluster, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+def vm(
+    boat: Cluster, *arguments: str, check: bool = True, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
     verb, *rest = arguments
     command = [boat.python, "-m", "sampan", "vm", verb, "--data-dir", str(boat.data), *rest]
-    return boat.run(*command, check=check, timeout=150)
+    return boat.run(*command, check=check, timeout=150, stdin=stdin)
 
 
 def test_a_machine_s_life(cluster: Cluster) -> None:
@@ -143,11 +145,28 @@ def test_a_disk_and_a_directory_of_the_host_stay(cluster: Cluster, tmp_path: Pat
     )
 
 
+def test_attach_reaches_its_program(cluster: Cluster) -> None:
+    vm(cluster, "ps")  # brings the kind, where this test runs alone
+    spec = {
+        "image": IMAGE, "memory": "192Mi", "stdin": True, "restartPolicy": "Never",
+        "command": ["/bin/sh", "-c", "read line; echo got $line; exit 3"],
+    }  # fmt: skip
+    kind = {"apiVersion": "sampan.dev/v1alpha1", "kind": "VirtualMachine"}
+    cluster.apply({**kind, "metadata": {"name": "reads"}, "spec": spec})
+    cluster.kubectl("wait", "vm/reads", "--for=jsonpath={.status.phase}=Running", "--timeout=60s", timeout=70)  # fmt: skip
+    vm(cluster, "attach", "reads", stdin="ahoy\n", check=False)
+    cluster.kubectl("wait", "vm/reads", "--for=jsonpath={.status.exitCode}=3", "--timeout=20s")
+    assert vm(cluster, "logs", "reads").stdout == "got ahoy\n"
+    vm(cluster, "rm", "--force", "reads")
+
+
 def test_what_cannot_be_says_what_to_do(cluster: Cluster) -> None:
     for arguments, says in (
         (("run", "--ssh", IMAGE), "no /usr/sbin/sshd"),
         (("run", "--memory", "much", IMAGE), "as in 512m or 2g"),
         (("run", "--kernel", "2.4", IMAGE), "sampan vm kernels"),
+        (("run", "--kernel", IMAGE, IMAGE), "no kernel in this image"),
+        (("run", "--kernel", "./vmlinux", IMAGE), "there is no such file"),
         (("run", "--volume", "/srv:srv", IMAGE), "/HOST/PATH:/PATH[:ro]"),
         (("ssh", "nobody"), "sampan vm ps"),
         (("restore", IMAGE), "is no snapshot"),
