@@ -70,7 +70,8 @@ _FIXED_LEVELS: Final[dict[str, Object]] = {
 
 def _fixed(spec: Object, name: str, fixed: dict[str, Object], causes: Causes) -> None:
     if name in fixed and spec != fixed[name]:
-        text = f"spec of '{name}' must equal the fixed value"
+        but = " except the 'spec.exempt' field" if name == EXEMPT and "type" in spec else ""
+        text = f"spec of '{name}'{but} must equal the fixed value"
         causes.append(invalid_value("spec", spec, text))
 
 

@@ -159,8 +159,8 @@ def _scope(parameters: Object, causes: Causes, path: str) -> None:
     if scope is None:
         causes.append(required(f"{path}.scope"))
         return
-    if namespace:
-        rules.name(causes, f"{path}.namespace", namespace, names.path_segment)
+    if namespace and scope == "Namespace":
+        rules.name(causes, f"{path}.namespace", namespace, names.dns1123_label)
     if scope not in _SCOPES:
         rules.choice(causes, f"{path}.scope", scope, _SCOPES)
     elif scope == "Namespace" and not namespace:
