@@ -34,6 +34,7 @@ from bench.processes import marked, pss
 from bench.table import Figure, number, progress, show
 from sampan.cri.errors import CRIError
 from sampan.image.store import ImageStore
+from sampan.network import netns
 from sampan.runtime.wasm.kind import SMALLEST
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,6 +115,8 @@ async def running(base: Path, *network: str) -> AsyncIterator[tuple[Runtime, int
         await runtime.client.close()
         process.kill()
         process.wait()
+        if network:
+            netns.delete_all(f"{runtime.config.instance}-")  # those that waited for a pod
 
 
 class Bench:

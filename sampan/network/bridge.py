@@ -342,8 +342,7 @@ class BridgeNetwork:
         veths = {self._veth(address) for address in self._pool.owners().values()}
         for sandbox_id in self._pool.owners():
             self._detach(sandbox_id)
-        for name in netns.names(f"{self.instance}-"):
-            netns.delete(name)
+        netns.delete_all(f"{self.instance}-")
         with Netlink() as netlink:
             bridge = netlink.link(self.bridge)
             for link in netlink.links():

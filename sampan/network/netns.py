@@ -141,3 +141,8 @@ def names(prefix: str) -> list[str]:
         return sorted(entry for entry in os.listdir(DIRECTORY) if entry.startswith(prefix))
     except FileNotFoundError:
         return []
+
+
+def delete_all(prefix: str) -> None:
+    for name in names(prefix):
+        delete(name)

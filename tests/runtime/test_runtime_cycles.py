@@ -60,6 +60,7 @@ async def bridged(images: Path) -> AsyncIterator[Runtime]:
             await runtime.client.close()
             process.terminate()
             process.wait()
+            netns.delete_all(f"{runtime.config.instance}-")  # those that waited for a pod
             process.stdout.close()
 
 
