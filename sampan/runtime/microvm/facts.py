@@ -29,6 +29,8 @@ class Facts:
     edition: str = ""  # of the driver, when the machine was started
     inits: dict[str, str] = field(default_factory=dict)  # by container id, of those that are one
     present: list[str] = field(default_factory=list)  # guest paths of volumes
+    # Of a container that has gone on from a snapshot: its volumes' guest paths, by target.
+    places: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def save(self, sandbox: Path) -> None:
         files.replace(sandbox / RECORD, json.dumps(asdict(self)))

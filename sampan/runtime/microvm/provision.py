@@ -71,6 +71,8 @@ class Provision:
                 if present:
                     continue
                 raise
+            if guest := self._facts.places.get(container.id, {}).get(mount.target):
+                volume = replace(volume, guest=guest)
             if volume.treatment is Treatment.SHARED:
                 volume = replace(volume, guest=await self._share(volume))
             else:
@@ -104,6 +106,7 @@ class Provision:
             await self.files.provide(volume, present=volume.treatment is not Treatment.PAYLOAD)
             placed.append((volume, mount.target))
         self._placed[container.id] = placed
+        self._facts.places[container.id] = dict(places)
 
     def places(self, container_id: str) -> dict[str, str]:
         """Where the volumes of a container are in the guest, by target."""
