@@ -42,6 +42,9 @@ PORTS = (
 )
 # MiB of translated code: 15 are of a start, 21 when it was rehearsed. What does not fit is thrown away and made anew.
 TRANSLATED = 24
+SHARED_TRANSLATED = (
+    40  # of a live template, which has it once for all its copies: they add to it what is their own
+)
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 # Frames leave as they are: whoever receives them needs no help of this card (and all backends are alike).
 # It announces nothing: a card restored with no rounds of that to do has no timer for it, and QEMU 7.2 ends by SIGSEGV
@@ -198,7 +201,7 @@ def command(
     argv = [
         program, "-name", f"sampan-{spec.name[:12]}", "-M", MACHINE, "-nodefaults", "-no-user-config",
         "-display", "none", "-no-reboot", "-action", "shutdown=pause", "-sandbox", SANDBOX,
-        "-accel", "kvm" if accelerator == "kvm" else f"tcg,tb-size={TRANSLATED}",
+        "-accel", "kvm" if accelerator == "kvm" else f"tcg,tb-size={SHARED_TRANSLATED if spec.copied else TRANSLATED}",
         "-cpu", "host" if accelerator == "kvm" else "max",
         "-m", f"{spec.memory}M", "-smp", str(spec.cpus),
         "-object", f"memory-backend-file,id=ram,size={spec.memory}M,mem-path=/proc/self/fd/{spec.ram},"
