@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sampan.runtime.container.seccomp import profile
-from sampan.runtime.microvm import (
-    seccomp,
-)
+from sampan.runtime.microvm import live, seccomp, vmmfilter
 from sampan.runtime.microvm.syscalls import numbers
 from sampan.runtime.sandbox import CannotStart
 
@@ -91,3 +89,21 @@ def test_conditions_on_64_bits(operator: str, argument: int, value: int, second:
 def test_a_profile_with_an_unknown_word_is_refused() -> None:
     with pytest.raises(CannotStart, match="SCMP_ACT_PRAY"):
         seccomp.compile({"defaultAction": "SCMP_ACT_PRAY"}, "x86_64")
+
+
+def test_what_a_copied_emulator_may_not_call() -> None:
+    machine = "x86_64"
+    calls, program = numbers(machine), vmmfilter.compiled(machine)
+    listed = " ".join(vmmfilter.KILLED.values()).split()
+    assert not [name for name in listed if name not in calls], (
+        "a name that is no call denies nothing"
+    )
+    killed = seccomp.ACTIONS["SCMP_ACT_KILL_PROCESS"]
+    assert all(run_filter(program, machine, calls[name]) == killed for name in listed)
+    for name in ("futex", "ppoll", "recvmsg", "mmap", "madvise", "rt_sigreturn", "getrandom"):
+        assert run_filter(program, machine, calls[name]) == ALLOW, name
+    threads, process = 0x3D0F00, 0x01200011  # pthread_create's flags, fork's
+    assert run_filter(program, machine, calls["clone"], threads) == ALLOW
+    assert run_filter(program, machine, calls["clone"], process) == killed
+    assert run_filter(program, machine, calls["clone3"]) == 0x00050000 | errno.ENOSYS
+    assert len(program) // 8 <= live.INSTRUCTIONS

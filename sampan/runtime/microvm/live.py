@@ -31,7 +31,7 @@ from sampan.runtime.microvm.vmm import MachineSpec
 LIBRARY = "fork"  # native/build.py
 ANSWER_LIMIT = 10.0
 JAILED = 1
-REPLACED = 8
+REPLACED, INSTRUCTIONS = 8, 512  # at most, in a request
 # struct request and struct answer of native/fork
 _REQUEST = struct.Struct(f"=IIII{REPLACED}i")
 _ANSWER = struct.Struct("=i124s")
