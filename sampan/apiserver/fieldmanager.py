@@ -25,7 +25,7 @@ from sampan.apiserver.resources import Resource, Table
 from sampan.kube import errors
 from sampan.kube.apply import managers, operations, scale, types, updater
 from sampan.kube.apply.conflicts import Conflicts
-from sampan.kube.apply.fields import Fields, FieldsError, Path
+from sampan.kube.apply.fields import Fields, FieldsError, Path, in_order
 from sampan.kube.apply.managers import Managed
 from sampan.kube.apply.types import FieldType
 from sampan.kube.apply.updater import Kind, Steps
@@ -180,11 +180,13 @@ class FieldManager:
         of, reset = known.type, known.reset
         spec = obj.get("spec") if known.pods else None
         if not spec:
-            return operations.created(obj, of, reset)
+            return in_order(operations.created(obj, of, reset))
         if self._pod_specs is None:
-            self._pod_specs = Crowd(lambda spec: operations.created({"spec": spec}, of, ()))
+            self._pod_specs = Crowd(
+                lambda spec: in_order(operations.created({"spec": spec}, of, ()))
+            )
         rest = {key: value for key, value in obj.items() if key != "spec"}
-        return operations.created(rest, of, reset) | self._pod_specs(spec)
+        return in_order(operations.created(rest, of, reset)) | self._pod_specs(spec)
 
     async def _created_with(self, call: Call, obj: Object, given: Any) -> Entries | None:
         """A client that creates an object with managers in it: what it writes is its own all the same."""

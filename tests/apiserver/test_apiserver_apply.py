@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from typing import Any
 
@@ -63,6 +64,19 @@ async def test_a_pod_is_owned_as_kubernetes_tells_it(api: Harness) -> None:
     assert {"f:dnsPolicy", "f:restartPolicy", "f:schedulerName"} <= set(entry["fieldsV1"]["f:spec"])
     assert "f:status" not in entry["fieldsV1"], "a create does not set status"
     assert "f:serviceAccountName" not in entry["fieldsV1"]["f:spec"], "admission owns nothing"
+
+
+async def test_a_client_that_writes_a_set_again_writes_the_same(api: Harness) -> None:
+    """client-go compares FieldsV1 as bytes, and writes maps sorted: upstream's test of /resize does both."""
+    await service_account(api)
+    made = await api.call("POST", PODS, pod("p"))
+    status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    await api.call("PUT", f"{PODS}/p/status", {**made, "status": status})
+    read = await api.call("GET", f"{PODS}/p")
+    entries = read["metadata"]["managedFields"]
+    assert [e.get("subresource", "") for e in entries] == ["", "status"]
+    for entry in entries:
+        assert json.dumps(entry["fieldsV1"]) == json.dumps(entry["fieldsV1"], sort_keys=True)
 
 
 async def test_updates_move_fields_from_owner_to_owner(api: Harness) -> None:

@@ -32,6 +32,15 @@ class FieldsError(ValueError):
     """Something that says it is FieldsV1 and is not."""
 
 
+def in_order(fields: Fields) -> Fields:
+    """The same set with its elements sorted, as others write it.
+
+    Go's client keeps FieldsV1 as the bytes that came, and as sorted ones after it has been a map: only a sorted set is
+    the same to it both ways.
+    """
+    return orjson.loads(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS))  # type: ignore[no-any-return]
+
+
 # --- path elements ----------------------------------------------------------------------------------
 
 

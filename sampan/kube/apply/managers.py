@@ -122,7 +122,7 @@ def entry(manager: Manager, owned: Owned) -> dict[str, Any]:
     if owned.time:
         found["time"] = owned.time
     found["fieldsType"] = FIELDS_TYPE
-    found["fieldsV1"] = owned.fields
+    found["fieldsV1"] = fields.in_order(owned.fields)
     if manager.subresource:
         found["subresource"] = manager.subresource
     return found
