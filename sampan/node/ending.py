@@ -86,7 +86,7 @@ class Ending:
         grace = float(podspec.termination_grace(self.worker.pod))
         if action.liveness and named:
             grace = float(grace_of(named.container, int(grace)))
-        await self.stop_container(state, action.message, grace)
+        await self.stop_container(state, action.message, grace, run_hooks=action.hooks)
         return True
 
     async def stop_pod(self, grace: int) -> bool:
@@ -114,7 +114,12 @@ class Ending:
         return True
 
     async def stop_container(
-        self, state: ContainerState, message: str, grace: float | None
+        self,
+        state: ContainerState,
+        message: str,
+        grace: float | None,
+        *,
+        run_hooks: bool = True,
     ) -> None:
         """preStop, then the stop signal, then SIGKILL, all within the grace (None: until the pod's deadline)."""
         named = podspec.find(self.worker.pod, state.name)
@@ -123,7 +128,7 @@ class Ending:
         deadline = self._deadline if grace is None else time.monotonic() + grace
         handler = ((named.container.get("lifecycle") or {}) if named else {}).get("preStop")
         least = 0.0
-        if handler and named and deadline > time.monotonic():
+        if handler and named and run_hooks and deadline > time.monotonic():
             await self._pre_stop(handler, named, state.id, deadline)
             least = LEAST_GRACE
         while True:

@@ -3,12 +3,13 @@
 `plan` is asked again after everything that happens, and answers only with what can be done now; so it has no memory
 and a restarted node continues in the middle. The order is kubelet's: a sandbox; init containers one after another, with
 sidecars (KEP-753) among them that must have started before the next; then the main containers; the pod is done when all
-main containers ended and none is to be started again.
+main containers ended and none is to be started again. A container whose end restarts them all (KEP-5532) begins a round:
+what was made before it ends, without hooks, and then everything is started in that order, init containers too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +87,31 @@ class View:
             and state.sandbox_id in ("", self.sandbox.id)
         )
 
+    def round_begun(self, pod: Object) -> int:
+        """When a container last ended with an exit code that restarts all of the pod's (KEP-5532), in ns; 0: never."""
+        if not podspec.may_restart_all(pod):
+            return 0
+        return max((state.finished_at for state in self._calls(pod)), default=0)
+
+    def calls_round(self, pod: Object, state: ContainerState) -> bool:
+        """It is remembered by this container's end."""
+        begun = self.round_begun(pod)
+        return begun > 0 and state.finished_at == begun and state in self._calls(pod)
+
+    def restarts(self, pod: Object, named: Named, ended: ContainerState) -> bool:
+        """It is started again: its rules and policies say so, or a round has begun since it was made."""
+        return ended.created_at < self.round_begun(pod) or podspec.restarts_after(
+            pod, named, ended.exit_code
+        )
+
+    def _calls(self, pod: Object) -> Iterator[ContainerState]:
+        for container in (*podspec.inits(pod), *podspec.mains(pod)):
+            for state in self.history.get(container["name"]) or ():
+                if state.state == EXITED and (
+                    podspec.rule_action(container, state.exit_code) == podspec.RESTART_ALL
+                ):
+                    yield state
+
     def health_of(self, container: Object, state: ContainerState) -> Health:
         """What probes have not judged yet is not started when there is a startup probe, and so on."""
         known = self.health.get(state.id)
@@ -129,6 +155,7 @@ class Stop:
     message: str
     reason: str = ""
     liveness: bool = False
+    hooks: bool = True  # preStop is run
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +207,7 @@ Action = (
     | StopPod
 )
 
+ROUND = "container exited with restart policy rule"  # that restarts them all
 PULL_FAILURE_SHOWN = 1.0  # seconds of ErrImagePull before it becomes ImagePullBackOff
 
 
@@ -202,10 +230,13 @@ def plan(pod: Object, view: View, now: float) -> Plan:
     if verdict := _overdue(pod, now, result):
         result.actions.append(Fail(verdict))
         return result
-    _clean(view, result)
+    _clean(pod, view, result)
     sandbox = view.sandbox
     if sandbox is None or not sandbox.ready:
         _new_sandbox(pod, view, now, result)
+        return result
+    if former := _former(pod, view):
+        result.actions.extend(former)
         return result
     if _initialize(pod, view, now, result):
         _run(pod, view, now, result)
@@ -240,13 +271,26 @@ def _end(pod: Object, view: View, result: Plan) -> None:
         result.done = True
 
 
-def _clean(view: View, result: Plan) -> None:
-    """Of each container the newest stays, and one dead before it for its logs and its last state."""
+def _former(pod: Object, view: View) -> list[Stop]:
+    """Nothing of a new round is started while something of the one before runs."""
+    begun = view.round_begun(pod)
+    latest = (view.latest(c["name"]) for c in (*podspec.mains(pod), *podspec.inits(pod)))
+    return [
+        Stop(state.id, state.name, f"Stopping container {state.name}: {ROUND}", hooks=False)
+        for state in latest
+        if state is not None and view.runs(state) and state.created_at < begun
+    ]
+
+
+def _clean(pod: Object, view: View, result: Plan) -> None:
+    """Of each container the newest stays, one dead before it for its logs and last state, and what began a round."""
     for states in view.history.values():
         newest = states[0]
         keep = 2 if newest.state in (RUNNING, CREATED) else 1
         result.actions.extend(
-            Remove(old.id) for old in states[keep:] if old.state in (EXITED, CREATED)
+            Remove(old.id)
+            for old in states[keep:]
+            if old.state in (EXITED, CREATED) and not view.calls_round(pod, old)
         )
     in_use = {state.sandbox_id for states in view.history.values() for state in states}
     for old in view.old_sandboxes:
@@ -284,7 +328,7 @@ def _wanted(pod: Object, named: Named, view: View) -> bool:
         ended = ((known or {}).get("state") or {}).get("terminated")
         # The runtime lost its records (a new disk, another runtime): what the API was told still holds.
         return ended is None or podspec.restarts_after(pod, named, ended.get("exitCode", 0))
-    if last.state in (CREATED, UNKNOWN):
+    if last.state in (CREATED, UNKNOWN) or last.created_at < view.round_begun(pod):
         return True
     return podspec.restarts_after(pod, named, last.exit_code if last.state == EXITED else 137)
 
@@ -295,7 +339,7 @@ def _init_failed(pod: Object, view: View) -> bool:
         last = view.latest(container["name"])
         if podspec.is_sidecar(container) or last is None or last.state != EXITED:
             continue
-        if last.exit_code != 0 and not podspec.restarts_after(pod, named, last.exit_code):
+        if last.exit_code != 0 and not view.restarts(pod, named, last):
             return True
     return False
 
@@ -304,14 +348,18 @@ def _initialize(pod: Object, view: View, now: float, result: Plan) -> bool:
     """Bring the init containers and sidecars along; True when the main containers may run."""
     sandbox = view.sandbox
     assert sandbox is not None
+    since = view.round_begun(pod)
     begun = any(
-        state is not None and state.sandbox_id in ("", sandbox.id) and state.state != CREATED
+        state is not None
+        and state.sandbox_id in ("", sandbox.id)
+        and state.state != CREATED
+        and state.created_at >= since
         for state in (view.latest(c["name"]) for c in podspec.mains(pod))
     )
     for container in podspec.inits(pod):
         name = container["name"]
         last = view.latest(name)
-        here = last is not None and last.sandbox_id in ("", sandbox.id)
+        here = last is not None and last.sandbox_id in ("", sandbox.id) and last.created_at >= since
         if podspec.is_sidecar(container):
             if not _keep(Named(SIDECAR, container), pod, view, now, result) and not begun:
                 return False

@@ -11,6 +11,7 @@ Object = dict[str, Any]
 CRITICAL = 2_000_000_000  # priority of system-cluster-critical
 STATIC = "kubernetes.io/config.source"
 INIT, SIDECAR, MAIN, EPHEMERAL = "init", "sidecar", "main", "ephemeral"
+RESTART_ALL = "RestartAllContainers"
 
 
 class Named(NamedTuple):
@@ -78,17 +79,31 @@ def restarts_after(pod: Object, named: Named, exit_code: int) -> bool:
     if named.kind == EPHEMERAL:
         return False
     container = named.container
-    for rule in container.get("restartPolicyRules") or ():
-        codes = rule.get("exitCodes") or {}
-        hit = exit_code in (codes.get("values") or ())
-        if codes.get("operator") == "NotIn":
-            hit = not hit
-        if hit and rule.get("action") == "Restart":
-            return True
+    if rule_action(container, exit_code):
+        return True  # alone or with all the others (`plan`)
     policy = container.get("restartPolicy") or restart_policy(pod)
     if named.kind == INIT and policy == "Always":
         policy = "OnFailure"  # an init container that succeeded is done
     return policy == "Always" or (policy == "OnFailure" and exit_code != 0)
+
+
+def rule_action(container: Object, exit_code: int) -> str:
+    """What the first of its rules that matches asks for (KEP-5307): Restart, RestartAllContainers; "" when none does."""
+    for rule in container.get("restartPolicyRules") or ():
+        codes = rule.get("exitCodes") or {}
+        hit = exit_code in (codes.get("values") or ())
+        if hit == (codes.get("operator") != "NotIn"):
+            return str(rule.get("action") or "")
+    return ""
+
+
+def may_restart_all(pod: Object) -> bool:
+    """Some container has a rule that restarts them all (KEP-5532)."""
+    return any(
+        rule.get("action") == RESTART_ALL
+        for container in (*inits(pod), *mains(pod))
+        for rule in container.get("restartPolicyRules") or ()
+    )
 
 
 def container_hash(container: Object) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from sampan.kube import objects
 from sampan.node import podspec, resize
 from sampan.node.observed import EXITED, RUNNING, ContainerState
-from sampan.node.plan import Blocked, View
+from sampan.node.plan import ROUND, Blocked, View
 from sampan.node.podspec import EPHEMERAL, INIT, MAIN, SIDECAR, Named, Object
 from sampan.node.resources import qos_class
 
@@ -25,6 +25,7 @@ OURS = (
     "Ready",
     "ContainersReady",
     "PodScheduled",
+    "AllContainersRestarting",
 )
 
 
@@ -58,7 +59,7 @@ def pod_status(pod: Object, view: View, facts: Facts, now: float, *, done: bool 
     for named in podspec.containers(pod):
         group = INIT if named.kind == SIDECAR else named.kind
         groups[group].append(_container(pod, named, view, facts, now, done))
-    phase = _phase(pod, groups, done)
+    phase = _phase(pod, view, groups, done)
     status: Object = {
         "phase": phase,
         "startTime": previous.get("startTime") or moment,
@@ -236,7 +237,7 @@ def _waiting(
     """An ended container that is held back from its next start; None when it is shown as ended."""
     if named.kind == INIT and last.exit_code == 0:
         return None
-    if not podspec.restarts_after(pod, named, last.exit_code):
+    if not view.restarts(pod, named, last):
         return None
     if blocked := view.blocked.get(last.name):
         return _reasoned(blocked)
@@ -275,7 +276,7 @@ def _unknown_end(state: ContainerState, facts: Facts) -> Object:
     }
 
 
-def _phase(pod: Object, groups: dict[str, list[Object]], done: bool) -> str:
+def _phase(pod: Object, view: View, groups: dict[str, list[Object]], done: bool) -> str:
     previous = (pod.get("status") or {}).get("phase")
     if previous in ("Succeeded", "Failed"):
         return previous
@@ -284,7 +285,9 @@ def _phase(pod: Object, groups: dict[str, list[Object]], done: bool) -> str:
         if podspec.is_sidecar(spec):
             continue
         ended = status["state"].get("terminated")
-        if ended and ended["exitCode"] != 0 and (done or policy == "Never"):
+        last = view.latest(spec["name"])
+        again = last is not None and view.restarts(pod, Named(INIT, spec), last)
+        if ended and ended["exitCode"] != 0 and (done or (policy == "Never" and not again)):
             return "Failed"
         if not (ended and ended["exitCode"] == 0) and not _begun(groups[MAIN]):
             return "Failed" if done else "Pending"
@@ -382,10 +385,14 @@ def _conditions(
             )
             wanted["Ready"] = ("False", "ReadinessGatesNotReady", texts)
     wanted["PodScheduled"] = ("True", "", "")
+    if podspec.may_restart_all(pod):
+        wanted["AllContainersRestarting"] = _restarting(pod, view, phase)
 
     generation = objects.generation(pod)
     conditions = []
     for kind in OURS:
+        if kind not in wanted:
+            continue
         value, reason, message = wanted[kind]
         old = objects.condition(pod, kind)
         same = old is not None and old.get("status") == value
@@ -405,6 +412,17 @@ def _conditions(
             entry["message"] = message
         conditions.append(entry)
     return conditions
+
+
+def _restarting(pod: Object, view: View, phase: str) -> tuple[str, str, str]:
+    """True from the exit that restarts all containers until the first of them is made again (KEP-5532)."""
+    if phase == "Succeeded":
+        return "False", "PodCompleted", ""
+    if phase == "Failed":
+        return "False", "PodFailed", ""
+    begun = view.round_begun(pod)
+    newest = max((states[0].created_at for states in view.history.values() if states), default=0)
+    return ("True", "RestartAllContainersStarted", ROUND) if newest < begun else ("False", "", "")
 
 
 def changes(old: Object, new: Object) -> Object:

@@ -10,6 +10,7 @@ from node_pods import NOW, SANDBOX, container, exited, make_pod, running, view_o
 from sampan.node.backoff import Backoff
 from sampan.node.observed import CREATED, ContainerState, SandboxState
 from sampan.node.plan import (
+    ROUND,
     Blocked,
     CreateSandbox,
     Fail,
@@ -29,6 +30,16 @@ from sampan.node.podspec import container_hash
 
 DEAD = replace(SANDBOX, ready=False)
 SIDECAR = container("proxy", restartPolicy="Always")
+ALL_AT_42 = [
+    {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}},
+]
+RESTARTING = make_pod(
+    container("web", restartPolicy="Never", restartPolicyRules=ALL_AT_42),
+    container("log"),
+    initContainers=[container("one"), SIDECAR],
+    restartPolicy="Never",
+)
+SINCE = int((NOW - 2) * 1e9)
 
 
 def backed_off(name: str, since: float = NOW - 20) -> Backoff:
@@ -102,6 +113,40 @@ CASES = {
         ),
         view_of(exited(code=42)),
         [Start("web", 1, again=True)],
+    ),
+    "a rule that restarts them all ends the others first, without hooks": (
+        RESTARTING,
+        view_of(exited("one", 0), running("proxy"), exited("web", 42), running("log")),
+        [
+            Stop("log-id", "log", f"Stopping container log: {ROUND}", hooks=False),
+            Stop("proxy-id", "proxy", f"Stopping container proxy: {ROUND}", hooks=False),
+        ],
+    ),
+    "then begins anew with the init containers": (
+        RESTARTING,
+        view_of(
+            exited("one", 0), exited("proxy", 137), exited("web", 42, ago=3), exited("log", 137)
+        ),
+        [Start("one", 1, again=True)],
+    ),
+    "and goes on to the end, what began it kept for its end": (
+        RESTARTING,
+        view_of(
+            exited("one", 0, restarts=1, created_at=SINCE),
+            running("proxy", restarts=1, created_at=SINCE),
+            exited("web", 1, restarts=1, created_at=SINCE),
+            exited("web", 42, ago=3),
+            exited("log", 137),
+        ),
+        [Start("log", 1, again=True)],
+    ),
+    "an init container can begin a round, too": (
+        make_pod(
+            initContainers=[SIDECAR, container("one", restartPolicyRules=ALL_AT_42)],
+            restartPolicy="Never",
+        ),
+        view_of(running("proxy"), exited("one", 42)),
+        [Stop("proxy-id", "proxy", f"Stopping container proxy: {ROUND}", hooks=False)],
     ),
     "init containers come first, one at a time": (
         make_pod(initContainers=[container("one"), container("two")]),

@@ -40,10 +40,33 @@ PHASES = [
     ),
 ]
 
+RESTARTS_ALL = container(
+    "i",
+    restartPolicyRules=[
+        {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}
+    ],
+)
+
 
 @pytest.mark.parametrize(("phase", "pod", "view", "done"), PHASES)
 def test_phase(phase: str, pod: dict[str, Any], view: View, done: bool) -> None:
     assert status_of(pod, view, done=done)["phase"] == phase
+
+
+def test_an_exit_that_restarts_all_does_not_fail_the_pod() -> None:
+    """KEP-5532: a condition tells, until the first container is made again."""
+    pod = make_pod(initContainers=[RESTARTS_ALL], restartPolicy="Never")
+
+    def told(view: View) -> tuple[str, str, str | None]:
+        status = status_of(pod, view)
+        found = condition({"status": status}, "AllContainersRestarting") or {}
+        return status["phase"], found["status"], found.get("reason")
+
+    assert told(view_of(running("i"))) == ("Pending", "False", None)
+    ended = exited("i", 42)
+    assert told(view_of(ended)) == ("Pending", "True", "RestartAllContainersStarted")
+    again = running("i", restarts=1, created_at=int(NOW * 1e9))
+    assert told(view_of(ended, again)) == ("Pending", "False", None)
 
 
 def test_a_ready_pod() -> None:
