@@ -37,6 +37,8 @@ podman:the same
 buildah:the same
 containerd:the same, beneath Docker, and make bench
 libdevmapper1.02.1:the same
+openssh-client:tests of sampan vm ssh
+libwrap0:the same
 runsc:tests of an OCI runtime that is a kernel of its own (gVisor)
 wrk:make bench
 util-linux:tests in namespaces of their own"
@@ -123,12 +125,18 @@ if [ "$kind" = dev ] && [ ! -d .cache/jco/node_modules ]; then
         say "left out: tests of JavaScript components (they need node 20 and npm)"
     fi
 fi
-if [ "$kind" = dev ] && [ ! -x .cache/docker/usr/sbin/dockerd ] && command -v apt-get >/dev/null 2>&1; then
-    say "fetching Docker, unpacked: its package, installed, would start a daemon and change the packet filter (once)"
-    mkdir -p .cache/docker
+# unpacked PACKAGE DIRECTORY PROGRAM TEST: without installing it, which would start its daemon.
+unpacked() {
+    [ -x ".cache/$2/$3" ] && return
+    say "fetching Debian's $1, unpacked: installed, it would start a daemon (once)"
+    mkdir -p ".cache/$2"
     # shellcheck disable=SC2015
-    (cd .cache/docker && apt-get download -qq docker.io >/dev/null 2>&1 && dpkg-deb -x docker.io_*.deb . && rm docker.io_*.deb) ||
-        say "left out: the test with docker as a client of the embedded registry (apt-get could not download docker.io)"
+    (cd ".cache/$2" && apt-get download -qq "$1" >/dev/null 2>&1 && dpkg-deb -x "$1"_*.deb . && rm "$1"_*.deb) ||
+        say "left out: the test $4 (apt-get could not download $1)"
+}
+if [ "$kind" = dev ] && command -v apt-get >/dev/null 2>&1; then
+    unpacked docker.io docker usr/sbin/dockerd "with docker as a client of the embedded registry"
+    unpacked openssh-server openssh usr/sbin/sshd "of sampan vm ssh"
 fi
 [ -x .cache/clients/kubectl ] && [ -x .cache/clients/helm ] || say "fetching kubectl and helm (once)"
 .venv/bin/python tools/fetch_clients.py >/dev/null

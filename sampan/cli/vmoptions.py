@@ -16,7 +16,7 @@ from sampan.controllers.virtualmachine import VIRTUALMACHINES
 
 Object = dict[str, Any]
 NODE_PORTS = (30000, 32767)
-SSH_KEYS = ("id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub")
+SSH_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 
 
 def machine(
@@ -141,10 +141,15 @@ def invent(image: str) -> str:
     return f"{stem[:50].rstrip('-')}-{secrets.token_hex(2)}"
 
 
+def identities() -> list[Path]:
+    """The user's keys, by their private halves."""
+    found = [Path("~/.ssh").expanduser() / name for name in SSH_KEYS]
+    return [path for path in found if path.with_suffix(".pub").is_file()]
+
+
 def own_keys() -> list[str]:
     """The user's public keys. Raises VMError when there is none."""
-    found = [Path("~/.ssh").expanduser() / name for name in SSH_KEYS]
-    keys = [path.read_text().strip() for path in found if path.is_file()]
+    keys = [path.with_suffix(".pub").read_text().strip() for path in identities()]
     if not keys:
         raise VMError("--ssh: you have no key in ~/.ssh; make one with: ssh-keygen -t ed25519")
     return keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 from sampan.cli.config import Config
 from sampan.cli.vmapi import VMError, find, say, with_api
+from sampan.cli.vmoptions import identities
 from sampan.client.client import Client
 
 Object = dict[str, Any]
@@ -93,5 +95,9 @@ def ssh(config: Config, name: str, namespace: str, arguments: Sequence[str]) -> 
     if failed or program is None:
         return failed
     # A machine has new host keys at each start, and an address that another had before.
-    known = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]  # fmt: skip
-    return subprocess.run([program, *known, f"root@{address}", *arguments], check=False).returncode
+    options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]  # fmt: skip
+    # Named, since ssh looks for them in the home of the user database, where $HOME may be another.
+    options += itertools.chain.from_iterable(("-i", str(path)) for path in identities())
+    return subprocess.run(
+        [program, *options, f"root@{address}", *arguments], check=False
+    ).returncode

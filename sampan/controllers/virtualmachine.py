@@ -45,9 +45,11 @@ SNAPSHOT = "sampan.dev/vm-snapshot"
 DISK_PLACE = "/run/sampan/disk"
 GUEST_OWN = 64 << 20  # bytes that the guest's kernel takes beside its container
 TAKEN = "a {} {} is there already that is not this machine's"
+# sshd wants to be called by its whole path.
 START_SSHD = (
     "umask 077 && mkdir -p /run/sshd /root/.ssh && printf '%s\\n' {keys} >>/root/.ssh/authorized_keys"
-    " && {{ ssh-keygen -A >/dev/null; }} && exec $(command -v sshd || echo /usr/sbin/sshd)"
+    ' && PATH="$PATH:/usr/local/sbin:/usr/sbin:/usr/bin"'
+    ' && {{ ssh-keygen -A >/dev/null; }} && exec "$(command -v sshd)"'
 )
 
 

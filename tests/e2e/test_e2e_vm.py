@@ -8,6 +8,7 @@ from pathlib import Path
 
 import box
 import pytest
+import ssh_server
 from cluster import AS_ROOT, Cluster, wait_for
 
 pytestmark = pytest.mark.root
@@ -158,6 +159,27 @@ def test_attach_reaches_its_program(cluster: Cluster) -> None:
     cluster.kubectl("wait", "vm/reads", "--for=jsonpath={.status.exitCode}=3", "--timeout=20s")
     assert vm(cluster, "logs", "reads").stdout == "got ahoy\n"
     vm(cluster, "rm", "--force", "reads")
+
+
+def test_its_user_logs_in(cluster: Cluster, tmp_path: Path) -> None:
+    """OpenSSH in the machine, for the key that its user has, which no image and no manifest brought."""
+    if missing := ssh_server.missing():
+        pytest.skip(missing)
+    context = ssh_server.build(tmp_path)
+    cluster.sampan("image", "build", "-t", "login:1", str(context))
+    key = cluster.directory / ".ssh" / "id_ed25519"
+    key.parent.mkdir(mode=0o700)
+    cluster.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
+    vm(cluster, "run", "--ssh", "--name", "login", "-m", "192m", "login:1", "--", "ticks")
+    look = "read line; echo $line to $(hostname) as $(id -un); exit 7"
+    said = vm(cluster, "ssh", "login", "--", look, check=False, stdin="welcome\n")
+    assert (said.returncode, said.stdout) == (7, "welcome to login as root\n"), said
+    # Whoever has another key stays outside.
+    key.unlink()
+    cluster.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
+    refused = vm(cluster, "ssh", "login", "--", "true", check=False, stdin="")
+    assert refused.returncode == 255 and "Permission denied (publickey" in refused.stderr
+    vm(cluster, "rm", "--force", "login")
 
 
 def test_what_cannot_be_says_what_to_do(cluster: Cluster) -> None:
