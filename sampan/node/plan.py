@@ -283,10 +283,14 @@ def _former(pod: Object, view: View) -> list[Stop]:
 
 
 def _clean(pod: Object, view: View, result: Plan) -> None:
-    """Of each container the newest stays, one dead before it for its logs and last state, and what began a round."""
+    """Of each container the newest stays, one dead before it for its logs and last state, and what began a round.
+
+    After a round has begun an init container that succeeded tells its last state, too.
+    """
+    told = (RUNNING, CREATED, EXITED) if view.round_begun(pod) else (RUNNING, CREATED)
     for states in view.history.values():
         newest = states[0]
-        keep = 2 if newest.state in (RUNNING, CREATED) else 1
+        keep = 2 if newest.state in told else 1
         result.actions.extend(
             Remove(old.id)
             for old in states[keep:]

@@ -29,14 +29,15 @@ KERNEL_LIMIT = 64  # of a host name: __NEW_UTS_LEN
 
 
 def hostname(pod: Object) -> str:
-    name = pod["spec"].get("hostname") or pod["metadata"]["name"]
+    spec = pod["spec"]
+    name = spec.get("hostnameOverride") or spec.get("hostname") or pod["metadata"]["name"]
     return name[:HOSTNAME_LIMIT].rstrip("-.")
 
 
 def domain(pod: Object, config: NodeConfig) -> str:
-    """The pod's own DNS name when it has a subdomain, else empty."""
+    """The pod's own DNS name when it has a subdomain, else empty; none beside `hostnameOverride` (KEP-4762)."""
     subdomain = pod["spec"].get("subdomain")
-    if not subdomain:
+    if not subdomain or pod["spec"].get("hostnameOverride"):
         return ""
     return f"{subdomain}.{pod['metadata']['namespace']}.svc.{config.cluster_domain}"
 
@@ -196,6 +197,12 @@ def hosts_file(pod: Object, config: NodeConfig, addresses: tuple[str, ...]) -> s
     names = f"{own}.{tail}\t{own}" if tail else own
     lines.extend(f"{address}\t{names}" for address in addresses)
     return "\n".join(lines + _aliases(pod)) + "\n"
+
+
+def host_hosts_file(pod: Object, own: str) -> str:
+    """The node's /etc/hosts, `own`, with the pod's aliases, for a pod on the node's network."""
+    lines = ["# Kubernetes-managed hosts file (host network).", own.rstrip("\n"), *_aliases(pod)]
+    return "\n".join(lines) + "\n"
 
 
 def _aliases(pod: Object) -> list[str]:

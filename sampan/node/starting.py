@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampan.cri.errors import CRIError
@@ -128,6 +129,15 @@ class Starting:
         for text in cut:
             self.worker.event("Warning", "DNSConfigForming", text)
         return names
+
+    def _hosts(self, addresses: tuple[str, ...]) -> str:
+        """Its /etc/hosts; "" for the node's own, which a pod on the node's network has when it asks for no aliases."""
+        pod = self.worker.pod
+        if not pod["spec"].get("hostNetwork"):
+            return sandboxconfig.hosts_file(pod, self.context.config, addresses)
+        if not pod["spec"].get("hostAliases"):
+            return ""
+        return sandboxconfig.host_hosts_file(pod, Path("/etc/hosts").read_text("utf-8", "replace"))
 
     def _users(self) -> UserRange | None:
         """The pod's own ids, None when its users are the host's. Raises SandboxError."""
@@ -264,8 +274,7 @@ class Starting:
         )
         mounts = self.worker.volumes.mounts(container, env)
         taken = {mount.target for mount in mounts}
-        if "/etc/hosts" not in taken and not self.worker.pod["spec"].get("hostNetwork"):
-            text = sandboxconfig.hosts_file(self.worker.pod, context.config, addresses)
+        if "/etc/hosts" not in taken and (text := self._hosts(addresses)):
             mounts.append(self.worker.volumes.hosts(text))
         mounts.append(self.worker.volumes.message_mount(container, restarts))
         target = ""

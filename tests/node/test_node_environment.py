@@ -122,6 +122,25 @@ def test_service_variables_are_docker_links() -> None:
     assert environment.service_variables(make_pod(enableServiceLinks=False), [service]) == {}
 
 
+def test_a_host_name_that_overrides_all_others(tmp_path: Path) -> None:
+    """KEP-4762: it is the only name that the pod has for itself."""
+    config = NodeConfig("n1", tmp_path, tmp_path, tmp_path / "s")
+    pod = make_pod(hostname="hull", subdomain="fleet", hostnameOverride="a.b")
+    assert sandboxconfig.kernel_hostname(pod, config) == "a.b"
+    assert sandboxconfig.hosts_file(pod, config, ("10.0.0.7",)).endswith("\n10.0.0.7\ta.b\n")
+
+
+def test_aliases_follow_the_nodes_own_hosts() -> None:
+    pod = make_pod(hostNetwork=True, hostAliases=[{"ip": "10.1.1.1", "hostnames": ["a", "b"]}])
+    text = sandboxconfig.host_hosts_file(pod, "127.0.0.1 localhost\n\n")
+    assert text.splitlines()[1:] == [
+        "127.0.0.1 localhost",
+        "",
+        "# Entries added by HostAliases.",
+        "10.1.1.1\ta\tb",
+    ]
+
+
 def test_a_host_name_that_is_the_dns_name(tmp_path: Path) -> None:
     config = NodeConfig("n1", tmp_path, tmp_path, tmp_path / "s")
     named = {"hostname": "hull", "subdomain": "fleet"}

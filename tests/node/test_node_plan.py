@@ -140,6 +140,18 @@ CASES = {
         ),
         [Start("log", 1, again=True)],
     ),
+    "what ended before the round is kept for its last state": (
+        RESTARTING,
+        view_of(
+            exited("one", 0, restarts=1, created_at=SINCE),
+            exited("one", 0),
+            running("proxy", restarts=1, created_at=SINCE),
+            running("web", restarts=1, created_at=SINCE),
+            running("log", restarts=1, created_at=SINCE),
+            exited("web", 42, ago=3),
+        ),
+        [],
+    ),
     "an init container can begin a round, too": (
         make_pod(
             initContainers=[SIDECAR, container("one", restartPolicyRules=ALL_AT_42)],
