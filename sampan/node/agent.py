@@ -145,6 +145,7 @@ class NodeAgent:
             pressure=pressure.holding,
             labels=self._node_labels,
             devices=devices,
+            unsafe_sysctls=config.allowed_unsafe_sysctls,
         )
         self.shutdown = Shutdown(
             gate,

@@ -45,6 +45,7 @@ class NodeConfig:
     parallel_pulls: int = 4
     container_log_max_size: int = 10 * 1024 * 1024  # bytes of one file
     container_log_max_files: int = 5
+    allowed_unsafe_sysctls: tuple[str, ...] = ()  # names, or prefixes that end with *
     eviction_hard: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULTS))
     image_gc_high: int = 85  # per cent of the images' disk
     image_gc_low: int = 80

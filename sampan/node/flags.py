@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sampan.kube.flags import BadFlag, Flag, duration, read_flags
+from sampan.kube.names import is_sysctl
 from sampan.kube.quantity import parse
 from sampan.node.pressure import parse_thresholds
 
@@ -43,7 +44,16 @@ def _absolute(text: str) -> Path:
     return path
 
 
+def _sysctls(text: str) -> tuple[str, ...]:
+    found = tuple(each.strip() for each in text.split(","))
+    for each in found:
+        if not is_sysctl(each.removesuffix("*").rstrip("./")):
+            raise ValueError(f"{each!r} is no sysctl, nor one with * at its end")
+    return tuple(each.replace("/", ".") for each in found)
+
+
 FLAGS: dict[str, Flag] = {
+    "allowed-unsafe-sysctls": Flag("allowed_unsafe_sysctls", _sysctls),
     "container-log-max-files": Flag("container_log_max_files", _count(2)),
     "container-log-max-size": Flag("container_log_max_size", _size),
     "eviction-hard": Flag("eviction_hard", parse_thresholds),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from sampan.kube import placement, podresources
@@ -72,6 +72,25 @@ def huge_pages(wanted: Mapping[str, int], allocatable: Mapping[str, str]) -> Ver
     return None
 
 
+def forbidden_sysctl(pod: Object, allowed: Iterable[str]) -> Verdict | None:
+    """Parameters that Kubernetes does not call safe, unless the node's owner allows them: `kernel.msg*` is a prefix."""
+    asked = (pod["spec"].get("securityContext") or {}).get("sysctls") or ()
+    if not asked:
+        return None
+    from sampan.kube.podsecurity.baseline import SYSCTLS
+
+    patterns = tuple(allowed)
+    for item in asked:
+        name = item["name"].replace("/", ".")
+        if name in SYSCTLS or any(
+            name.startswith(each[:-1]) if each.endswith("*") else name == each for each in patterns
+        ):
+            continue
+        text = f'{REJECTED}forbidden sysctl: "{name}" not allowlisted'
+        return Verdict("SysctlForbidden", text)
+    return None
+
+
 def under_pressure(pod: Object, conditions: frozenset[str]) -> Verdict | None:
     """Under memory pressure only pods that ask for nothing stay outside; otherwise all but the critical ones."""
     if not conditions or podspec.is_critical(pod):
@@ -124,6 +143,7 @@ class Gate:
         pressure: Callable[[], frozenset[str]],
         labels: Callable[[], Mapping[str, str] | None],
         devices: Allocator,
+        unsafe_sysctls: Iterable[str] = (),
     ) -> None:
         """`labels()` is None while the Node is not known; then it is not asked where the pod wants to be."""
         self.shutting_down = False
@@ -133,6 +153,7 @@ class Gate:
         self._pressure = pressure
         self._labels = labels
         self._devices = devices
+        self._unsafe_sysctls = tuple(unsafe_sysctls)
         self._one_by_one = asyncio.Lock()
 
     def release(self, uid: str) -> None:
@@ -144,7 +165,11 @@ class Gate:
         async with self._one_by_one:
             if self.shutting_down:
                 return SHUTTING_DOWN
-            found = under_pressure(pod, self._pressure()) or await self._fits(pod)
+            found = (
+                under_pressure(pod, self._pressure())
+                or forbidden_sysctl(pod, self._unsafe_sysctls)
+                or await self._fits(pod)
+            )
             if found is None:
                 try:
                     await self._devices.allocate(pod)

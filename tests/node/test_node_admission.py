@@ -8,6 +8,8 @@ import pytest
 from node_pods import container, make_pod
 
 from sampan.node.admission import refusal
+from sampan.node.flags import read
+from sampan.node.gate import forbidden_sysctl
 
 ROOM = {"cpu": "2", "memory": "1Gi", "ephemeral-storage": "10Gi", "pods": "2"}
 
@@ -52,3 +54,25 @@ def test_what_is_refused(
         assert verdict.reason == reason
         assert text in verdict.message
         assert verdict.message.startswith("Pod was rejected: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "forbidden"),
+    [
+        ("net.ipv4.tcp_syncookies", "kernel.sem", False),
+        ("kernel/shm_rmid_forced", "kernel.sem", False),
+        ("kernel.msgmax", "kernel.sem", True),
+        ("kernel.msgmax", "net.core.somaxconn,kernel.msg*", False),
+        ("net/core/somaxconn", "net.core.somaxconn", False),
+    ],
+)
+def test_sysctls_that_are_not_safe_need_leave(name: str, allowed: str, forbidden: bool) -> None:
+    pod = make_pod(securityContext={"sysctls": [{"name": name, "value": "1"}]})
+    fields = read([f"allowed-unsafe-sysctls={allowed}"])
+    verdict = forbidden_sysctl(pod, fields["allowed_unsafe_sysctls"])
+    assert (verdict is not None) == forbidden
+    if verdict:
+        assert (verdict.reason, verdict.message) == (
+            "SysctlForbidden",
+            f'Pod was rejected: forbidden sysctl: "{name}" not allowlisted',
+        )
