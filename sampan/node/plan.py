@@ -54,6 +54,8 @@ class Resized:
     actual: Mapping[str, Object] = field(default_factory=dict)  # by container id
     allocated: Mapping[str, Object] = field(default_factory=dict)  # agreed to, by container id
     conditions: tuple[Object, ...] = ()  # type, status, reason, message
+    pod_actual: Object = field(default_factory=dict)  # of the pod as such (KEP-5419)
+    pod_allocated: Object = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -3,7 +3,8 @@
 Three amounts are told apart, as in the API. The spec is what is desired. `allocatedResources` is what this node has agreed
 to: a request that exceeds the node is Infeasible for ever, one that exceeds what is free now is Deferred and tried again.
 `resources` is what the runtime has been told, container by container; whatever differs is changed through
-`UpdateContainerResources`, or by a restart where the container's `resizePolicy` says so.
+`UpdateContainerResources`, or by a restart where the container's `resizePolicy` says so. The pod has three of its own when
+its spec names resources (KEP-5419): they are its cgroup's, and the limits of containers that have none.
 
 Nothing is kept on disk: a node that starts again reads from the pod's status in the API what it had done.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from sampan.cri import api_pb2 as pb
@@ -48,6 +49,8 @@ class Resizing:
         self.context = context
         self.actual: dict[str, Object] = {}
         self.allocated: dict[str, Object] = {}
+        self.pod_actual: Object | None = None  # None: not looked at yet
+        self.pod_allocated: Object = {}
         self._pending: tuple[str, str] | None = None  # reason, message
         self._progress: tuple[str, str] | None = None
 
@@ -65,13 +68,20 @@ class Resizing:
                     | ({"reason": reason} if reason else {})
                     | ({"message": message} if message else {})
                 )
-        return Resized(self.actual, self.allocated, tuple(conditions))
+        return Resized(
+            self.actual,
+            self.allocated,
+            tuple(conditions),
+            self.pod_actual or {},
+            self.pod_allocated,
+        )
 
     async def attend(self, pod: Object, view: View) -> bool:
         """Bring the running containers to what the spec says. True when something changed that has to be told."""
         before = self.told()
         differing = self._differing(pod, view)
-        if not differing:
+        whole = self._whole(pod)
+        if not differing and not whole:
             self._pending = self._progress = None
             return before.conditions != ()
         verdict = judge(pod, self.context.pods(), self.context.node_facts.allocatable)
@@ -81,6 +91,12 @@ class Resizing:
                 self.worker.wake_at(time.time() + DEFERRED_RETRY)
             return before.conditions != self.told().conditions
         self._pending = None
+        self.pod_allocated = resources_of(pod["spec"])
+        if refused := await self._over(pod, view, whole):
+            self._fail([refused])
+            return before.conditions != self.told().conditions
+        heirs = [each for each in self._running(pod, view) if inherits(each[0].container, whole)]
+        differing += [each for each in heirs if each not in differing]
         failures = []
         group = cgroup_parent(pod, self.context.config)
         self.context.cgroups.lift(group, pod)
@@ -99,21 +115,54 @@ class Resizing:
             else:
                 self.actual[state.id] = desired
         if failures:
-            self._progress = ("Error", "; ".join(failures))
-            self.worker.wake_at(time.time() + FAILED_RETRY)
+            self._fail(failures)
         else:
+            self.pod_actual = self.pod_allocated
             self.context.cgroups.count(pod)
             self.context.cgroups.set_pod(group, pod)
             self._progress = None
             self.worker.event("Normal", "ResizeCompleted", "Pod resize completed")
         return True
 
-    def _differing(self, pod: Object, view: View) -> list[tuple[Named, ContainerState]]:
-        found, seen = [], set()
+    def _fail(self, failures: Iterable[str]) -> None:
+        self._progress = ("Error", "; ".join(failures))
+        self.worker.wake_at(time.time() + FAILED_RETRY)
+
+    def _whole(self, pod: Object) -> set[str]:
+        """Which of the pod's own amounts are not what its cgroup has."""
+        desired = resources_of(pod["spec"])
+        if self.pod_actual is None:
+            told = (pod.get("status") or {}).get("resources")
+            self.pod_actual = self.pod_allocated = desired if told is None else told
+        found = changed(self.pod_actual, desired)
+        if not found:
+            self.pod_allocated = desired
+        return found
+
+    async def _over(self, pod: Object, view: View, whole: set[str]) -> str:
+        """Why the pod's own limit cannot be lowered so far: "" when it can. Raises CRIError."""
+        limit, had = memory_limit(resources_of(pod["spec"])), memory_limit(self.pod_actual or {})
+        if "memory" not in whole or not limit or (had and limit >= had):
+            return ""
+        used = 0
+        for _, state in self._running(pod, view):
+            used += await self._used(state)
+        return over("pod", limit, used) if used >= limit else ""
+
+    async def _used(self, state: ContainerState) -> int:
+        answer = await self.context.cri.container_stats(container_id=state.id)
+        return int(answer.stats.memory.usage_bytes.value)
+
+    @staticmethod
+    def _running(pod: Object, view: View) -> Iterator[tuple[Named, ContainerState]]:
         for named in podspec.containers(pod):
             state = view.latest(named.container["name"])
-            if named.kind not in (MAIN, SIDECAR, INIT) or state is None or not view.runs(state):
-                continue
+            if named.kind in (MAIN, SIDECAR, INIT) and state is not None and view.runs(state):
+                yield named, state
+
+    def _differing(self, pod: Object, view: View) -> list[tuple[Named, ContainerState]]:
+        found, seen = [], set()
+        for named, state in self._running(pod, view):
             seen.add(state.id)
             desired = resources_of(named.container)
             if state.id not in self.actual:
@@ -137,10 +186,9 @@ class Resizing:
         limit = fields.get("memory_limit_in_bytes", 0)
         had = memory_limit(self.actual[state.id])
         if limit and (not had or limit < had):
-            answer = await self.context.cri.container_stats(container_id=state.id)
-            used = answer.stats.memory.usage_bytes.value
+            used = await self._used(state)
             if used >= limit:
-                raise CRIError(f"attempting to set memory limit {limit} below current usage {used}")
+                raise CRIError(over(f'container "{named.container["name"]}"', limit, used))
         fields.pop("oom_score_adj", None)
         # A limit that is no longer asked for: the runtime leaves alone what is 0.
         fields.setdefault("cpu_quota", -1)
@@ -154,6 +202,16 @@ def resources_of(container: Object) -> Object:
     """Requests and limits, requests completed by limits as the API does."""
     given = container.get("resources") or {}
     return {kind: dict(given[kind]) for kind in ("limits", "requests") if given.get(kind)}
+
+
+def inherits(container: Object, changed: Iterable[str]) -> bool:
+    """It has no limit of its own for one of these, so the pod's is its limit."""
+    limits = (container.get("resources") or {}).get("limits") or {}
+    return any(name not in limits for name in changed)
+
+
+def over(what: str, limit: int, used: int) -> str:
+    return f"attempting to set {what} memory limit ({limit}) below current usage ({used})"
 
 
 def equal(one: Object, other: Object) -> bool:
@@ -225,6 +283,16 @@ def into_container(status: Object, container_id: str, resized: Resized) -> None:
         status["resources"] = actual
         if requests := (resized.allocated.get(container_id) or {}).get("requests"):
             status["allocatedResources"] = requests
+
+
+def into_pod(status: Object, pod: Object, resized: Resized) -> None:
+    """The same of a pod that has resources of its own."""
+    if not pod["spec"].get("resources"):
+        return
+    if resized.pod_actual:
+        status["resources"] = resized.pod_actual
+    if requests := resized.pod_allocated.get("requests"):
+        status["allocatedResources"] = requests
 
 
 def conditions(pod: Object, resized: Resized, moment: str) -> list[Object]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sampan.kube.podresources import of_containers
 from sampan.kube.quantity import Quantity, parse
 from sampan.node import podspec
 from sampan.node.podspec import INIT, MAIN, SIDECAR, Object
@@ -57,6 +58,21 @@ def cpu_quota(milli: int) -> int:
     return max(MIN_QUOTA, milli * PERIOD // 1000) if milli > 0 else 0
 
 
+def memory_beside(pod: Object) -> int:
+    """A container's part of the memory that the pod asks for beyond its containers (KEP-2837)."""
+    whole = _of_the_pod(pod, "requests", "memory")
+    if whole is None:
+        return 0
+    asked = of_containers(pod["spec"], "requests").get("memory")
+    left = whole.value() - (asked.value() if asked else 0)
+    return max(left, 0) // (len(podspec.mains(pod)) + len(podspec.inits(pod)))
+
+
+def _of_the_pod(pod: Object, kind: str, resource: str) -> Quantity | None:
+    found = ((pod["spec"].get("resources") or {}).get(kind) or {}).get(resource)
+    return None if found is None else parse(found)
+
+
 def oom_score_adj(pod: Object, container: Object, machine_memory: int) -> int:
     qos = qos_class(pod)
     if pod["spec"].get("priority", 0) >= 2_000_001_000 or qos == GUARANTEED:
@@ -64,15 +80,16 @@ def oom_score_adj(pod: Object, container: Object, machine_memory: int) -> int:
     if qos == BEST_EFFORT:
         return 1000
     request = amount(container, "requests", "memory")
-    score = 1000 - (1000 * (request.value() if request else 0)) // max(machine_memory, 1)
+    asked = (request.value() if request else 0) + memory_beside(pod)
+    score = 1000 - (1000 * asked) // max(machine_memory, 1)
     return max(3, min(999, score))
 
 
 def container_resources(pod: Object, container: Object, machine_memory: int) -> dict[str, Any]:
-    """Fields of CRI's LinuxContainerResources for one container."""
-    request = amount(container, "requests", "cpu")
-    limit = amount_limit(container, "cpu")
-    memory = amount_limit(container, "memory")
+    """Fields of CRI's LinuxContainerResources for one container. The pod's limits hold for one that has none."""
+    limit = amount_limit(container, "cpu") or _of_the_pod(pod, "limits", "cpu")
+    memory = amount_limit(container, "memory") or _of_the_pod(pod, "limits", "memory")
+    request = amount(container, "requests", "cpu") or limit
     fields: dict[str, Any] = {
         "cpu_period": PERIOD,
         "cpu_shares": cpu_shares(request.milli() if request else 0),
@@ -91,7 +108,10 @@ def amount_limit(container: Object, resource: str) -> Quantity | None:
 
 
 def requested(pod: Object, name: str) -> int:
-    """Thousandths that the pod's containers ask for, init containers not beside the others."""
+    """Thousandths that the pod asks for: its own, else its containers', init containers not beside the others."""
+    whole = _of_the_pod(pod, "requests", name)
+    if whole is not None:
+        return whole.milli()
 
     def of(container: Object) -> int:
         found = amount(container, "requests", name)
@@ -104,11 +124,16 @@ def requested(pod: Object, name: str) -> int:
 
 
 def pod_resources(pod: Object) -> dict[str, Any]:
-    """Fields of LinuxContainerResources for the whole pod: sums; a limit only when every container has one."""
+    """Fields of LinuxContainerResources for the whole pod: its own amounts (KEP-2837), else sums.
+
+    A sum of limits is one only when every container has one.
+    """
     mains = [*podspec.mains(pod), *(c for c in podspec.inits(pod) if podspec.is_sidecar(c))]
     inits = [c for c in podspec.inits(pod) if not podspec.is_sidecar(c)]
 
     def total(kind: str, resource: str, unit: str) -> int | None:
+        if (whole := _of_the_pod(pod, kind, resource)) is not None:
+            return int(getattr(whole, unit)())
         values = [
             amount(c, kind, resource) if kind == "requests" else amount_limit(c, resource)
             for c in mains

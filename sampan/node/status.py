@@ -95,6 +95,7 @@ def pod_status(pod: Object, view: View, facts: Facts, now: float, *, done: bool 
             status[field] = groups[kind]
     status["conditions"] = _conditions(pod, view, groups, phase, moment)
     status["conditions"] += resize.conditions(pod, view.resized, moment)
+    resize.into_pod(status, pod, view.resized)
     if view.disrupted and failed:
         status["conditions"].append(_disruption(pod, failed.message, moment))
     return status
@@ -440,6 +441,8 @@ def changes(old: Object, new: Object) -> Object:
             continue
         if key in ("podIPs", "hostIPs") and before:
             value = [{"$patch": "replace"}, *value]
+        if key in ("resources", "allocatedResources") and before:
+            value = {"$patch": "replace", **value}
         patch[key] = value
     for key in ("reason", "message"):
         if old.get(key) and not new.get(key):

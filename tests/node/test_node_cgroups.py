@@ -10,14 +10,14 @@ import pytest
 from node_pods import container, make_pod
 
 from sampan.linux.cgroups import layout, remove
-from sampan.node import cgroups
+from sampan.node import cgroups, resources
 from sampan.node.cgroups import Groups, settings
 
 SMALL = {"requests": {"cpu": "250m"}, "limits": {"cpu": "500m", "memory": "64Mi"}}
 
 
-def pod(uid: str, *resources: dict[str, Any], **spec: Any) -> dict[str, Any]:
-    containers = [container(f"c{n}", resources=each) for n, each in enumerate(resources)]
+def pod(uid: str, *amounts: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    containers = [container(f"c{n}", resources=each) for n, each in enumerate(amounts)]
     made = make_pod(*containers, **spec)
     made["metadata"]["uid"] = uid
     return made
@@ -34,8 +34,27 @@ def test_a_pod_has_limits_when_each_of_its_containers_has() -> None:
     ]  # fmt: skip
     partly = settings(cgroups.of_pod(pod("b", SMALL, {})), unified=True)
     assert partly[1:] == [("cpu", "cpu.max", "max 100000"), ("memory", "memory.max", "max")]
+    own = {"requests": {"cpu": "1"}, "limits": {"cpu": "2", "memory": "96Mi"}}  # KEP-2837
+    whole = cgroups.of_pod(pod("d", SMALL, {}, resources=own))
+    assert settings(whole, unified=True)[1:] == [
+        ("cpu", "cpu.max", "200000 100000"), ("memory", "memory.max", str(96 << 20)),
+    ]  # fmt: skip
+    assert whole["cpu_shares"] == 1024
     boxed = settings(cgroups.of_pod(pod("c", SMALL, overhead={"memory": "1Mi"})), unified=True)
     assert boxed[1:] == [("cpu", "cpu.max", "max 100000"), ("memory", "memory.max", "max")]
+
+
+def test_what_a_pod_asks_for_counts_instead_of_its_containers() -> None:
+    """KEP-2837: its limits hold for containers without, what is left of its memory counts against the OOM killer."""
+    own = {"requests": {"cpu": "1", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "1Gi"}}
+    made = pod("d", {"requests": {"cpu": "250m", "memory": "256Mi"}}, {}, resources=own)
+    assert resources.requested(made, "cpu") == 1000
+    first, second = (
+        resources.container_resources(made, c, 1 << 30) for c in made["spec"]["containers"]
+    )
+    assert (first["cpu_shares"], second["cpu_shares"]) == (256, 2048)
+    assert first["memory_limit_in_bytes"] == second["memory_limit_in_bytes"] == 1 << 30
+    assert (first["oom_score_adj"], second["oom_score_adj"]) == (625, 875)
 
 
 @pytest.fixture

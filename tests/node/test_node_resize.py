@@ -207,6 +207,70 @@ async def test_a_new_node_agent_knows_from_the_api_what_was_done():
     assert len(context.cri.told) == 1
 
 
+def of_the_pod(was: dict[str, Any], wanted: dict[str, Any]) -> Any:
+    """A pod with resources of its own (KEP-5419), and a container without any."""
+    pod = make_pod(container(), resources=was)
+    worker, context = Worker(pod), Context()
+    found = Resizing(worker, context)
+    found.started("web-id", container())
+    return found, worker, context, pod, {**pod, "spec": {**pod["spec"], "resources": wanted}}
+
+
+async def test_a_pod_is_resized_as_a_whole():
+    found, worker, context, pod, larger = of_the_pod(amounts("1", "64Mi"), amounts("2", "96Mi"))
+    assert not await found.attend(pod, view_of(running()))
+    assert shown(pod, found)["resources"] == amounts("1", "64Mi")
+    assert await found.attend(larger, view_of(running()))
+    ((identifier, linux),) = context.cri.told  # its limit is the pod's
+    assert (identifier, linux.cpu_quota, linux.memory_limit_in_bytes) == (
+        "web-id",
+        200_000,
+        96 << 20,
+    )
+    told = shown(larger, found)
+    assert told["resources"] == amounts("2", "96Mi")
+    assert told["allocatedResources"] == {"cpu": "2", "memory": "96Mi"}
+    assert "resources" not in told["containerStatuses"][0]
+    assert worker.events == ["ResizeCompleted"]
+
+
+async def test_a_pod_that_uses_more_keeps_its_limit():
+    found, worker, context, pod, smaller = of_the_pod(amounts("1", "64Mi"), amounts("1", "10Ki"))
+    await found.attend(pod, view_of(running()))
+    context.cri.used = 1 << 20
+    assert await found.attend(smaller, view_of(running()))
+    condition = shown(smaller, found)["conditions"][-1]
+    assert (condition["type"], condition["reason"]) == ("PodResizeInProgress", "Error")
+    assert condition["message"].endswith("pod memory limit (10240) below current usage (1048576)")
+    assert shown(smaller, found)["resources"] == amounts("1", "64Mi")
+    assert context.cri.told == [] and worker.woken_at > 0
+
+
+async def test_a_pod_that_asks_for_more_than_the_node_has_is_infeasible():
+    found, _, _, pod, larger = of_the_pod(amounts("1", "64Mi"), amounts("3", "64Mi"))
+    await found.attend(pod, view_of(running()))
+    assert await found.attend(larger, view_of(running()))
+    assert shown(larger, found)["conditions"][-1]["reason"] == "Infeasible"
+    assert shown(larger, found)["allocatedResources"] == {"cpu": "1", "memory": "64Mi"}
+
+
+async def test_a_sidecar_is_resized():
+    """A restartable init container, as one beside the others."""
+    pod = make_pod(
+        container(),
+        initContainers=[
+            container("proxy", restartPolicy="Always", resources=amounts("1", "128Mi"))
+        ],
+    )
+    context = Context()
+    found = Resizing(Worker(pod), context)
+    found.started("web-id", container())
+    found.started("proxy-id", container("proxy", resources=amounts("500m", "64Mi")))
+    assert await found.attend(pod, view_of(running(), running("proxy")))
+    assert [identifier for identifier, _ in context.cri.told] == ["proxy-id"]
+    assert shown(pod, found)["containerStatuses"][0]["name"] == "web"
+
+
 @pytest.mark.parametrize(
     ("one", "other", "names"),
     [
