@@ -208,7 +208,7 @@ async def test_items_without_their_keys_are_told_by_validation(api: Harness) -> 
     body["metadata"]["ownerReferences"] = [{}]
     refused = await api.call("POST", PODS, body, 422)
     assert "spec.initContainers[0].name: Required value" in refused["message"]
-    assert "metadata.ownerReferences[0].uid" in refused["message"]
+    assert "metadata.ownerReferences.uid" in refused["message"]
     made = await api.call("POST", PODS, pod("p"))
     made["status"]["conditions"] = [{"status": "True"}, {"status": "True"}]
     made["status"]["podIPs"] = [{}, {}]

@@ -129,7 +129,8 @@ def test_floods_stay_where_they_are(space: Space, victim: str, oci_kind: str) ->
 
     wait_for(written, 60, "a log that was rotated")
     assert answers(space, victim)
-    assert space.kubectl("logs", name, "--tail=1").startswith("flood\n")
+    # A file that was begun anew just now has no line yet.
+    wait_for(lambda: space.kubectl("logs", name, "--tail=1").startswith("flood\n"), 30, "a tail")
     grown = {part: private_memory(pid) - before[part] for part, pid in parts.items()}
     assert max(grown.values()) < SETTLING, f"KiB: {grown}"
     space.kubectl("delete", "pod", name, "--grace-period=1")

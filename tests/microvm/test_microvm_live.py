@@ -148,13 +148,17 @@ async def test_where_copying_does_not_work_the_files_do(
         lambda name="agent": broken if name == live.LIBRARY else whole(name),
     )
     first = await start(runtime)
-    (place,) = {path.parent for path in (home / "state/microvm/templates").glob("*/template.json")}
-    await until((place / clones.REFUSED).exists, "that it does not work is noted")
-    assert "without the library" in (place / clones.REFUSED).read_text()
+
+    def notes() -> list[Path]:
+        return list((home / "state/microvm/templates").glob(f"*/{clones.REFUSED}"))
+
+    await until(notes, "that it does not work is noted")
+    (note,) = notes()
+    assert "without the library" in note.read_text()
     _, text = await run(runtime, await runtime.pod(KIND), "echo from files")
     assert text == "from files"
     assert not ready(home) and vmm_of(home, first)
-    (place / clones.REFUSED).unlink()
+    note.unlink()
 
 
 async def test_a_copy_refuses_what_it_would_share(home: Path, tmp_path: Path) -> None:
