@@ -100,11 +100,26 @@ class View:
         begun = self.round_begun(pod)
         return begun > 0 and state.finished_at == begun and state in self._calls(pod)
 
+    def former(self, pod: Object) -> set[str]:
+        """Containers made before the round, or too early for it: one after an init container that is yet to be made."""
+        begun = self.round_begun(pod)
+        if not begun:
+            return set()
+        found: set[str] = set()
+        for container in podspec.inits(pod):
+            state = self.latest(container["name"])
+            if state is not None and (found or state.created_at < begun):
+                found.add(state.name)
+        early = bool(found)
+        for container in podspec.mains(pod):
+            state = self.latest(container["name"])
+            if state is not None and (early or state.created_at < begun):
+                found.add(state.name)
+        return found
+
     def restarts(self, pod: Object, named: Named, ended: ContainerState) -> bool:
         """It is started again: its rules and policies say so, or a round has begun since it was made."""
-        return ended.created_at < self.round_begun(pod) or podspec.restarts_after(
-            pod, named, ended.exit_code
-        )
+        return ended.name in self.former(pod) or podspec.restarts_after(pod, named, ended.exit_code)
 
     def _calls(self, pod: Object) -> Iterator[ContainerState]:
         for container in (*podspec.inits(pod), *podspec.mains(pod)):
@@ -275,12 +290,12 @@ def _end(pod: Object, view: View, result: Plan) -> None:
 
 def _former(pod: Object, view: View) -> list[Stop]:
     """Nothing of a new round is started while something of the one before runs."""
-    begun = view.round_begun(pod)
+    former = view.former(pod)
     latest = (view.latest(c["name"]) for c in (*podspec.mains(pod), *podspec.inits(pod)))
     return [
         Stop(state.id, state.name, f"Stopping container {state.name}: {ROUND}", hooks=False)
         for state in latest
-        if state is not None and view.runs(state) and state.created_at < begun
+        if state is not None and state.name in former and view.runs(state)
     ]
 
 
@@ -334,7 +349,7 @@ def _wanted(pod: Object, named: Named, view: View) -> bool:
         ended = ((known or {}).get("state") or {}).get("terminated")
         # The runtime lost its records (a new disk, another runtime): what the API was told still holds.
         return ended is None or podspec.restarts_after(pod, named, ended.get("exitCode", 0))
-    if last.state in (CREATED, UNKNOWN) or last.created_at < view.round_begun(pod):
+    if last.state in (CREATED, UNKNOWN) or last.name in view.former(pod):
         return True
     return podspec.restarts_after(pod, named, last.exit_code if last.state == EXITED else 137)
 
@@ -354,18 +369,18 @@ def _initialize(pod: Object, view: View, now: float, result: Plan) -> bool:
     """Bring the init containers and sidecars along; True when the main containers may run."""
     sandbox = view.sandbox
     assert sandbox is not None
-    since = view.round_begun(pod)
+    former = view.former(pod)
     begun = any(
         state is not None
         and state.sandbox_id in ("", sandbox.id)
         and state.state != CREATED
-        and state.created_at >= since
+        and state.name not in former
         for state in (view.latest(c["name"]) for c in podspec.mains(pod))
     )
     for container in podspec.inits(pod):
         name = container["name"]
         last = view.latest(name)
-        here = last is not None and last.sandbox_id in ("", sandbox.id) and last.created_at >= since
+        here = last is not None and last.sandbox_id in ("", sandbox.id) and name not in former
         if podspec.is_sidecar(container):
             if not _keep(Named(SIDECAR, container), pod, view, now, result) and not begun:
                 return False

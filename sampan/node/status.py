@@ -421,9 +421,11 @@ def _restarting(pod: Object, view: View, phase: str) -> tuple[str, str, str]:
         return "False", "PodCompleted", ""
     if phase == "Failed":
         return "False", "PodFailed", ""
-    begun = view.round_begun(pod)
-    newest = max((states[0].created_at for states in view.history.values() if states), default=0)
-    return ("True", "RestartAllContainersStarted", ROUND) if newest < begun else ("False", "", "")
+    names = (each["name"] for each in (*podspec.inits(pod), *podspec.mains(pod)))
+    made = {name for name in names if view.latest(name)}
+    if not view.round_begun(pod) or made - view.former(pod):
+        return "False", "", ""
+    return "True", "RestartAllContainersStarted", ROUND
 
 
 def changes(old: Object, new: Object) -> Object:

@@ -122,6 +122,16 @@ CASES = {
             Stop("proxy-id", "proxy", f"Stopping container proxy: {ROUND}", hooks=False),
         ],
     ),
+    "also one that was made just after, before an init container's turn": (
+        RESTARTING,
+        view_of(
+            exited("one", 0),
+            exited("proxy", 137),
+            exited("web", 42, ago=3),
+            running("log", created_at=SINCE),
+        ),
+        [Stop("log-id", "log", f"Stopping container log: {ROUND}", hooks=False)],
+    ),
     "then begins anew with the init containers": (
         RESTARTING,
         view_of(

@@ -169,6 +169,10 @@ class Prober:
         """Count the answer; False when this probe has nothing more to ask."""
         if answer.ok:
             probe.successes, probe.failures = probe.successes + 1, 0
+            if answer.warning:
+                watched.report(
+                    "Warning", "ProbeWarning", f"{probe.kind} probe warning: {answer.text}"
+                )
         else:
             probe.successes, probe.failures = 0, probe.failures + 1
             watched.report(

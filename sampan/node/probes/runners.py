@@ -32,6 +32,7 @@ class Unanswered(Exception):
 class Answer(NamedTuple):
     ok: bool
     text: str = ""
+    warning: bool = False  # good, and still to be told
 
 
 def port_number(value: Any, container: Object) -> int:
@@ -118,7 +119,8 @@ async def http_get(url: str, headers: Mapping[str, str], timeout: float) -> Answ
                     break
                 target = urljoin(url, location)
                 if urlsplit(target).hostname != urlsplit(url).hostname:
-                    return Answer(True, "Probe terminated redirects")
+                    text = f"Probe terminated redirects, Location: {target}"
+                    return Answer(True, text, warning=True)
                 url = target
             else:
                 return Answer(False, f'Get "{first}": stopped after {REDIRECTS} redirects')
