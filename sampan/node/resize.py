@@ -278,8 +278,12 @@ def judge(
 
 
 def into_container(status: Object, container_id: str, resized: Resized) -> None:
-    """`resources` and `allocatedResources` of a running container's status."""
-    if actual := resized.actual.get(container_id):
+    """`resources` and `allocatedResources` of a running container's status.
+
+    The first is told when it is empty, too: by its absence the API knows nodes that cannot resize.
+    """
+    actual = resized.actual.get(container_id)
+    if actual is not None:
         status["resources"] = actual
         if requests := (resized.allocated.get(container_id) or {}).get("requests"):
             status["allocatedResources"] = requests

@@ -230,7 +230,6 @@ async def test_a_pod_is_resized_as_a_whole():
     told = shown(larger, found)
     assert told["resources"] == amounts("2", "96Mi")
     assert told["allocatedResources"] == {"cpu": "2", "memory": "96Mi"}
-    assert "resources" not in told["containerStatuses"][0]
     assert worker.events == ["ResizeCompleted"]
 
 
@@ -283,10 +282,11 @@ def test_what_differs(one, other, names):
     assert resize.changed(one, other) == names
 
 
-def test_a_pod_without_amounts_tells_none():
+def test_a_container_without_amounts_tells_that_it_can_be_resized():
     view = view_of(running(), resized=Resized({"web-id": {}}, {"web-id": {}}))
     told = status.pod_status(make_pod(), view, status.Facts(("10.0.0.1",)), NOW)
-    assert "resources" not in told["containerStatuses"][0]
+    assert told["containerStatuses"][0]["resources"] == {}
+    assert "allocatedResources" not in told["containerStatuses"][0]
 
 
 @pytest.fixture(scope="module")
