@@ -14,7 +14,7 @@ from runtime_fixture import Runtime
 from sampan.cri.errors import CRIError
 from sampan.image.build import build
 from sampan.image.store import ImageStore
-from sampan.runtime.microvm import drivers, kernels, ownkernels, presence
+from sampan.runtime.microvm import drivers, guestneeds, kernels, ownkernels, presence
 from sampan.runtime.microvm.errors import BadArtifact, MissingPiece, VMMError
 from sampan.runtime.microvm.settings import Settings
 
@@ -107,6 +107,21 @@ async def test_a_pod_s_own_kernel(runtime: Runtime, home: Path, tmp_path: Path) 
     container = await runtime.container(pod, "sh", "-c", "uname -r")
     await runtime.ended(container)
     assert await runtime.log(container) == debian.release
+    # The same without its modules would boot to silence.
+    bare = ownkernels.from_file(debian.image, home / "state/microvm/kernels")
+    with pytest.raises(CRIError, match="built without CONFIG_VIRTIO_MMIO, .*CONFIG_EROFS_FS"):
+        await runtime.pod("microvm", annotations={"sampan.dev/vm-kernel": bare.release})
+
+
+def test_what_is_built_in_is_found_by_its_name() -> None:
+    marks = [need.mark for need in guestneeds.NEEDS]
+    image = b"".join(marks)
+    assert guestneeds.lacking(image + guestneeds.ACPI_DEVICE, {}, "qemu") == []
+    assert guestneeds.lacking(image, {}, "qemu") == ["CONFIG_ACPI"]
+    assert guestneeds.lacking(image, {"virtio_mmio": b"LNRO0005"}, "qemu") == []
+    assert guestneeds.lacking(image.replace(marks[2], b""), {}, "firecracker") == [
+        "CONFIG_VIRTIO_BLK"
+    ]
 
 
 def test_a_kernel_that_is_none_is_refused_by_name(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sampan.runtime.microvm import attendant, boot, channel, jail, session
+from sampan.runtime.microvm import attendant, boot, channel, guestneeds, jail, session
 from sampan.runtime.microvm.boot import BootFiles
 from sampan.runtime.microvm.errors import BadArtifact, ChannelLost, VMMError
 from sampan.runtime.microvm.rehearsal import Rehearsal
@@ -115,6 +115,7 @@ class Templates:
         self, directory: Path, driver: Driver, files: BootFiles, memory: int, cpus: int, line: str
     ) -> tuple[int, float]:
         """Boot to the agent's readiness and take the snapshot: memory's descriptor, and how long the boot took."""
+        await asyncio.to_thread(guestneeds.verify, files.kernel, driver.name)
         name = secrets.token_hex(32)
         place = self.run_directory / f"template-{name[:12]}"
         place.mkdir(parents=True, mode=0o700)
