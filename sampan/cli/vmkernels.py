@@ -85,12 +85,14 @@ def bring(config: Config, source: str) -> str:
     """The release of a kernel out of a file or an image, which this node has on return. Raises BadArtifact."""
     from sampan.cli.images import open_store
     from sampan.image.errors import ImageError
-    from sampan.runtime.microvm import ownkernels
+    from sampan.runtime.microvm import ownkernels, presence
     from sampan.runtime.microvm.errors import BadArtifact
+    from sampan.runtime.microvm.settings import Settings
 
     place = kind_directory(config) / "kernels"
+    vmm = presence.vmm_of(Settings.load(place.parent).driver) or "qemu"
     if source.startswith(("/", "./", "../")):
-        return ownkernels.from_file(Path(source), place).release
+        return ownkernels.from_file(Path(source), place, vmm).release
     store = open_store(config.data_dir)
 
     async def unpacked() -> tuple[Path, ...]:
@@ -104,7 +106,7 @@ def bring(config: Config, source: str) -> str:
         layers = asyncio.run(unpacked())
     except ImageError as error:
         raise BadArtifact(source, f"no image with a kernel: {error}") from error
-    return ownkernels.from_image(layers, place, source).release
+    return ownkernels.from_image(layers, place, vmm, source).release
 
 
 def remove(config: Config, releases: Sequence[str]) -> int:

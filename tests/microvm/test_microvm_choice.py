@@ -101,15 +101,21 @@ async def test_a_pod_s_own_kernel(runtime: Runtime, home: Path, tmp_path: Path) 
     (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY ignite/ /\n")
     await asyncio.to_thread(build, tmp_path, "ignite-kernel:9.9", store)
     layers = (await store.unpack("ignite-kernel:9.9")).layers
-    kernel = ownkernels.from_image(layers, home / "state/microvm/kernels", "ignite-kernel:9.9")
+    kernel = ownkernels.from_image(
+        layers, home / "state/microvm/kernels", "qemu", "ignite-kernel:9.9"
+    )
     assert kernel.modules == debian.modules and kernel.release.startswith(debian.release + "-")
     pod = await runtime.pod("microvm", annotations={"sampan.dev/vm-kernel": kernel.release})
     container = await runtime.container(pod, "sh", "-c", "uname -r")
     await runtime.ended(container)
     assert await runtime.log(container) == debian.release
-    # The same without its modules would boot to silence.
-    bare = ownkernels.from_file(debian.image, home / "state/microvm/kernels")
-    with pytest.raises(CRIError, match="built without CONFIG_VIRTIO_MMIO, .*CONFIG_EROFS_FS"):
+    # The same without its modules would boot to silence: refused, and not used where it was kept all the same.
+    lacks = "built without CONFIG_VIRTIO_MMIO, CONFIG_VIRTIO_CONSOLE"
+    own = home / "state/microvm/kernels"
+    with pytest.raises(BadArtifact, match=lacks):
+        ownkernels.from_file(debian.image, own, "qemu")
+    bare = kernels.store(own, "9.9-bare", debian.image.read_bytes(), {})
+    with pytest.raises(CRIError, match=lacks):
         await runtime.pod("microvm", annotations={"sampan.dev/vm-kernel": bare.release})
 
 
@@ -128,15 +134,15 @@ def test_a_kernel_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
     layer, place = tmp_path / "layer", tmp_path / "kernels"
     (layer / "boot").mkdir(parents=True)
     with pytest.raises(BadArtifact, match="web:1: no kernel in this image"):
-        ownkernels.from_image([layer], place, "web:1")
+        ownkernels.from_image([layer], place, "qemu", "web:1")
     # A link of an image leads nowhere outside it.
     outside = tmp_path / "secret"
     outside.write_bytes(b"of the host")
     (layer / "boot" / "vmlinux").symlink_to(outside)
     with pytest.raises(BadArtifact, match="no kernel in this image"):
-        ownkernels.from_image([layer], place, "web:1")
+        ownkernels.from_image([layer], place, "qemu", "web:1")
     with pytest.raises(BadArtifact, match="secret: not a Linux boot image"):
-        ownkernels.from_file(outside, place)
+        ownkernels.from_file(outside, place, "qemu")
     with pytest.raises(BadArtifact, match="nowhere: there is no such file"):
-        ownkernels.from_file(tmp_path / "nowhere", place)
+        ownkernels.from_file(tmp_path / "nowhere", place, "qemu")
     assert not place.exists()

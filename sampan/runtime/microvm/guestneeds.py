@@ -43,11 +43,16 @@ def lacking(image: bytes, modules: dict[str, bytes], vmm: str) -> list[str]:
     return found
 
 
-def verify(kernel: Kernel, vmm: str) -> None:
-    """Raises BadArtifact with what is missing. Reads all of the kernel."""
-    modules = dict(zip(kernel.modules, kernel.module_files(), strict=True))
-    if missing := lacking(kernel.image.read_bytes(), modules, vmm):
+def check(image: bytes, modules: dict[str, bytes], vmm: str, name: str) -> None:
+    """Raises BadArtifact, about `name`, with what is missing."""
+    if missing := lacking(image, modules, vmm):
         raise BadArtifact(
-            f"kernel {kernel.release}",
+            name,
             f"its guests cannot be reached in {vmm}: it was built without {', '.join(missing)}, and brings no such module",
         )
+
+
+def verify(kernel: Kernel, vmm: str) -> None:
+    """As `check`, of a kernel that is here, all of which is read."""
+    modules = dict(zip(kernel.modules, kernel.module_files(), strict=True))
+    check(kernel.image.read_bytes(), modules, vmm, f"kernel {kernel.release}")

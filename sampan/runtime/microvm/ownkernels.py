@@ -4,7 +4,7 @@
     /lib/modules/<release>/                               its modules, where the drivers are not built in
 
 Kept as any kernel is (`kernels.py`), under its release and a digest: it takes no other's place. A guest needs virtio (MMIO),
-a console or vsock of virtio, erofs and overlayfs; whether it has them shows when it is booted.
+a console or vsock of virtio, erofs and overlayfs: one without is not kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from sampan.image import lookup
-from sampan.runtime.microvm import kernels, modules, vmlinux
+from sampan.runtime.microvm import guestneeds, kernels, modules, vmlinux
 from sampan.runtime.microvm.errors import BadArtifact
 from sampan.runtime.microvm.kernels import Kernel
 
@@ -33,19 +33,19 @@ OPENERS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def from_file(path: Path, place: Path) -> Kernel:
-    """A kernel whose drivers are built in. Raises BadArtifact."""
+def from_file(path: Path, place: Path, vmm: str) -> Kernel:
+    """A kernel whose drivers are built in, for guests of that VMM. Raises BadArtifact."""
     if not path.is_file():
         raise BadArtifact(path, "there is no such file")
-    return keep(vmlinux.extract(path), {}, place, str(path))
+    return keep(vmlinux.extract(path), {}, place, vmm, str(path))
 
 
-def from_image(layers: Sequence[Path], place: Path, name: str) -> Kernel:
+def from_image(layers: Sequence[Path], place: Path, vmm: str, name: str) -> Kernel:
     """Out of an image's unpacked layers; `name` is for messages. Raises BadArtifact."""
     found = kernel_in(layers)
     if found is None:
         raise BadArtifact(name, "no kernel in this image: neither /boot/vmlinux nor /boot/vmlinuz")
-    return keep(vmlinux.extract(found), dict(modules_in(layers)), place, name)
+    return keep(vmlinux.extract(found), dict(modules_in(layers)), place, vmm, name)
 
 
 def kernel_in(layers: Sequence[Path]) -> Path | None:
@@ -76,10 +76,11 @@ def modules_in(layers: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
                 raise BadArtifact(path, f"a damaged module: {error}") from error
 
 
-def keep(image: bytes, found: dict[str, bytes], place: Path, name: str) -> Kernel:
+def keep(image: bytes, found: dict[str, bytes], place: Path, vmm: str, name: str) -> Kernel:
     banner = BANNER.search(image)
     if banner is None:
         raise BadArtifact(name, "it does not say which Linux it is")
+    guestneeds.check(image, found, vmm, name)
     digest = hashlib.sha256(image)
     for each in sorted(found):
         digest.update(hashlib.sha256(found[each]).digest())
