@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 NODE_RESOURCES = ("cpu", "memory", "ephemeral-storage")  # and hugepages-…, of which no node has any
 REJECTED = "Pod was rejected: "
+SYSTEM = "linux"
 PREEMPTED_ENDS_WITHIN = 30.0
 SHUTTING_DOWN = Verdict("NodeShutdown", "Pod was rejected as the node is shutting down.")
 PREEMPTED = Verdict("Preempting", "Preempted in order to admit critical pod")
@@ -70,6 +71,14 @@ def huge_pages(wanted: Mapping[str, int], allocatable: Mapping[str, str]) -> Ver
                 "used: 0, capacity: 0",
             )
     return None
+
+
+def other_system(pod: Object) -> Verdict | None:
+    """A pod that says which system it is for (KEP-2802) comes to another only past the scheduler."""
+    if ((pod["spec"].get("os") or {}).get("name") or SYSTEM) == SYSTEM:
+        return None
+    text = f"{REJECTED}Failed to admit pod as the OS field doesn't match node OS"
+    return Verdict("PodOSNotSupported", text)
 
 
 def forbidden_sysctl(pod: Object, allowed: Iterable[str]) -> Verdict | None:
@@ -167,6 +176,7 @@ class Gate:
                 return SHUTTING_DOWN
             found = (
                 under_pressure(pod, self._pressure())
+                or other_system(pod)
                 or forbidden_sysctl(pod, self._unsafe_sysctls)
                 or await self._fits(pod)
             )

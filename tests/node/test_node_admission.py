@@ -9,7 +9,7 @@ from node_pods import container, make_pod
 
 from sampan.node.admission import refusal
 from sampan.node.flags import read
-from sampan.node.gate import forbidden_sysctl
+from sampan.node.gate import forbidden_sysctl, other_system
 
 ROOM = {"cpu": "2", "memory": "1Gi", "ephemeral-storage": "10Gi", "pods": "2"}
 
@@ -76,3 +76,10 @@ def test_sysctls_that_are_not_safe_need_leave(name: str, allowed: str, forbidden
             "SysctlForbidden",
             f'Pod was rejected: forbidden sysctl: "{name}" not allowlisted',
         )
+
+
+def test_a_pod_for_another_system_is_not_taken() -> None:
+    assert other_system(make_pod()) is None
+    assert other_system(make_pod(os={"name": "linux"})) is None
+    verdict = other_system(make_pod(os={"name": "windows"}))
+    assert verdict is not None and verdict.reason == "PodOSNotSupported"
