@@ -152,6 +152,31 @@ def test_protected_groups_need_approval() -> None:
     assert wrong(found) == []
 
 
+NULLABLE = {"type": "array", "items": {"type": "string", "nullable": True}, "x-kubernetes-list-type": "set"}  # fmt: skip
+SELECTABLE = [{"jsonPath": f".f{index}"} for index in range(9)]
+OLD_SINS: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
+    "unknown type": (crd({"type": "object", "properties": {"a": {"type": "text"}}}),
+                     crd({"type": "object", "properties": {"b": {"type": "word"}}}), True),
+    "nullable items": (crd({"type": "object", "properties": {"a": NULLABLE}}),
+                       crd({"type": "object", "properties": {"b": NULLABLE}}), True),
+    "another": (crd({"type": "object", "properties": {"a": {"type": "text"}}}),
+                crd({"type": "object", "properties": {"b": NULLABLE}}), False),
+    "preserved": (crd(preserveUnknownFields=True), crd(preserveUnknownFields=True), True),
+    "selectable": (crd({"type": "object", "properties": {f"f{index}": STRING for index in range(9)}},
+                       version={"selectableFields": SELECTABLE}),
+                   crd({"type": "object", "properties": {f"f{index}": STRING for index in range(9)}},
+                       version={"selectableFields": SELECTABLE[::-1]}), False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OLD_SINS)
+def test_an_update_is_not_refused_for_what_was_wrong_before(name: str) -> None:
+    old, new, allowed = OLD_SINS[name]
+    assert definition.validate(new), "a new definition is refused"
+    assert definition.validate_update(old, old) == []
+    assert (definition.validate_update(new, old) == []) is allowed
+
+
 def test_what_may_not_change() -> None:
     old, new = crd(), crd(group="other.com", scope="Cluster")
     new["metadata"]["name"] = "boats.other.com"

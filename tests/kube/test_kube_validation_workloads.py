@@ -197,7 +197,7 @@ SUSPENDED_UPDATES: list[Row] = [
     ({"spec.template.spec.nodeSelector": {"a": "b"}}, []),
     ({"spec.template.spec.tolerations": [{"key": "a", "operator": "Exists"}]}, []),
     ({"spec.template.metadata.labels": {"a": "b", "c": "d"}}, []),
-    ({"spec.template.spec.containers[0].name": "y"}, [("spec.template", INVALID)]),
+    ({"spec.template.spec.containers[0].name": "y"}, [("spec.template.spec", INVALID)]),
 ]  # fmt: skip
 
 CRON = of(
@@ -320,17 +320,44 @@ def test_changed(base: Object, rows: list[Row]) -> None:
     check(rows, of_update, base)
 
 
+def job_status(*conditions: str, **fields: Any) -> Object:
+    found = [{"type": kind, "status": "True"} for kind in conditions]
+    return {"status": {"startTime": "2026-01-01T00:00:00Z", "conditions": found, **fields}}
+
+
+JOB_STATUSES: list[Row] = [
+    (job_status("SuccessCriteriaMet", "Complete", completionTime="2026-01-01T00:00:00Z"), []),
+    (job_status("FailureTarget", "Failed", failed=1), []),
+    (job_status(active=-1, failed=-1, ready=-2),
+     [("status.active", INVALID), ("status.failed", INVALID), ("status.ready", INVALID),
+      ("status.failed", INVALID)]),
+    (job_status(ready=1), [("status.ready", INVALID)]),
+    (job_status("Failed"), [("status.conditions", INVALID)]),
+    (job_status("Complete"), [("status.completionTime", REQUIRED), ("status.conditions", INVALID)]),
+    (job_status("FailureTarget", "Failed", active=1, startTime=None),
+     [("status.active", INVALID), ("status.startTime", REQUIRED)]),
+    (job_status(completedIndexes="1"),
+     [("status.completedIndexes", INVALID), ("status.completedIndexes", INVALID)]),
+    (job_status(failedIndexes=""), [("status.failedIndexes", INVALID)]),
+    (job_status(uncountedTerminatedPods={"failed": ["a", ""], "succeeded": ["a"]}),
+     [("status.uncountedTerminatedPods.failed[0]", DUPLICATE),
+      ("status.uncountedTerminatedPods.failed[1]", INVALID)]),
+]  # fmt: skip
+
 STATUS: list[tuple[Object, list[Row]]] = [
     (workload("Deployment"), [
         ({"status": {"replicas": 1, "unavailableReplicas": -1}},
          [("status.unavailableReplicas", INVALID)]),
         ({"status": {"replicas": 1, "readyReplicas": 2}}, [("status.readyReplicas", INVALID)]),
     ]),
+    (JOB, JOB_STATUSES),
     (SCALER, [({"status": {"currentReplicas": -1, "desiredReplicas": 0}},
                [("status.currentReplicas", INVALID)])]),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("base", "rows"), STATUS, ids=["Deployment", "HorizontalPodAutoscaler"])
+@pytest.mark.parametrize(
+    ("base", "rows"), STATUS, ids=["Deployment", "Job", "HorizontalPodAutoscaler"]
+)
 def test_status(base: Object, rows: list[Row]) -> None:
     check(rows, lambda base, changes: of_update(base, changes, "status"), base)

@@ -100,7 +100,7 @@ class DefinitionStrategy(Strategy):
         causes: Causes = []
         validate_metadata_update(new["metadata"], old["metadata"], causes)
         if call.info.subresource == "status":
-            return causes + definition.validate_status(new, old)
+            return causes + definition.validate_status(new)
         if new["spec"] == old["spec"] and objects.annotations(new) == objects.annotations(old):
             return causes
         return causes + await aside(definition.validate_update, new, old)

@@ -11,7 +11,15 @@ from typing import Any, Final
 
 from sampan.kube import errors, names
 from sampan.kube.errors import Cause
-from sampan.kube.structural import approval, defaults, fieldpath, keywords, rules, structure
+from sampan.kube.structural import (
+    approval,
+    defaults,
+    fieldpath,
+    keywords,
+    ratchet,
+    rules,
+    structure,
+)
 from sampan.kube.structural.node import Raw
 
 Object = dict[str, Any]
@@ -40,10 +48,11 @@ def validate(crd: Object, old: Object | None = None) -> Causes:
     found = crd.get("spec") or {}
     expected = f"{(found.get('names') or {}).get('plural') or ''}.{found.get('group') or ''}"
     name = (crd.get("metadata") or {}).get("name") or ""
-    if name != expected:
+    if name != expected and old is None:
         text = 'must be spec.names.plural+"."+spec.group'
         causes.append(errors.invalid_value("metadata.name", name, text))
     _spec(found, causes)
+    causes += validate_status(crd)
     _stored_versions(crd, causes)
     approval.validate(crd, old, causes)
     _preserve(found, causes)
@@ -51,7 +60,8 @@ def validate(crd: Object, old: Object | None = None) -> Causes:
 
 
 def validate_update(new: Object, old: Object) -> Causes:
-    return validate(new, old) + validate_changes(new, old)
+    causes = ratchet.forgive(validate(new, old), new, old, lambda: validate(old, old))
+    return causes + validate_changes(new, old)
 
 
 def validate_changes(new: Object, old: Object) -> Causes:
@@ -67,10 +77,10 @@ def validate_changes(new: Object, old: Object) -> Causes:
     return causes
 
 
-def validate_status(new: Object, old: Object) -> Causes:
-    """A status update: only the accepted names are checked."""
+def validate_status(crd: Object) -> Causes:
+    """Of a status, only the accepted names are checked."""
     causes: Causes = []
-    _names((new.get("status") or {}).get("acceptedNames") or {}, "status.acceptedNames", causes)
+    _names((crd.get("status") or {}).get("acceptedNames") or {}, "status.acceptedNames", causes)
     return causes
 
 
@@ -118,6 +128,8 @@ def _spec(spec: Object, causes: Causes) -> None:
     for index, version in enumerate(versions):
         _version(version, f"spec.versions[{index}]", hoisted, causes)
     _version_names(versions, causes)
+    if versions:
+        _label("spec.version", versions[0].get("name") or "", causes)
     named = spec.get("names") or {}
     for key in ("plural", "singular", "kind", "listKind"):
         if not named.get(key):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any, Final
 
 from sampan.kube import names, selectors
@@ -18,11 +17,13 @@ from sampan.kube.errors import (
 )
 from sampan.kube.objects import name as name_of
 from sampan.kube.objects import uid as uid_of
-from sampan.kube.validation import pods, rules
+from sampan.kube.validation import job_status, pods, rules
 from sampan.kube.validation.cron import cron_error, time_zone
+from sampan.kube.validation.job_status import count_indexes
 from sampan.kube.validation.rules import Causes, Object, Rules
 
 CRON_NAME_MAX: Final = 52  # the Job's suffix takes the other 11 of 63
+_PREFIX: Final = "batch.kubernetes.io/"
 _MODES: Final = ("Indexed", "NonIndexed")
 _REPLACEMENT: Final = ("Failed", "TerminatingOrFailed")
 _CONCURRENCY: Final = ("Allow", "Forbid", "Replace")
@@ -57,17 +58,18 @@ def _above(value: int | None, limit: int) -> bool:
     return value is not None and value > limit
 
 
-def _job(job: Object, causes: Causes) -> None:
+def _job(job: Object, causes: Causes, *, prefixed: bool = True) -> None:
+    """`prefixed`: the template must bear the labels that are named batch.kubernetes.io/, too."""
     spec = job.get("spec") or {}
-    _generated_selector(job, spec, causes)
+    _generated_selector(job, spec, causes, prefixed)
     _job_spec(spec, causes, "spec")
     selector = spec.get("selector")
     if selector is None:
         causes.append(required("spec.selector"))
     else:
         rules.label_selector(causes, "spec.selector", selector)
-        if not _matches(selector, spec):
-            labels = _template_labels(spec)
+        labels = _template_labels(spec)
+        if not _matches(selector, labels):
             text = "`selector` does not match template `labels`"
             causes.append(invalid_value("spec.template.metadata.labels", labels, text))
     _last_pod_name(job, spec, causes)
@@ -78,34 +80,30 @@ def _template_labels(spec: Object) -> dict[str, str]:
     return metadata.get("labels") or {}
 
 
-def _matches(selector: Object, spec: Object) -> bool:
+def _matches(selector: Object, labels: dict[str, str]) -> bool:
     try:
-        return selectors.from_object(selector).matches(_template_labels(spec))
+        return selectors.from_object(selector).matches(labels)
     except ApiError:
         return True  # the selector itself is reported
 
 
-def _generated_selector(job: Object, spec: Object, causes: Causes) -> None:
+def _generated_selector(job: Object, spec: Object, causes: Causes, prefixed: bool) -> None:
     """Unless it is the user's affair, the template bears the Job's uid and name, and the selector selects them."""
     if spec.get("manualSelector") or spec.get("selector") is None:
         return
     labels, uid, name = _template_labels(spec), uid_of(job), name_of(job)
     if not uid:
         causes.append(required("metadata.uid"))
-    for key, wanted in (
-        ("controller-uid", uid),
-        ("job-name", name),
-        ("batch.kubernetes.io/controller-uid", uid),
-        ("batch.kubernetes.io/job-name", name),
-    ):
+    expected = {"controller-uid": uid, "job-name": name}
+    if prefixed:
+        expected |= {f"{_PREFIX}{key}": value for key, value in expected.items()}
+    for key, wanted in expected.items():
         where = f"spec.template.metadata.labels[{key}]"
         if key not in labels:
             causes.append(required(where, f"must be '{wanted}'"))
         elif labels[key] != wanted:
             causes.append(invalid_value(where, labels, f"must be '{wanted}'"))
-    match = spec["selector"].get("matchLabels") or {}
-    key = "batch.kubernetes.io/controller-uid"
-    if match.get(key, match.get("controller-uid")) != uid:
+    if not _matches(spec["selector"], expected):
         text = "`selector` not auto-generated"
         causes.append(invalid_value("spec.selector", spec["selector"], text))
 
@@ -115,8 +113,8 @@ def _last_pod_name(job: Object, spec: Object, causes: Causes) -> None:
     count = spec.get("completions") or 0
     if spec.get("completionMode") == "Indexed" and count > 0 and name_of(job):
         pod = f"{name_of(job)}-{count - 1}"
-        if reasons := names.dns1123_label(pod):
-            text = f"will not able to create pod with invalid DNS label {pod}: {reasons[0]}"
+        if names.dns1123_label(pod):
+            text = f"will not able to create pod with invalid DNS label: {pod}"
             causes.append(invalid_value("metadata.name", name_of(job), text))
 
 
@@ -280,7 +278,7 @@ def _success_policy(policy: Object, completions: int, causes: Causes, path: str)
             if len(indexes) > _MAX_INDEXES_TEXT:
                 causes.append(too_long(f"{at}.succeededIndexes", indexes, _MAX_INDEXES_TEXT))
             try:
-                total = _count_indexes(indexes, completions)
+                total = count_indexes(indexes, completions)
             except ValueError as error:
                 text = f"error parsing succeededIndexes: {error}"
                 causes.append(invalid_value(f"{at}.succeededIndexes", indexes, text))
@@ -296,33 +294,7 @@ def _success_policy(policy: Object, completions: int, causes: Causes, path: str)
                 causes.append(invalid_value(f"{at}.succeededCount", count, text))
 
 
-def _count_indexes(text: str, completions: int) -> int:
-    """How many indexes `1,3-5` names. Raises ValueError."""
-    total, last = 0, -1
-    for part in text.split(",") if text else ():
-        limits = part.split("-")
-        if len(limits) > 2:
-            raise ValueError(
-                f'the fragment "{part}" violates the requirement that an index interval can have at '
-                "most two parts separated by '-'"
-            )
-        numbers = []
-        for limit in limits:
-            if not (limit.isascii() and limit.isdigit() and len(limit) < 10):
-                raise ValueError(f'cannot convert string to integer for index: "{limit}"')
-            if int(limit) >= completions:
-                raise ValueError(f'too large index: "{limit}"')
-            numbers.append(int(limit))
-        for previous, current in ((last, numbers[0]), *pairwise(numbers)):
-            if previous >= current:
-                raise ValueError(f"non-increasing order, previous: {previous}, current: {current}")
-        total += numbers[-1] - numbers[0] + 1
-        last = numbers[-1]
-    return total
-
-
 _JOB_FIXED: Final = (
-    "selector",
     "completionMode",
     "podFailurePolicy",
     "backoffLimitPerIndex",
@@ -333,6 +305,9 @@ _JOB_FIXED: Final = (
 
 def _job_update(new: Object, old: Object, causes: Causes) -> None:
     before, after = old.get("spec") or {}, new.get("spec") or {}
+    had = _template_labels(before)
+    # Jobs from before Kubernetes 1.27 bear the labels without the prefix only.
+    _job(new, causes, prefixed={f"{_PREFIX}job-name", f"{_PREFIX}controller-uid"} <= had.keys())
     completions = after.get("completions")
     if completions != before.get("completions"):
         if after.get("completionMode") != "Indexed":
@@ -340,41 +315,47 @@ def _job_update(new: Object, old: Object, causes: Causes) -> None:
         elif completions is not None and completions != after.get("parallelism"):
             text = "can only be modified in tandem with spec.parallelism"
             causes.append(invalid_value("spec.completions", completions, text))
+    rules.immutable(causes, "spec.selector", after.get("selector"), before.get("selector"))
+    _template_update(after, before, _may_change(before, old.get("status") or {}), causes)
     for field in _JOB_FIXED:
         rules.immutable(causes, f"spec.{field}", after.get(field), before.get(field))
-    status = old.get("status") or {}
-    suspended = bool(before.get("suspend"))
-    movable = suspended and not status.get("startTime")
-    resizable = suspended and not status.get("active")
-    if _template(before, movable, resizable) != _template(after, movable, resizable):
-        causes.append(invalid_value("spec.template", after.get("template"), rules.IMMUTABLE))
 
 
-# While a Job is suspended and has not started, a queue may still place its pods (KEP-2926).
+def _may_change(spec: Object, status: Object) -> bool:
+    """A suspended Job without pods may be placed and sized anew by a queue (KEP-2926, KEP-5440)."""
+    suspended = any(
+        each.get("type") == "Suspended" and each.get("status") == "True"
+        for each in status.get("conditions") or ()
+    )
+    return bool(
+        spec.get("suspend")
+        and (suspended or not status.get("startTime"))
+        and not status.get("active")
+    )
+
+
+def _template_update(after: Object, before: Object, may_change: bool, causes: Causes) -> None:
+    new, old = after.get("template") or {}, before.get("template") or {}
+    if not may_change:
+        rules.immutable(causes, "spec.template", new, old)
+    elif _fixed(new.get("spec") or {}) != _fixed(old.get("spec") or {}):
+        causes.append(invalid_value("spec.template.spec", new.get("spec"), rules.IMMUTABLE))
+
+
 _PLACEMENT: Final = ("nodeSelector", "tolerations", "schedulingGates")
 
 
-def _template(spec: Object, movable: bool, resizable: bool) -> Object:
-    """What of the template must stay as it is."""
-    template = dict(spec.get("template") or {})
-    pod = dict(template.get("spec") or {})
-    if movable:
-        pod = {key: value for key, value in pod.items() if key not in _PLACEMENT}
-        affinity = dict(pod.pop("affinity", None) or {})
-        affinity.pop("nodeAffinity", None)
-        if affinity:
-            pod["affinity"] = affinity
-        metadata = dict(template.pop("metadata", None) or {})
-        for key in ("labels", "annotations"):
-            metadata.pop(key, None)
-        if metadata:
-            template["metadata"] = metadata
-    if resizable:
-        for field in ("containers", "initContainers"):
-            if field in pod:
-                pod[field] = [{**each, "resources": None} for each in pod[field]]
-    template["spec"] = pod
-    return template
+def _fixed(pod: Object) -> Object:
+    """What of a template's pod stays as it is while its placement and its resources change."""
+    pod = {key: value for key, value in pod.items() if key not in _PLACEMENT}
+    affinity = dict(pod.pop("affinity", None) or {})
+    affinity.pop("nodeAffinity", None)
+    if affinity:
+        pod["affinity"] = affinity
+    for field in ("containers", "initContainers"):
+        if field in pod:
+            pod[field] = [{**each, "resources": None} for each in pod[field]]
+    return pod
 
 
 # --- CronJob ----------------------------------------------------------------------------------------
@@ -434,6 +415,6 @@ def _cron_spec(spec: Object, causes: Causes, *, zone_in_schedule: bool) -> None:
 
 
 RULES = {
-    ("batch", "Job"): Rules(_job, _job_update),
+    ("batch", "Job"): Rules(_job, _job_update, status=job_status.validate, update_is_whole=True),
     ("batch", "CronJob"): Rules(_cron_job, _cron_job_update, _cron_name, update_is_whole=True),
 }
