@@ -128,3 +128,22 @@ def test_conditions_of_signing_requests(
     old: list[Any], new: list[Any], decides: bool, wrong: list[str]
 ) -> None:
     assert [str(each) for each in condition_causes(new, old, decides=decides)] == wrong
+
+
+async def test_a_daemon_set_counts_its_templates(api: Harness) -> None:
+    path, note = (
+        "/apis/apps/v1/namespaces/default/daemonsets",
+        "deprecated.daemonset.template.generation",
+    )
+    pod = {"containers": [{"name": "c", "image": "x"}]}
+    template = {"metadata": {"labels": {"a": "b"}}, "spec": pod}
+    spec = {"selector": {"matchLabels": {"a": "b"}}, "template": template}
+    body = {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "d"}, "spec": spec}
+    made = await api.call("POST", path, body)
+    assert made["metadata"]["annotations"] == {note: "1"}
+    changes = {"metadata": {"annotations": {note: "9"}}, "spec": {"minReadySeconds": 1}}
+    same = await api.patch("merge", f"{path}/d", changes)
+    assert (same["metadata"]["annotations"][note], same["metadata"]["generation"]) == ("1", 2)
+    changes = {"metadata": {"annotations": None}, "spec": {"template": {"spec": {"hostPID": True}}}}
+    other = await api.patch("merge", f"{path}/d", changes)
+    assert (other["metadata"]["annotations"][note], other["metadata"]["generation"]) == ("2", 3)

@@ -170,6 +170,22 @@ SECRETS: list[Row] = [
      [("data[username]", REQUIRED), ("data[password]", REQUIRED)]),
     ({"type": "kubernetes.io/ssh-auth"}, [("data[ssh-privatekey]", REQUIRED)]),
 ]  # fmt: skip
+NODE = of("v1", "Node", status={"nodeInfo": {"swap": {"capacity": 1}}})
+AVOID = "scheduler.alpha.kubernetes.io/preferAvoidPods"
+AVOIDED = f"metadata.annotations.{AVOID}[0].PodSignature"
+NODES: list[Row] = [
+    ({}, []),
+    ({"metadata.annotations": {AVOID: "x"}}, [("metadata.annotations.AvoidPods", INVALID)]),
+    ({"metadata.annotations": {AVOID: '{"preferAvoidPods": [7]}'}}, [(AVOIDED, REQUIRED)]),
+    ({"metadata.annotations": {AVOID:
+        '{"preferAvoidPods": [{"podSignature": {"podController": {"controller": false}}}]}'}},
+     [(f"{AVOIDED}.PodController.Controller", INVALID)]),
+    ({"status.nodeInfo.swap.capacity": 0}, [("metadata.nodeSwapStatus.capacity", INVALID)]),
+    ({"status.declaredFeatures": ["A", "B/c"]}, []),
+    ({"status.declaredFeatures": ["b", "B", "B"]},
+     [("status.declaredFeatures[0]", INVALID), ("status.declaredFeatures[1]", INVALID),
+      ("status.declaredFeatures[2]", DUPLICATE)]),
+]  # fmt: skip
 SECRET_UPDATES: list[Row] = [({"type": "other"}, [("type", INVALID)])]
 
 SCHEMA = of(FLOW, "FlowSchema", spec={
@@ -267,7 +283,7 @@ SLICE_UPDATES: list[Row] = [
 NEW = [
     (ROLE, ROLES), (CLUSTER_ROLE, CLUSTER_ROLES), (BINDING, BINDINGS), (CLUSTER_BINDING, CLUSTER_BINDINGS),
     (PRIORITY, PRIORITIES), (RUNTIME, RUNTIMES), (LEASE, LEASES), (QUOTA, QUOTAS), (LIMIT, LIMITS),
-    (CONFIG, CONFIGS), (SECRET, SECRETS), (SCHEMA, SCHEMAS), (LEVEL, LEVELS),
+    (CONFIG, CONFIGS), (SECRET, SECRETS), (NODE, NODES), (SCHEMA, SCHEMAS), (LEVEL, LEVELS),
     (DEVICE_CLAIM, DEVICE_CLAIMS), (SLICE, SLICES),
 ]  # fmt: skip
 CHANGED = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+
 import pytest
 from validation_objects import (
     CONTAINER,
@@ -196,6 +198,21 @@ OTHERS = [
         "data: Too long: may not be more than 1048576 bytes",
     ),
     ("", "Secret", {"type": "kubernetes.io/tls"}, "data[tls.crt]: Required value"),
+    *(
+        (
+            "",
+            "Secret",
+            {"type": "kubernetes.io/dockercfg", "data": {".dockercfg": b64encode(text).decode()}},
+            f'data[.dockercfg]: Invalid value: "<secret contents redacted>": {detail}',
+        )
+        for text, detail in (
+            (b'{"a": ', "unexpected end of JSON input"),
+            (b"{a}", "invalid character 'a' looking for beginning of object key string"),
+            (b'{"a": [1 "b"]}', "invalid character '\"' after array element"),
+            (b'{"a": [1] "}"}', "invalid character '\"' after object key:value pair"),
+            (b"7", "json: cannot unmarshal number into Go value of type map[string]interface {}"),
+        )
+    ),
     (
         "",
         "ResourceQuota",

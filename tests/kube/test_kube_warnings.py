@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import copy
+from base64 import b64encode
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from sampan.kube.defaulting import default
 from sampan.kube.types import GVK
@@ -336,3 +341,38 @@ OTHERS: list[tuple[GVK, dict[str, Any], list[str]]] = [
 @pytest.mark.parametrize(("gvk", "obj", "wanted"), OTHERS)
 def test_other_kinds(gvk: GVK, obj: dict[str, Any], wanted: list[str]) -> None:
     assert said(gvk, obj) == wanted
+
+
+def pem(key: Any) -> tuple[bytes, bytes]:
+    """A certificate that the key signed for itself, and the key."""
+    name = x509.Name([])
+    day = datetime(2026, 1, 1, tzinfo=UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, day, day).sign(
+        key, hashes.SHA256()
+    )
+    forms = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return (
+        made.public_bytes(serialization.Encoding.PEM),
+        key.private_bytes(serialization.Encoding.PEM, *forms),
+    )
+
+
+def test_key_pairs() -> None:
+    certificate, key = pem(ec.generate_private_key(ec.SECP256R1()))
+    _, other = pem(ec.generate_private_key(ec.SECP256R1()))
+    _, of_another_type = pem(rsa.generate_private_key(65537, 1024))
+    none, mangled = b"x", certificate.replace(b"M", b"N")
+    for crt, own, wanted in (
+        (certificate, key, []),
+        (certificate, other, ["tls: private key does not match public key"]),
+        (certificate, of_another_type, ["tls: private key type does not match public key type"]),
+        (none, key, ["tls: failed to find any PEM data in certificate input"]),
+        (certificate, none, ["tls: failed to find any PEM data in key input"]),
+        (key, certificate, ["tls: failed to find certificate PEM data in certificate input, but did find a private "
+                            "key; PEM inputs may have been switched"]),
+        (certificate, certificate, ["tls: found a certificate rather than a key in the PEM for the private key"]),
+        (mangled, key, ["x509: malformed certificate"]),
+    ):  # fmt: skip
+        data = {"tls.crt": b64encode(crt).decode(), "tls.key": b64encode(own).decode()}
+        secret = {"metadata": {}, "type": "kubernetes.io/tls", "data": data}
+        assert said(GVK("", "v1", "Secret"), secret) == wanted

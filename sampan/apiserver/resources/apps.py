@@ -16,6 +16,7 @@ RESOURCES: tuple[Resource, ...] = (
         short_names=("ds",),
         categories=ALL,
         subresources=(status("DaemonSet"),),
+        strategy="daemonset",
         generation=True,
     ),
     resource(

@@ -14,6 +14,7 @@ from sampan.apiserver.strategies.cluster import (
     ReturningStrategy,
     SecretStrategy,
 )
+from sampan.apiserver.strategies.daemonsets import DaemonSetStrategy
 from sampan.apiserver.strategies.jobs import JobStrategy
 from sampan.apiserver.strategies.pods import PodStrategy
 from sampan.apiserver.strategies.services import ServiceStrategy
@@ -33,6 +34,7 @@ class Strategies:
         self._generic = Strategy()
         self._named: dict[str, Strategy] = {
             "pod": PodStrategy(),
+            "daemonset": DaemonSetStrategy(),
             "job": JobStrategy(),
             "service": self.services,
             "apiservice": APIServiceStrategy(),

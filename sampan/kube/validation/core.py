@@ -6,9 +6,7 @@ import binascii
 from base64 import b64decode
 from typing import Any, Final
 
-import orjson
-
-from sampan.kube import names
+from sampan.kube import gojson, names
 from sampan.kube.errors import (
     duplicate,
     forbidden_field,
@@ -19,8 +17,8 @@ from sampan.kube.errors import (
 )
 from sampan.kube.objects import metadata
 from sampan.kube.validation import (
+    nodes,
     persistent,
-    placement,
     pod_status,
     pod_updates,
     pods,
@@ -101,8 +99,7 @@ def _secret(secret: Object, causes: Causes) -> None:
     for key in _SECRET_KEYS.get(kind, ()):
         if key not in data:
             causes.append(required(f"data[{key}]"))
-        elif key in _JSON_KEYS and not _is_json(data[key]):
-            text = "invalid character in secret data: must be valid JSON"
+        elif key in _JSON_KEYS and (text := gojson.object_error(_decoded(data[key]))):
             causes.append(invalid_value(f"data[{key}]", "<secret contents redacted>", text))
     if kind == "kubernetes.io/ssh-auth" and data.get("ssh-privatekey") == "":
         causes.append(required("data[ssh-privatekey]"))
@@ -115,12 +112,11 @@ def _secret(secret: Object, causes: Causes) -> None:
             causes.append(required(f"metadata.annotations[{_ACCOUNT_NAME}]"))
 
 
-def _is_json(encoded: str) -> bool:
+def _decoded(encoded: str) -> bytes:
     try:
-        orjson.loads(b64decode(encoded))
-    except (orjson.JSONDecodeError, binascii.Error):
-        return False
-    return True
+        return b64decode(encoded)
+    except binascii.Error:
+        return b""
 
 
 def _secret_update(new: Object, old: Object, causes: Causes) -> None:
@@ -128,7 +124,7 @@ def _secret_update(new: Object, old: Object, causes: Causes) -> None:
     _keeps_immutable(new, old, causes, "data")
 
 
-# --- Namespace, ServiceAccount, Node ----------------------------------------------------------------
+# --- Namespace, ServiceAccount ----------------------------------------------------------------------
 
 
 def _namespace(namespace: Object, causes: Causes) -> None:
@@ -150,54 +146,6 @@ def _namespace_status(new: Object, old: Object, causes: Causes) -> None:
     if phase != wanted:
         text = f"may only be '{wanted}' if `deletionTimestamp` is {'not ' if deleting else ''}empty"
         causes.append(invalid_value("status.Phase", phase, text))
-
-
-def _node(node: Object, causes: Causes) -> None:
-    spec = node.get("spec") or {}
-    if found := spec.get("taints"):
-        placement.taints(found, causes, "metadata.taints")
-    _node_amounts(node.get("status") or {}, causes)
-    cidrs = spec.get("podCIDRs") or []
-    before = len(causes)
-    for index, cidr in enumerate(cidrs):
-        rules.name(causes, f"spec.podCIDRs[{index}]", cidr, names.cidr)
-    if len(cidrs) < 2 or len(causes) > before:
-        return
-    if len(cidrs) > 2 or len({":" in cidr for cidr in cidrs}) < 2:
-        text = "may specify no more than one CIDR for each IP family"
-        causes.append(invalid_value("spec.podCIDRs", cidrs, text))
-    rules.unique(causes, "spec.podCIDRs", cidrs)
-
-
-def _node_amounts(status: Object, causes: Causes) -> None:
-    for field in ("capacity", "allocatable"):
-        for name, value in (status.get(field) or {}).items():
-            resources.amount(causes, f"status.{field}.{name}", name, value)
-
-
-def _node_update(new: Object, old: Object, causes: Causes) -> None:
-    before, after = old.get("spec") or {}, new.get("spec") or {}
-    _node_addresses(new, causes)
-    if before.get("podCIDRs") and after.get("podCIDRs") != before["podCIDRs"]:
-        text = 'node updates may not change podCIDR except from "" to valid'
-        causes.append(forbidden_field("spec.podCIDRs", text))
-    if before.get("providerID") and after.get("providerID") != before["providerID"]:
-        text = 'node updates may not change providerID except from "" to valid'
-        causes.append(forbidden_field("spec.providerID", text))
-    if (after.get("externalID") or "") != (before.get("externalID") or ""):
-        causes.append(forbidden_field("spec.externalID", "may not be updated"))
-
-
-def _node_addresses(node: Object, causes: Causes) -> None:
-    addresses = (node.get("status") or {}).get("addresses") or []
-    for index, address in enumerate(addresses):
-        if address in addresses[:index]:
-            causes.append(duplicate(f"status.addresses[{index}]", address))
-
-
-def _node_status(new: Object, old: Object, causes: Causes) -> None:
-    _node_amounts(new.get("status") or {}, causes)
-    _node_addresses(new, causes)
 
 
 # --- Endpoints, ResourceQuota, LimitRange -----------------------------------------------------------
@@ -383,7 +331,9 @@ RULES = {
         status=_namespace_status,
     ),
     ("", "ServiceAccount"): Rules(),
-    ("", "Node"): Rules(_node, _node_update, namespaced=False, status=_node_status),
+    ("", "Node"): Rules(
+        nodes.validate, nodes.validate_update, namespaced=False, status=nodes.validate_status
+    ),
     ("", "Endpoints"): Rules(_endpoints),
     ("", "ResourceQuota"): Rules(quotas.validate, quotas.validate_update, status=quotas.status),
     ("", "LimitRange"): Rules(_limit_range),

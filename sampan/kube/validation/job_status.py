@@ -26,7 +26,6 @@ def count_indexes(text: str, completions: int) -> int:
 
 def _intervals(text: str, completions: int) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
-    last = None
     for part in text.split(",") if text else ():
         limits = part.split("-")
         if len(limits) > 2:
@@ -41,12 +40,13 @@ def _intervals(text: str, completions: int) -> list[tuple[int, int]]:
             if int(limit) >= completions:
                 raise ValueError(f'too large index: "{limit}"')
             numbers.append(int(limit))
-        before = [] if last is None else [last]
-        for previous, current in (*pairwise(numbers), *zip(before, numbers, strict=False)):
+        for previous, current in (
+            *pairwise(numbers),
+            *((end, numbers[0]) for _, end in found[-1:]),
+        ):
             if previous >= current:
                 raise ValueError(f"non-increasing order, previous: {previous}, current: {current}")
         found.append((numbers[0], numbers[-1]))
-        last = numbers[-1]
     return found
 
 

@@ -9,6 +9,7 @@ from sampan.kube.objects import labels as labels_of
 from sampan.kube.warnings import labels
 from sampan.kube.warnings.addresses import of_cidr, of_ip
 from sampan.kube.warnings.pods import of_claim
+from sampan.kube.warnings.secrets import of_key_pair
 
 Object = dict[str, Any]
 
@@ -187,6 +188,7 @@ def _runtime_class(new: Object, old: Object | None) -> list[str]:
 WARNINGS: Final = {
     ("", "Service"): _service,
     ("", "Endpoints"): _endpoints,
+    ("", "Secret"): of_key_pair,
     ("", "Node"): _node,
     ("", "PersistentVolume"): _persistent_volume,
     ("", "PersistentVolumeClaim"): _claim,
