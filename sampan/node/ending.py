@@ -51,6 +51,7 @@ class Ending:
         self.begun = asyncio.Event()
         self._hurry = asyncio.Event()
         self._deadline = math.inf
+        self.for_rounds: set[str] = set()  # ids of containers that ended so that all begin anew
         self.settled = False  # nothing of the pod runs, and what it held is given back
 
     async def unless_ending(self, work: Awaitable[T]) -> T:
@@ -83,6 +84,9 @@ class Ending:
         named = podspec.find(self.worker.pod, action.name)
         if state is None:
             return True
+        if not action.hooks:
+            self.for_rounds &= self.worker.observed.containers.keys()
+            self.for_rounds.add(action.id)
         grace = float(podspec.termination_grace(self.worker.pod))
         if action.liveness and named:
             grace = float(grace_of(named.container, int(grace)))

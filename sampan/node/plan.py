@@ -9,7 +9,7 @@ what was made before it ends, without hooks, and then everything is started in t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +74,7 @@ class View:
     removed: bool = False  # the pod is gone from the API
     messages: Mapping[str, str] = field(default_factory=dict)  # termination message by container id
     resized: Resized = field(default_factory=Resized)
+    ended_early: Collection[str] = ()  # ids of containers that were ended for a round
 
     def latest(self, name: str) -> ContainerState | None:
         found = self.history.get(name)
@@ -113,7 +114,9 @@ class View:
         early = bool(found)
         for container in podspec.mains(pod):
             state = self.latest(container["name"])
-            if state is not None and (early or state.created_at < begun):
+            if state is None:
+                continue
+            if early or state.created_at < begun or state.id in self.ended_early:
                 found.add(state.name)
         return found
 

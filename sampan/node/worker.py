@@ -329,6 +329,7 @@ class PodWorker:
             removed=self.removed,
             messages=self._messages,
             resized=self.resizing.told(),
+            ended_early=self.ending.for_rounds,
         )
 
     def _publish(self, pod: Object, view: View, now: float, todo: Plan) -> None:

@@ -150,6 +150,18 @@ CASES = {
         ),
         [Start("log", 1, again=True)],
     ),
+    "one that was ended for it is started again, whenever it was made": (
+        RESTARTING,
+        view_of(
+            exited("one", 0, restarts=1, created_at=SINCE),
+            running("proxy", restarts=1, created_at=SINCE),
+            running("web", restarts=1, created_at=SINCE),
+            exited("web", 42, ago=3),
+            exited("log", 137, created_at=SINCE),
+            ended_early={"log-id-0"},
+        ),
+        [Start("log", 1, again=True)],
+    ),
     "what ended before the round is kept for its last state": (
         RESTARTING,
         view_of(
