@@ -58,7 +58,8 @@ class LiveTemplate:
         except OSError as error:
             raise VMMError("QEMU was started without the library that copies it") from error
         await self.machine.pause()
-        self.machine.disconnect()
+        # A copy would share a connection that QEMU has not noticed the end of.
+        await self.machine.hang_up()
 
     async def copy(self, spec: MachineSpec) -> QemuMachine:
         """A machine of its own, which runs. Raises VMMError."""

@@ -31,6 +31,12 @@ class QemuMachine(Attendant):
     async def connect(self) -> None:
         self._control = await qmp.connect(self.directory / "control", self._event)
 
+    async def hang_up(self) -> None:
+        """As `disconnect`, and QEMU has no descriptor of the connection any more. Raises VMMError."""
+        if self._control is not None:
+            await self._control.hang_up()
+            self._control = None
+
     def disconnect(self) -> None:
         if self._control is not None:
             self._control.close()

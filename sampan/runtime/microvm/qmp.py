@@ -28,6 +28,7 @@ class Control(asyncio.Protocol):
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._number = 0
+        self._ended = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own are not of that class
@@ -55,6 +56,7 @@ class Control(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
+        self._ended.set()
         self._connection.close()
         gone = VMMError("QEMU has ended")
         for future in (self._greeted, *self._waiting.values()):
@@ -94,6 +96,19 @@ class Control(asyncio.Protocol):
             raise VMMError(f"QEMU: {error}") from error
         finally:
             self._waiting.pop(number, None)
+
+    async def hang_up(self) -> None:
+        """QEMU has closed its end too on return: it does when it reads that nothing more comes. Raises VMMError."""
+        if self._transport is None:
+            return
+        try:
+            self._connection.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(ANSWER_LIMIT):
+                await self._ended.wait()
+        except TimeoutError:
+            raise VMMError(f"QEMU did not hang up within {ANSWER_LIMIT:g} s") from None
+        except OSError as error:
+            raise VMMError(f"QEMU: {error}") from error
 
     def close(self) -> None:
         if self._transport is not None:
