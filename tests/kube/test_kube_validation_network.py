@@ -16,6 +16,7 @@ from kube_tables import (
     UNSUPPORTED,
     Object,
     Row,
+    changed,
     check,
     of_create,
     of_update,
@@ -281,6 +282,20 @@ def test_new(base: Object, rows: list[Row]) -> None:
 )  # fmt: skip
 def test_changed(base: Object, rows: list[Row]) -> None:
     check(rows, of_update, base)
+
+
+def test_a_policy_keeps_networks_in_old_forms() -> None:
+    """A form that is refused by now may stay, and be used again, where the policy had it."""
+    old = {"cidr": "10.0.0.1/8", "except": ["10.1.0.1/16"]}
+    had = of_create(POLICY, {f"{N}.from[0]": {"ipBlock": old}})
+    assert [cause.field for cause in had] == [
+        f"{N}.from[0].ipBlock.cidr",
+        f"{N}.from[0].ipBlock.except[0]",
+    ]
+    base = changed(POLICY, {f"{N}.from[0]": {"ipBlock": old}})
+    more = {**old, "except": ["10.1.0.1/16", "10.2.0.1/16", "11.0.0.0/16"]}
+    fields = [cause.field for cause in of_update(base, {f"{N}.from[0]": {"ipBlock": more}})]
+    assert fields == [f"{N}.from[0].ipBlock.except[1]", f"{N}.from[0].ipBlock.except[2]"]
 
 
 def test_status_of_an_ingress() -> None:

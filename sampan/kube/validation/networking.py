@@ -32,7 +32,8 @@ _MAX_HINTS: Final = 8
 # --- NetworkPolicy ----------------------------------------------------------------------------------
 
 
-def _network_policy(policy: Object, causes: Causes) -> None:
+def _network_policy(policy: Object, causes: Causes, known: frozenset[str] = frozenset()) -> None:
+    """`known`: networks that the policy already names, in forms that are refused by now (KEP-4858)."""
     spec = policy.get("spec") or {}
     rules.label_selector(causes, "spec.podSelector", spec.get("podSelector"))
     for direction, peers in (("ingress", "from"), ("egress", "to")):
@@ -41,7 +42,7 @@ def _network_policy(policy: Object, causes: Causes) -> None:
             for at, port in enumerate(rule.get("ports") or ()):
                 _policy_port(port, causes, f"{path}.ports[{at}]")
             for at, peer in enumerate(rule.get(peers) or ()):
-                _policy_peer(peer, causes, f"{path}.{peers}[{at}]")
+                _policy_peer(peer, causes, f"{path}.{peers}[{at}]", known)
     kinds = spec.get("policyTypes") or []
     if len(kinds) > 2:
         text = "may not specify more than two policyTypes"
@@ -51,6 +52,25 @@ def _network_policy(policy: Object, causes: Causes) -> None:
         if kind not in _POLICY_TYPES:
             where = f"spec.policyTypes[{index}]"
             causes.append(not_supported(where, kind, _POLICY_TYPES))
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return None
+
+
+def _network_policy_update(new: Object, old: Object, causes: Causes) -> None:
+    spec = old.get("spec") or {}
+    blocks = [
+        peer.get("ipBlock") or {}
+        for direction, peers in (("ingress", "from"), ("egress", "to"))
+        for rule in spec.get(direction) or ()
+        for peer in rule.get(peers) or ()
+    ]
+    named = [text for each in blocks for text in (each.get("cidr"), *(each.get("except") or ()))]
+    _network_policy(new, causes, frozenset(filter(None, named)))
 
 
 def _policy_port(port: Object, causes: Causes, path: str) -> None:
@@ -75,7 +95,7 @@ def _policy_port(port: Object, causes: Causes, path: str) -> None:
         rules.name(causes, f"{path}.endPort", end, names.port_number)
 
 
-def _policy_peer(peer: Object, causes: Causes, path: str) -> None:
+def _policy_peer(peer: Object, causes: Causes, path: str, known: frozenset[str]) -> None:
     pods, spaces, block = (
         peer.get("podSelector"),
         peer.get("namespaceSelector"),
@@ -89,24 +109,24 @@ def _policy_peer(peer: Object, causes: Causes, path: str) -> None:
     rules.label_selector(causes, f"{path}.podSelector", pods)
     rules.label_selector(causes, f"{path}.namespaceSelector", spaces)
     if block is not None:
-        _ip_block(block, causes, f"{path}.ipBlock")
+        _ip_block(block, causes, f"{path}.ipBlock", known)
 
 
-def _ip_block(block: Object, causes: Causes, path: str) -> None:
+def _ip_block(block: Object, causes: Causes, path: str, known: frozenset[str]) -> None:
     cidr = block.get("cidr") or ""
     if not cidr:
         causes.append(required(f"{path}.cidr"))
         return
-    if reasons := names.cidr(cidr):
-        causes.extend(invalid_value(f"{path}.cidr", cidr, reason) for reason in reasons)
+    if cidr not in known:
+        rules.name(causes, f"{path}.cidr", cidr, names.cidr)
+    if (whole := _network(cidr)) is None:
         return
-    whole = ipaddress.ip_network(cidr, strict=False)
     for index, text in enumerate(block.get("except") or ()):
         where = f"{path}.except[{index}]"
-        if reasons := names.cidr(text):
-            causes.extend(invalid_value(where, text, reason) for reason in reasons)
+        if text not in known:
+            rules.name(causes, where, text, names.cidr)
+        if (part := _network(text)) is None:
             continue
-        part = ipaddress.ip_network(text, strict=False)
         if part.version != whole.version or not (
             int(whole.network_address) <= int(part.network_address)
             and int(part.broadcast_address) <= int(whole.broadcast_address)
@@ -269,7 +289,7 @@ RULES = {
     (GROUP, "IngressClass"): Rules(
         ingress.validate_class, ingress.validate_class_update, namespaced=False
     ),
-    (GROUP, "NetworkPolicy"): Rules(_network_policy),
+    (GROUP, "NetworkPolicy"): Rules(_network_policy, _network_policy_update, update_is_whole=True),
     (GROUP, "ServiceCIDR"): Rules(
         _service_cidr, _service_cidr_update, namespaced=False, update_is_whole=True
     ),
