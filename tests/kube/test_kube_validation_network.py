@@ -298,5 +298,13 @@ def test_a_policy_keeps_networks_in_old_forms() -> None:
     assert fields == [f"{N}.from[0].ipBlock.except[1]", f"{N}.from[0].ipBlock.except[2]"]
 
 
+def test_a_slice_keeps_endpoints_in_old_forms() -> None:
+    old = changed(SLICE, {"endpoints": [{"addresses": ["010.0.0.1"]}]})
+    assert [cause.field for cause in of_create(old, {})] == ["endpoints[0].addresses[0]"]
+    assert of_update(old, {"metadata.labels": {"a": "b"}}) == []
+    more = {"endpoints": [{"addresses": ["010.0.0.1"]}, {"addresses": ["10.0.0.2"]}]}
+    assert [cause.field for cause in of_update(old, more)] == ["endpoints[0].addresses[0]"]
+
+
 def test_status_of_an_ingress() -> None:
     check(INGRESS_STATUS, lambda base, changes: of_update(base, changes, "status"), INGRESS)

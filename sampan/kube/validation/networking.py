@@ -138,14 +138,15 @@ def _ip_block(block: Object, causes: Causes, path: str, known: frozenset[str]) -
 # --- EndpointSlice ----------------------------------------------------------------------------------
 
 
-def _endpoint_slice(found: Object, causes: Causes) -> None:
+def _endpoint_slice(found: Object, causes: Causes, before: list[Object] | None = None) -> None:
+    """Endpoints that are as they were `before` are not looked at again, whatever was allowed then."""
     kind = found.get("addressType") or ""
     rules.choice(causes, "addressType", kind, _ADDRESS_TYPES)
     endpoints, ports = found.get("endpoints") or [], found.get("ports") or []
-    if len(endpoints) > _MAX_ENDPOINTS:
+    if len(endpoints) > _MAX_ENDPOINTS and endpoints != before:
         causes.append(too_many("endpoints", len(endpoints), _MAX_ENDPOINTS))
         return
-    for index, endpoint in enumerate(endpoints):
+    for index, endpoint in enumerate(endpoints if endpoints != before else ()):
         _endpoint(endpoint, kind, causes, f"endpoints[{index}]")
     if len(ports) > _MAX_PORTS:
         causes.append(too_many("ports", len(ports), _MAX_PORTS))
@@ -216,6 +217,7 @@ def _domain(name: str) -> list[str]:
 
 
 def _endpoint_slice_update(new: Object, old: Object, causes: Causes) -> None:
+    _endpoint_slice(new, causes, old.get("endpoints"))
     rules.immutable(causes, "addressType", new.get("addressType"), old.get("addressType"))
 
 
@@ -294,5 +296,7 @@ RULES = {
         _service_cidr, _service_cidr_update, namespaced=False, update_is_whole=True
     ),
     (GROUP, "IPAddress"): Rules(_ip_address, _ip_address_update, _canonical_ip, namespaced=False),
-    ("discovery.k8s.io", "EndpointSlice"): Rules(_endpoint_slice, _endpoint_slice_update),
+    ("discovery.k8s.io", "EndpointSlice"): Rules(
+        _endpoint_slice, _endpoint_slice_update, update_is_whole=True
+    ),
 }
