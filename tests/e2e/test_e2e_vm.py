@@ -103,6 +103,8 @@ def test_a_machine_goes_on_from_its_snapshot(cluster: Cluster) -> None:
     again = vm(cluster, "snapshot", "runs", "friday", check=False)
     assert again.returncode == 1 and "sampan vm snapshots rm friday" in again.stderr
     vm(cluster, "rm", "--force", "runs")
+    cluster.sampan("down", timeout=120)
+    cluster.start()
     assert "default/runs" in vm(cluster, "snapshots").stdout
 
     vm(cluster, "restore", "friday", "--name", "goes-on")
