@@ -277,13 +277,19 @@ def judge(
     return None
 
 
-def into_container(status: Object, container_id: str, resized: Resized) -> None:
-    """`resources` and `allocatedResources` of a running container's status.
+TOLD = ("resources", "allocatedResources")
 
-    The first is told when it is empty, too: by its absence the API knows nodes that cannot resize.
+
+def into_container(status: Object, container_id: str, resized: Resized, known: Object) -> None:
+    """`resources` and `allocatedResources` of a running container's status. `known`: what the API has of it.
+
+    The first is told when it is empty, too: by its absence the API knows nodes that cannot resize. An agent that has just
+    started has not looked yet, and tells what was told before.
     """
     actual = resized.actual.get(container_id)
-    if actual is not None:
+    if actual is None and known.get("containerID") == status["containerID"]:
+        status.update({key: known[key] for key in TOLD if key in known})
+    elif actual is not None:
         status["resources"] = actual
         if requests := (resized.allocated.get(container_id) or {}).get("requests"):
             status["allocatedResources"] = requests

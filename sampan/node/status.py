@@ -127,11 +127,12 @@ def _container(
     last = states[0] if states else None
     if last is None:
         return _never_seen(pod, named, view, done)
+    known = podspec.api_status(pod, name) or {}
     status: Object = {
         "name": name,
         "ready": False,
         "started": False,
-        "restartCount": _restarts(states, podspec.api_status(pod, name) or {}),
+        "restartCount": _restarts(states, known),
         "image": last.image or container.get("image", ""),
         "imageID": last.image_id,
         "containerID": f"{facts.runtime}://{last.id}",
@@ -146,7 +147,7 @@ def _container(
     elif last.state == RUNNING:
         health = view.health_of(container, last)
         status["state"] = {"running": {"startedAt": timestamp(last.started_at)}}
-        resize.into_container(status, last.id, view.resized)
+        resize.into_container(status, last.id, view.resized, known)
         status["started"] = health.started
         status["ready"] = health.started and health.ready
         if named.kind == EPHEMERAL:

@@ -47,17 +47,21 @@ async def relist(client: CRIClient) -> dict[str, int]:
 
 async def test_it_relists_while_pods_come_and_go(runtime: Runtime) -> None:
     seen: dict[str, list[int]] = {}
-    over = asyncio.Event()
+    over, looked = asyncio.Event(), asyncio.Event()
 
     async def look() -> None:
         while not over.is_set():
             for container, state in (await relist(runtime.client)).items():
                 seen.setdefault(container, []).append(state)
+            looked.set()
+            looked.clear()
 
     async def live(code: int) -> str:
         pod = await runtime.pod()
         short = await runtime.container(pod, "sh", "-c", f"exit {code}")
         assert (await runtime.ended(short)).exit_code == code
+        while short not in seen:  # a look under way may have begun before it was made
+            await looked.wait()
         await runtime.client.stop_pod_sandbox(pod_sandbox_id=pod)
         await runtime.client.remove_pod_sandbox(pod_sandbox_id=pod)
         return short

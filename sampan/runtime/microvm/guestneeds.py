@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sampan.runtime.microvm import kernels
 from sampan.runtime.microvm.errors import BadArtifact
 from sampan.runtime.microvm.kernels import Kernel
 
@@ -53,6 +54,7 @@ def check(image: bytes, modules: dict[str, bytes], vmm: str, name: str) -> None:
 
 
 def verify(kernel: Kernel, vmm: str) -> None:
-    """As `check`, of a kernel that is here, all of which is read."""
+    """As `check`, of a kernel that is here, all of which is read and is what was unpacked."""
+    kernels.load(kernel.directory)
     modules = dict(zip(kernel.modules, kernel.module_files(), strict=True))
     check(kernel.image.read_bytes(), modules, vmm, f"kernel {kernel.release}")
