@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sampan.cri.client import CRIClient
+from sampan.cri.errors import Unavailable
 from sampan.image.store import ImageStore
 from sampan.network.loopback import LoopbackNetwork
 from sampan.runtime.config import RuntimeConfig
@@ -124,5 +125,9 @@ class Runtime:
         )
 
     async def clean(self) -> None:
-        for item in (await self.client.list_pod_sandbox()).items:
+        try:
+            found = await self.client.list_pod_sandbox()
+        except Unavailable:  # the connection was one to a runtime that has been started again since
+            found = await self.client.list_pod_sandbox(wait=True)
+        for item in found.items:
             await self.client.remove_pod_sandbox(pod_sandbox_id=item.id)
