@@ -4,24 +4,22 @@ Follow `handle`, `_answer`, `_run`, `_admitted`, `_resource` and then the verb, 
 admission, validation, commit) is `Registry.create`. What HTTP adds in front is `exchange.py`, what the disk adds behind is
 `store/sqlite.py`.
 
-`handle` is the whole door: HTTP and in-process callers use it alike. `immediate` is the same path for a plain read that
-needs no waiting (known user, filled and fresh cache): it answers without a task and without parsing an object, because GET
-and LIST are most of what an API server does. Both give the same bytes.
+`handle` is the whole door: HTTP and in-process callers use it alike. A plain read that needs no waiting goes the short way
+(`shortcut.py`) and gets the same bytes.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from sampan.apiserver import conversion, lists, routes
 from sampan.apiserver.apply import apply
-from sampan.apiserver.authz import MASTERS
 from sampan.apiserver.body import (
     applies,
     decode_object,
@@ -31,8 +29,7 @@ from sampan.apiserver.body import (
 from sampan.apiserver.call import Call
 from sampan.apiserver.deletecollection import delete_all
 from sampan.apiserver.entries import Entry
-from sampan.apiserver.fairness import OBJECTS_PER_SEAT
-from sampan.apiserver.negotiate import JSON, PLAIN, YAML, accepted, speaks_only
+from sampan.apiserver.negotiate import JSON, YAML, accepted, speaks_only
 from sampan.apiserver.present import (
     JSON_HEADERS,
     WatchFramer,
@@ -44,7 +41,6 @@ from sampan.apiserver.present import (
     respond_list,
     respond_object,
     success,
-    wants_pretty,
     with_warnings,
 )
 from sampan.apiserver.registry import Object
@@ -62,12 +58,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-REMEMBERED = 4096  # readers and paths
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
-NOBODY = User("")  # where the user no longer matters
 
-_IMMEDIATE_QUERY = ("limit", "timeout", "pretty")
 _METHOD_NOT_ALLOWED = "the server does not allow this method on the requested resource"
 
 
@@ -76,7 +68,6 @@ class Pipeline:
         self.server = server
         self.caches = server.caches
         self.registry = server.registry
-        self._readers: dict[tuple[User | None, str | None, str], tuple[tuple[int, int], User]] = {}
         self.verbs: dict[str, Callable[[Call], Awaitable[Response]]] = {
             "get": self._get,
             "list": self._list,
@@ -87,91 +78,6 @@ class Pipeline:
             "delete": self._delete,
             "deletecollection": self._delete_collection,
         }
-
-    # The short way
-
-    def immediate(self, request: Request) -> Response | None:
-        """The answer to a plain GET of objects that the cache can give now, else None. Never raises, never waits."""
-        if request.method != "GET" or self.server.audit is not None or self.caches.store.shared:
-            return None
-        if self.server.fairness.waiting:  # everyone takes their turn
-            return None
-        query = request.query
-        if query and any(key not in _IMMEDIATE_QUERY for key, _ in request.pairs()):
-            return None
-        headers = request.headers
-        if "upgrade" in headers or any(name.startswith("impersonate-") for name in headers):
-            return None
-        started = time.perf_counter()
-        try:
-            if accepted(headers.get("accept", "")) is not PLAIN or wants_pretty(request):
-                return None
-            info = routes.parse("GET", request.path, [])
-            user = self._reader(request, info)
-            if user is None:
-                return None
-        except (ApiError, ValueError):
-            return None
-        if not info.is_resource or info.subresource:
-            return None
-        row = self.server.table.rows.get((info.group, info.version, info.resource))
-        if row is None or not row.plain or info.verb not in row.verbs:
-            return None
-        if row.deprecated:  # the answer carries a warning
-            return None
-        cache = self.caches.ready(row)
-        if cache is None or (row.namespaced and not info.namespace and info.name):
-            return None
-        if info.verb == "get":
-            entry = cache.entries.get(row.key(info.namespace, info.name))
-            if entry is None:
-                return None
-            response = Response(200, self.server.fairness.at_once(user, info), entry.data)
-        else:
-            if query:
-                try:
-                    call = Call(request, info, row, NOBODY)
-                    listed = lists.from_cache(self.caches, cache, select(call), "")
-                except ApiError:
-                    return None
-            else:
-                prefix = f"{row.prefix}{info.namespace}/" if info.namespace else row.prefix
-                entries = cache.entries
-                found = [entries[key] for key in cache.keys(prefix)]
-                if len(found) > OBJECTS_PER_SEAT and not trusted(request):
-                    return None  # long work waits for its turn
-                listed = lists.Listed(found, self.caches.current(cache))
-            items = [entry.data for entry in listed.entries]
-            body = lists.encode_list(row.list_kind, row.api_version, listed, items)
-            response = Response(200, self.server.fairness.at_once(user, info), body)
-        self.server.metrics.count(request, info, response, time.perf_counter() - started)
-        return response
-
-    def _reader(self, request: Request, info: RequestInfo) -> User | None:
-        """The user, when it is known and the request allowed without waiting for anything."""
-        user = request.user
-        if user is not None and MASTERS in user.groups and "authorization" not in request.headers:
-            return user
-        # The answer depends on nothing but the store and the clock: while both stand still, it stands.
-        key = (user, request.headers.get("authorization"), request.path)
-        moment = (self.caches.revision, int(time.time()))
-        known = self._readers.get(key)
-        if known is not None and known[0] == moment:
-            return known[1]
-        if user is None:
-            user = without_waiting(self.server.access.user(request))
-        if user is None or not (
-            MASTERS in user.groups or without_waiting(self._allowed(user, info))
-        ):
-            return None
-        if len(self._readers) >= REMEMBERED:
-            self._readers.clear()
-        self._readers[key] = moment, user
-        return user
-
-    async def _allowed(self, user: User, info: RequestInfo) -> bool:
-        await self.server.access.check(user, info)
-        return True
 
     # The whole way
 
@@ -448,21 +354,6 @@ class Pipeline:
         row = call.resource
         shown = lists.Listed(deleted, listed.revision)
         return respond_bytes(call, lists.encode_list(row.list_kind, row.api_version, shown, items))
-
-
-def trusted(request: Request) -> bool:
-    """Exempt from taking turns, as far as that can be told at once."""
-    return request.user is not None and MASTERS in request.user.groups
-
-
-def without_waiting(work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of a coroutine that finishes without suspending, which is its usual case; None when it would wait."""
-    try:
-        work.send(None)
-    except StopIteration as finished:
-        return finished.value  # type: ignore[no-any-return]
-    work.close()
-    return None
 
 
 def name_namespace(call: Call, obj: Object) -> None:

@@ -45,6 +45,7 @@ from sampan.apiserver.registry import Registry
 from sampan.apiserver.renewal import Renewal
 from sampan.apiserver.routes import RequestInfo
 from sampan.apiserver.security import SecurityConfig
+from sampan.apiserver.shortcut import Shortcut
 from sampan.apiserver.stamps import Clock
 from sampan.apiserver.strategies import Strategies
 from sampan.apiserver.tokens import TokenSigner
@@ -103,7 +104,7 @@ class APIServer:
             self.access.lookup.annotate = self.audit.annotate
         self.pipeline = Pipeline(self)
         self.handle = self.pipeline.handle
-        self.immediate = self.pipeline.immediate
+        self.immediate = Shortcut(self).answer
         self.http = HTTPServer(self)
         self.peers = Peers(self)
         self.aggregator = Aggregator(self, (MetricsAPI(self),))
