@@ -54,6 +54,7 @@ static void greet(const u8 *message, size count, struct message *reply) {
         if (field.key == K_OUT_SEEN && task) task_rewind(task, 0, field_number(&field));
         if (field.key == K_ERR_SEEN && task) task_rewind(task, 1, field_number(&field));
     }
+    heard = 1;
     put_number(reply, K_VERSION, VERSION);
     put_text(reply, K_BOOT, AGENT_BUILD);
     for (size at = 0; at < TASKS; at++) {
@@ -171,6 +172,7 @@ static void reap(void) {
             container_kill(task);
         }
         if (task->closed) task->kind = FREE;
+        else task_ended(task);
     }
 }
 
@@ -198,7 +200,9 @@ __attribute__((noreturn)) static void serve(int signals) {
         for (int at = 0; at < count; at++) {
             s64 mark = (s64)events[at].data;
             if (mark == PORT) {
-                if (port_event(epoll, (u64)PORT, events[at].events) > 0) ready();
+                int change = port_event(epoll, (u64)PORT, events[at].events);
+                if (change) heard = 0;
+                if (change > 0) ready();
             } else if (mark == SIGNALS) {
                 SYS(read, signals, ignored, sizeof ignored);
                 reap();

@@ -9,7 +9,7 @@
 enum { CHUNK = 16384, END_OF_TRANSMISSION = 4, SHUT_WR = 1 };
 
 struct task tasks[TASKS];
-int epoll;
+int epoll, heard;
 
 struct task *task_find(u32 channel) {
     for (size at = 0; at < TASKS; at++)
@@ -47,6 +47,7 @@ static void close_out(struct out *out) {
     if (out->fd >= 0) close_fd(out->fd);
     out->fd = -1;
     out->finished = 1;
+    if (out->last == UNKNOWN) out->last = out->end;
 }
 
 static void close_in(struct task *task) {
@@ -93,7 +94,11 @@ static void read_out(struct task *task, int which) {
         size at = out->end % RING, room = RING - at;
         if (room > RING - (out->end - out->kept)) room = RING - (size)(out->end - out->kept);
         long got = SYS(read, out->fd, out->ring + at, room);
-        if (got == -EAGAIN || got == -EINTR) break;
+        if (got == -EINTR) continue;
+        if (got == -EAGAIN) {
+            if (out->last == UNKNOWN) out->last = out->end;
+            break;
+        }
         if (got <= 0) { /* the end; EIO is how a terminal says it */
             close_out(out);
             return;
@@ -101,6 +106,14 @@ static void read_out(struct task *task, int which) {
         out->end += (u64)got;
     }
     watch(out->fd, &out->watched, out->end - out->kept < RING, EPOLLIN, task_mark(task, STDOUT + which));
+}
+
+void task_ended(struct task *task) {
+    for (int which = 0; which < 2; which++) {
+        struct out *out = &task->out[which];
+        out->last = out->fd < 0 ? out->end : UNKNOWN;
+        read_out(task, which);
+    }
 }
 
 static void write_in(struct task *task) {
@@ -169,7 +182,8 @@ void task_seen(struct task *task, int which, u64 position) {
         free_pages(out->ring, RING);
         out->ring = NULL;
     }
-    if (out->fd >= 0) watch(out->fd, &out->watched, out->end - out->kept < RING, EPOLLIN, task_mark(task, STDOUT + which));
+    if (out->last == UNKNOWN) read_out(task, which); /* nothing more may come, of which epoll would tell */
+    else if (out->fd >= 0) watch(out->fd, &out->watched, out->end - out->kept < RING, EPOLLIN, task_mark(task, STDOUT + which));
 }
 
 void task_rewind(struct task *task, int which, u64 position) {
@@ -206,6 +220,11 @@ static void send_acknowledgement(struct task *task) {
     task->in.acknowledged = written;
 }
 
+/* UNKNOWN is never sent. */
+static int words_sent(const struct task *task) {
+    return task->out[0].sent >= task->out[0].last && task->out[1].sent >= task->out[1].last;
+}
+
 static void send_exit(struct task *task) {
     u8 bytes[128];
     struct message message = {bytes, 0, sizeof bytes, 0};
@@ -219,14 +238,14 @@ static void send_exit(struct task *task) {
 
 void tasks_pump(void) {
     int busy = 1;
-    while (attached && busy) {
+    while (attached && heard && busy) {
         busy = 0;
         for (size at = 0; at < TASKS; at++) {
             struct task *task = &tasks[at];
             if (task->kind == FREE || task->closed) continue;
             for (int which = 0; which < 2; which++) busy |= send_some(task, which);
             send_acknowledgement(task);
-            if (task->exited && !task->told) send_exit(task);
+            if (task->exited && !task->told && words_sent(task)) send_exit(task);
         }
         port_flush();
     }

@@ -15,8 +15,10 @@ struct out {
     int fd;              /* -1: not there or at its end */
     u8 *ring;            /* RING bytes, made when first needed */
     u64 kept, sent, end; /* positions since the beginning: kept ≤ sent ≤ end */
+    u64 last;            /* where the words of a process that has ended are over; UNKNOWN until all of them are in the ring */
     u8 watched, used, finished, told;
 };
+#define UNKNOWN (~0ull)
 
 struct in {
     int fd;
@@ -39,6 +41,7 @@ struct task {
 };
 
 extern struct task tasks[TASKS];
+extern int heard; /* the host has said how far it got: before that, nothing is sent to it but answers */
 extern int epoll;
 
 struct task *task_find(u32 channel);
@@ -54,9 +57,11 @@ void task_event(struct task *task, int which);
 void task_input(struct task *task, const u8 *data, size count);
 void task_input_end(struct task *task);
 void task_seen(struct task *task, int which, u64 position);
+/* Its process has ended: what it wrote is told before its end is. What a child of it still writes may come later. */
+void task_ended(struct task *task);
 /* A host that has come back has seen this much. */
 void task_rewind(struct task *task, int which, u64 position);
-/* Send as much as the port takes, each task in turn. */
+/* Send as much as the port takes, each task in turn, to a host that was heard. */
 void tasks_pump(void);
 
 /* What epoll tells: index of the task and which of its descriptors. */

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sampan.cri import api_pb2 as api
-from sampan.node import environment, podspec, sandboxconfig
+from sampan.kube import podresources
+from sampan.node import environment, localstorage, podspec, sandboxconfig
 from sampan.node.environment import CONFIG_ERROR
 from sampan.node.errors import ContainerError
 from sampan.node.observed import (
@@ -27,6 +28,8 @@ from sampan.node.observed import (
 from sampan.node.podspec import Named, Object
 from sampan.node.resources import container_resources
 from sampan.node.userranges import UserRange
+
+STORAGE_LIMIT = "sampan.dev/storage-limit"  # annotation of a container: bytes
 
 # What a container must not see or change of /proc and /sys (moby's and Kubernetes' default lists).
 MASKED = (
@@ -114,6 +117,7 @@ def make(
             MESSAGE_PATH: container.get("terminationMessagePath") or "/dev/termination-log",
             MESSAGE_POLICY: container.get("terminationMessagePolicy") or "File",
             POD_GRACE: str(podspec.termination_grace(pod)),
+            **storage_limit(container),
         },
         log_path=f"{container['name']}/{restarts}.log",
         stdin=bool(container.get("stdin")),
@@ -129,6 +133,13 @@ def make(
     if name := (container.get("lifecycle") or {}).get("stopSignal"):
         config.stop_signal = api.Signal.Value(name)
     return config
+
+
+def storage_limit(container: Object) -> dict[str, str]:
+    """CRI has no field for it. A machine cannot write more than this; of any kind, who has written more is evicted."""
+    stated = (container.get("resources") or {}).get("limits") or {}
+    limit = podresources.amounts(stated).get(localstorage.RESOURCE)
+    return {STORAGE_LIMIT: str(limit.value())} if limit is not None else {}
 
 
 def _wire(value: str) -> str:

@@ -394,6 +394,8 @@ def test_sigterm_comes_first_and_sigkill_after_the_grace_period(
     for name in names:
         space.ready(f"pod/{name}")
     watch = space.cluster.popen("kubectl", "-n", space.name, "logs", "-f", polite, stdout=-1)
+    assert watch.stdout is not None
+    assert watch.stdout.readline() == "waiting\n", "it asks while the pod is there"
     assert "deleted" in space.kubectl("delete", "pod", *names, "--grace-period=2")
     output, _ = watch.communicate(timeout=20)
     assert "asked to stop" in output

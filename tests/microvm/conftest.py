@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import sys
@@ -17,9 +16,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 
 import busybox
 from runtime_fixture import Runtime
+from runtime_kinds import missing_for_microvms
 
 from sampan.image.store import ImageStore
-from sampan.runtime.microvm.kind import MicroVMKind
 
 
 def missing() -> str:
@@ -27,8 +26,7 @@ def missing() -> str:
         return "needs root"
     if busybox.binary() is None:
         return "needs busybox"
-    support = asyncio.run(MicroVMKind(Path("/nonexistent"), Path("/nonexistent"), "none").glance())
-    return "" if support.usable else f"{support.why}; to have it: {support.install}"
+    return missing_for_microvms()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -20,7 +20,7 @@ from sampan.runtime.microvm import channel, protocol
 from sampan.runtime.microvm.cloud_hypervisor import CloudHypervisor
 from sampan.runtime.microvm.errors import VMMError
 from sampan.runtime.microvm.firecracker import Firecracker
-from sampan.runtime.microvm.protocol import Key, Type
+from sampan.runtime.microvm.protocol import Key
 from sampan.runtime.microvm.vmm import SLOTS, MachineSpec
 
 HERE = Path(__file__).parent
@@ -76,7 +76,7 @@ async def test_a_template_is_made_and_a_clone_started(
     machine = await driver.start(made)
     try:
         link = await channel.connect(await machine.dial(), name)
-        answer = protocol.decode(await link.call(Type.HELLO, [(Key.VERSION, 1)]))
+        answer = protocol.decode(await link.hello())
         assert protocol.number(answer[Key.VERSION]) == protocol.VERSION
         link.close()
         await machine.snapshot(state)

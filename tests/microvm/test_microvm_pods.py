@@ -15,6 +15,7 @@ from runtime_fixture import Runtime
 from sampan.cri.errors import CRIError
 from sampan.cri.streams import Streams
 from sampan.runtime.microvm.kind import MicroVMKind
+from sampan.runtime.microvm.session import Execution
 from sampan.runtime.sandbox import ExecRequest
 
 pytestmark = pytest.mark.root
@@ -125,6 +126,32 @@ async def test_exec_its_output_exit_code_and_input(runtime: Runtime, home: Path)
     )
 
 
+async def test_a_slow_client_hears_all_that_an_ended_process_wrote(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long that takes; the time that is set is for children that it leaves behind."""
+    monkeypatch.setattr("sampan.runtime.microvm.session.DRAIN", 0.0)
+    ended, listening = asyncio.Event(), Execution.exited
+
+    def exited(self: Execution, code: int, oom: bool, finished_at: int) -> None:
+        listening(self, code, oom, finished_at)
+        ended.set()
+
+    monkeypatch.setattr(Execution, "exited", exited)
+
+    class Slow(Sink):
+        async def drain(self) -> None:
+            await ended.wait()
+            await asyncio.sleep(0)
+
+    pod = await runtime.pod(KIND)
+    container = await runtime.container(pod, "sleep", "1000")
+    out = Slow()
+    request = ExecRequest(("sh", "-c", "sleep 1000 & seq 1 10000; exit 6"))
+    code = await find(runtime, pod).exec(container, request, Streams(stdout=out))
+    assert code == 6 and out.data.split() == [b"%d" % number for number in range(1, 10_001)]
+
+
 async def test_a_terminal(runtime: Runtime) -> None:
     pod = await runtime.pod(KIND)
     container = await runtime.container(pod, "sleep", "1000")
@@ -228,6 +255,7 @@ async def test_a_restarted_runtime_finds_everything_again(runtime: Runtime, home
     ends = await runtime.container(pod, "sh", "-c", "sleep 0.7; echo last words; exit 9")
     await until(lambda: b"line 5\n" in log_of(runtime, talks), "it talks")
     before = vmm_of(home, pod)
+    heard = len((await runtime.log(talks)).splitlines())
     await runtime.stop()
     await asyncio.sleep(1)  # what is tested: time passes while nobody listens
     await runtime.start()
@@ -238,7 +266,7 @@ async def test_a_restarted_runtime_finds_everything_again(runtime: Runtime, home
     assert answer.stdout == b"still here\n"
     await runtime.client.stop_container(container_id=talks, timeout=0)
     lines = (await runtime.log(talks)).splitlines()
-    assert len(lines) > 20
+    assert len(lines) > heard, "what it said meanwhile"
     assert lines == [f"line {number}" for number in range(len(lines))]
 
 

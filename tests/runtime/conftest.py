@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import busybox
 from runtime_fixture import Runtime
+from runtime_kinds import missing_for_microvms
 
 from sampan.image.store import ImageStore
 
@@ -32,6 +33,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("root"):
                 item.add_marker(pytest.mark.skip(reason=missing))
+    in_machines = [item for item in items if kind_of(item) == "microvm"]
+    if in_machines and (why := missing_for_microvms()):
+        for item in in_machines:
+            item.add_marker(pytest.mark.skip(reason=why))
+
+
+def kind_of(item: pytest.Item) -> str:
+    return item.callspec.params.get("runtime", "") if hasattr(item, "callspec") else ""
 
 
 @pytest.fixture(scope="session")
@@ -45,8 +54,22 @@ def images() -> Iterator[Path]:
         yield Path(directory, "store")
 
 
+@pytest.fixture(scope="session")
+def microvm_home(images: Path) -> Iterator[Path]:
+    """State of the runtimes of machines: a template is booted once."""
+    with tempfile.TemporaryDirectory(prefix="sampan-runtime-microvm-") as directory:
+        yield Path(directory)
+
+
 @pytest.fixture
-async def runtime(images: Path) -> AsyncIterator[Runtime]:
+async def runtime(images: Path, request: pytest.FixtureRequest) -> AsyncIterator[Runtime]:
+    """Its pods are containers, or what runtime_kinds.py says."""
+    if getattr(request, "param", "container") == "microvm":
+        runtime = Runtime(request.getfixturevalue("microvm_home"), images, kinds=("microvm",))
+        runtime.handler = "microvm"
+        async with runtime.running():
+            yield runtime
+        return
     with tempfile.TemporaryDirectory(prefix="sampan-runtime-") as directory:
         runtime = Runtime(Path(directory), images)
         async with runtime.running():

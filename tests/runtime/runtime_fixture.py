@@ -35,6 +35,7 @@ class Runtime:
             **options,
         )
         self.client = CRIClient(self.config.socket)
+        self.handler = "container"  # of pods that name none
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -63,14 +64,16 @@ class Runtime:
             await self.stop()
             await self.client.close()
 
-    async def pod(self, handler: str = "container", **fields: Any) -> str:
+    async def pod(self, handler: str = "", **fields: Any) -> str:
         number = next(serial)
         config = {
             "metadata": {"name": f"pod{number}", "uid": f"uid{number}", "namespace": "default"},
             "log_directory": str(self.base / "logs" / f"pod{number}"),
             **fields,
         }
-        answer = await self.client.run_pod_sandbox(config=config, runtime_handler=handler)
+        answer = await self.client.run_pod_sandbox(
+            config=config, runtime_handler=handler or self.handler
+        )
         return str(answer.pod_sandbox_id)
 
     async def container(self, pod: str, *command: str, start: bool = True, **fields: Any) -> str:

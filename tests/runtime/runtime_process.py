@@ -1,6 +1,6 @@
 """Runs a runtime in a process of its own, for tests that kill it: `runtime_process.py BASE IMAGES INSTANCE [CIDR]`.
 
-With a CIDR pods are on a bridge, else in the network of the process.
+With a CIDR pods are on a bridge, else in the network of the process. The variable KINDS names the kinds of sandboxes, if not all.
 
 SIGUSR1 counts the calls of Python functions from then on, and kills the process (SIGKILL, no clean-up of any sort) at the one
 whose number is in BASE/kill-at. SIGUSR2 writes the count to BASE/calls.
@@ -59,6 +59,8 @@ async def main(base: Path, images: Path, instance: str, cidr: str = "") -> None:
         network=network,
         images=ImageStore(images),
     )
+    if kinds := os.environ.get("KINDS", "").split():
+        config.kinds = tuple(kinds)
     point = KillPoint(base)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, point.arm)

@@ -7,37 +7,14 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from runtime_spawned import Spawned
 
 from sampan.cri import api_pb2 as pb
 
 pytestmark = pytest.mark.root
-PROGRAM = Path(__file__).with_name("runtime_process.py")
-
-
-class Spawned:
-    def __init__(self, runtime, images: Path) -> None:
-        self.arguments = [str(runtime.base), str(images), runtime.config.instance]
-        self.process: subprocess.Popen | None = None
-
-    async def start(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), *self.arguments],
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(PROGRAM.parents[2])},
-        )
-        line = await asyncio.to_thread(self.process.stdout.readline)
-        assert line == b"ready\n"
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process.stdout.close()
-            self.process = None
 
 
 @pytest.fixture

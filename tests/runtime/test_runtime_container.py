@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from runtime_kinds import either
 
 from sampan.cri import api_pb2 as pb
 from sampan.cri import errors
@@ -16,6 +17,7 @@ from sampan.runtime.container import rootfs
 pytestmark = pytest.mark.root
 
 
+@either
 async def test_runs_logs_and_ends_with_its_exit_code(runtime):
     pod = await runtime.pod()
     container = await runtime.container(pod, "sh", "-c", "echo out; echo err >&2; exit 7")
@@ -27,6 +29,7 @@ async def test_runs_logs_and_ends_with_its_exit_code(runtime):
     assert sorted(line.split(" ", 1)[1] for line in lines) == ["stderr F err", "stdout F out"]
 
 
+@either
 async def test_stop_sends_the_signal_then_kills(runtime):
     pod = await runtime.pod()
     polite = await runtime.container(
@@ -48,6 +51,7 @@ async def test_stop_sends_the_signal_then_kills(runtime):
     await runtime.client.stop_container(container_id=deaf, timeout=1)
 
 
+@either
 async def test_exec(runtime):
     pod = await runtime.pod(hostname="boat")
     container = await runtime.container(pod, "sleep", "1000")
@@ -65,6 +69,7 @@ async def test_exec(runtime):
 RUNTIME_DEFAULT = {"security_context": {"seccomp": {"profile_type": "RuntimeDefault"}}}
 
 
+@either
 async def test_isolation(runtime):
     pod = await runtime.pod()
     container = await runtime.container(pod, "sleep", "1000", linux=RUNTIME_DEFAULT)
@@ -82,6 +87,7 @@ async def test_isolation(runtime):
     assert b"kcore" not in answer.stdout
 
 
+@either
 async def test_user_is_looked_up_in_the_image(runtime):
     pod = await runtime.pod()
     for context, wanted in (
@@ -108,6 +114,7 @@ async def test_user_is_looked_up_in_the_image(runtime):
         await runtime.client.start_container(container_id=unknown)
 
 
+@either
 async def test_a_signal_that_comes_before_its_handler_is_not_lost(runtime):
     """Process 1 that has just been executed has no handler yet, and the kernel would drop it."""
     pod = await runtime.pod()
@@ -122,6 +129,7 @@ async def test_a_signal_that_comes_before_its_handler_is_not_lost(runtime):
     assert (await runtime.status(container)).exit_code == 7
 
 
+@either
 async def test_what_cannot_start_says_why(runtime):
     pod = await runtime.pod()
     container = await runtime.container(pod, "/no/such/program", start=False)
@@ -134,6 +142,7 @@ async def test_what_cannot_start_says_why(runtime):
         await runtime.container(pod, "true", image={"image": "no-such-image"})
 
 
+@either
 async def test_mounts(runtime, tmp_path):
     (tmp_path / "file").write_text("cargo")
     pod = await runtime.pod()
@@ -154,6 +163,7 @@ async def test_mounts(runtime, tmp_path):
     assert (tmp_path / "new").read_text() == "more\n"
 
 
+@either
 async def test_containers_of_a_pod_share_what_a_pod_shares(runtime):
     pod = await runtime.pod(
         hostname="shared",
@@ -174,6 +184,7 @@ async def test_containers_of_a_pod_share_what_a_pod_shares(runtime):
         assert links != {os.readlink(f"/proc/self/ns/{name}").encode()}
 
 
+@either
 async def test_shared_process_namespace(runtime):
     linux = {"security_context": {"namespace_options": {"pid": pb.POD}}}
     pod = await runtime.pod(linux=linux)
@@ -186,6 +197,7 @@ async def test_shared_process_namespace(runtime):
     assert b"sleep 1001" not in (await runtime.exec(one, "ps")).stdout
 
 
+@either
 async def test_out_of_memory(runtime):
     pod = await runtime.pod()
     container = await runtime.container(
@@ -199,6 +211,7 @@ async def test_out_of_memory(runtime):
     assert (status.exit_code, status.reason) == (137, "OOMKilled")
 
 
+@either
 async def test_stats_and_update(runtime):
     pod = await runtime.pod()
     container = await runtime.container(
@@ -225,6 +238,7 @@ async def test_stats_and_update(runtime):
         await runtime.client.checkpoint_container(container_id=container, location="/nowhere")
 
 
+@either
 async def test_log_rotation(runtime):
     pod = await runtime.pod()
     container = await runtime.container(
@@ -243,6 +257,7 @@ async def test_log_rotation(runtime):
     assert first == last + 1
 
 
+@either
 async def test_nothing_is_left(runtime):
     pod = await runtime.pod()
     await runtime.container(pod, "sleep", "1000")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from runtime_fixture import Runtime
+from runtime_kinds import either
 from test_runtime_container import RUNTIME_DEFAULT
 
 from sampan.cri import api_pb2 as pb
@@ -117,6 +118,7 @@ async def test_directories_without_end(in_memory: Runtime) -> None:
     assert left == [beside]
 
 
+@either
 async def test_who_takes_all_the_memory_ends_alone(runtime: Runtime) -> None:
     """Not even by children that do the taking, or by files in memory; the container beside it goes on."""
     pod = await runtime.pod()

@@ -16,6 +16,7 @@ import busybox
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from runtime_kinds import either
 from test_runtime_container import RUNTIME_DEFAULT
 
 from sampan.cri import api_pb2 as pb
@@ -80,6 +81,7 @@ WORDS = tuple(os.strerror(number).encode().lower() for number in REFUSED)
         "echo -1000 >/proc/self/oom_score_adj",
     ],
 )
+@either
 async def test_what_root_inside_cannot_do(runtime, script):
     answer = await attempt(runtime, script)
     assert answer.exit_code != 0, answer.stdout
@@ -87,6 +89,7 @@ async def test_what_root_inside_cannot_do(runtime, script):
 
 
 @pytest.mark.root
+@either
 async def test_other_processes_are_out_of_reach(runtime):
     """Of another container of the pod, and of the host: not seen, not signalled, not read, not traced."""
     pod = await runtime.pod()
@@ -132,6 +135,7 @@ async def test_another_pods_memory_is_out_of_reach(runtime):
 
 
 @pytest.mark.root
+@either
 async def test_no_descriptor_of_the_host_leaks(runtime):
     pod = await runtime.pod()
     container = await runtime.container(
@@ -146,6 +150,7 @@ async def test_no_descriptor_of_the_host_leaks(runtime):
 
 @pytest.mark.root
 @pytest.mark.parametrize("number", [3, 5, 7, 8, 9, 11])
+@either
 async def test_a_working_directory_in_a_descriptor(runtime, number):
     """CVE-2024-21626: a directory of the host that the engine has open would be the container's working directory."""
     pod = await runtime.pod()
@@ -159,6 +164,7 @@ async def test_a_working_directory_in_a_descriptor(runtime, number):
 
 
 @pytest.mark.root
+@either
 async def test_links_in_an_image_and_a_volume_stay_inside(runtime, secret):
     """The image's own directories lead out by symlinks, and so does what the pod put into its volume."""
     lure = secret.parent.parent / "volume"
@@ -187,6 +193,7 @@ async def test_links_in_an_image_and_a_volume_stay_inside(runtime, secret):
 
 
 @pytest.mark.root
+@either
 async def test_a_fork_bomb_stops_at_its_limit(runtime):
     linux = {**RUNTIME_DEFAULT, "resources": {"unified": {"pids.max": "24"}}}
     said = await attempt(
@@ -198,6 +205,7 @@ async def test_a_fork_bomb_stops_at_its_limit(runtime):
 
 
 @pytest.mark.root
+@either
 async def test_memory_backed_files_are_bounded(runtime):
     said = await attempt(
         runtime,
@@ -208,6 +216,7 @@ async def test_memory_backed_files_are_bounded(runtime):
 
 
 @pytest.mark.root
+@either
 async def test_masked_and_readonly_paths(runtime):
     linux = {
         "security_context": {"masked_paths": ["/etc/passwd", "/home"], "readonly_paths": ["/tmp"]}
@@ -220,6 +229,7 @@ async def test_masked_and_readonly_paths(runtime):
 
 
 @pytest.mark.root
+@either
 async def test_the_runtimes_socket_and_state_are_not_there(runtime):
     said = await attempt(runtime, f"ls {runtime.base} {runtime.config.socket} /run/sampan")
     assert said.stdout == b""

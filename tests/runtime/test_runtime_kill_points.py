@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_runtime_adoption import Spawned
+from runtime_spawned import Spawned
 
 from sampan.cri import api_pb2 as pb
 from sampan.cri.errors import CRIError

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from runtime_fixture import Runtime
+from runtime_kinds import either
 from test_runtime_container import RUNTIME_DEFAULT
 
 from sampan.cri import api_pb2 as pb
@@ -23,6 +24,7 @@ MS_SHARED = 1 << 20
 STATUS = ("grep", "Seccomp:", "/proc/self/status")
 
 
+@either
 async def test_seccomp_profiles(runtime: Runtime, tmp_path: Path) -> None:
     """The runtime's own, none, and one of the node's files, which says what is refused and how."""
     refuse = {
@@ -125,6 +127,7 @@ async def test_devices(runtime: Runtime) -> None:
         await runtime.client.start_container(container_id=bad)
 
 
+@either
 async def test_open_files_do_not_depend_on_who_started_the_runtime(runtime: Runtime) -> None:
     """A shell with a low soft limit is not handed on."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -138,6 +141,7 @@ async def test_open_files_do_not_depend_on_who_started_the_runtime(runtime: Runt
     assert said.stdout.split()[3:5] == [str(most).encode()] * 2
 
 
+@either
 async def test_shared_memory_is_the_pods(runtime: Runtime) -> None:
     """64 MiB in /dev/shm, which its containers share and no other pod does."""
     pod, other = await runtime.pod(), await runtime.pod()

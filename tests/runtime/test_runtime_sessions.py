@@ -7,6 +7,7 @@ import json
 
 import aiohttp
 import pytest
+from runtime_kinds import either
 
 from sampan.cri import api_pb2 as pb
 from sampan.cri import errors
@@ -56,6 +57,7 @@ async def exec_url(runtime, container: str, *command: str, tty: bool = False, st
     return answer.url
 
 
+@either
 async def test_exec_copies_stdin_and_both_outputs(runtime):
     container = await runtime.container(await runtime.pod(), "sleep", "1000")
     command = ("sh", "-c", "wc -c; echo err >&2; exit 4")
@@ -69,6 +71,7 @@ async def test_exec_copies_stdin_and_both_outputs(runtime):
     assert status["details"]["causes"][0]["message"] == "4"
 
 
+@either
 async def test_exec_with_a_terminal_takes_its_size(runtime):
     container = await runtime.container(await runtime.pod(), "sleep", "1000")
     async with Session(await exec_url(runtime, container, "sh", tty=True)) as session:
@@ -81,6 +84,7 @@ async def test_exec_with_a_terminal_takes_its_size(runtime):
     assert status["details"]["causes"][0]["message"] == "6"
 
 
+@either
 async def test_a_client_that_leaves_ends_its_exec(runtime):
     container = await runtime.container(await runtime.pod(), "sleep", "1000")
     url = await exec_url(runtime, container, "sh", "-c", "echo up; exec sleep 555")
@@ -92,6 +96,7 @@ async def test_a_client_that_leaves_ends_its_exec(runtime):
             await asyncio.sleep(0)
 
 
+@either
 async def test_attach_to_a_container_with_stdin(runtime):
     container = await runtime.container(
         await runtime.pod(),
@@ -114,6 +119,7 @@ async def test_attach_to_a_container_with_stdin(runtime):
     assert "got two" in await runtime.log(container)
 
 
+@either
 async def test_attach_to_a_terminal(runtime):
     container = await runtime.container(
         await runtime.pod(), "sh", tty=True, stdin=True, stdin_once=True
@@ -128,6 +134,7 @@ async def test_attach_to_a_terminal(runtime):
     assert (await runtime.ended(container)).exit_code == 0
 
 
+@either
 async def test_what_is_not_running_has_no_session(runtime):
     pod = await runtime.pod()
     container = await runtime.container(pod, "true")
@@ -140,6 +147,7 @@ async def test_what_is_not_running_has_no_session(runtime):
         await runtime.client.exec(container_id=container, cmd=["true"])
 
 
+@either
 async def test_events_tell_a_containers_life(runtime):
     events = runtime.client.get_container_events()
     kinds: list[tuple[str, int]] = []

@@ -52,6 +52,8 @@ class Channel(asyncio.Protocol):
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._transport: asyncio.Transport | None = None
         self._numbers = 1
+        self._hello = 0  # number of that request
+        self._greeted = False
 
     # asyncio.Protocol
 
@@ -88,6 +90,11 @@ class Channel(asyncio.Protocol):
             future = self._waiting.pop(frame.channel, None)
             if future is not None and not future.done():
                 future.set_result(frame.payload)
+            self._greeted |= frame.channel == self._hello
+            return
+        if (
+            not self._greeted
+        ):  # where a stream stands is known when the agent has heard how far we are
             return
         listener = self.listeners.get(frame.channel)
         if listener is None:
@@ -158,6 +165,12 @@ class Channel(asyncio.Protocol):
         if code := protocol.number(found.get(Key.ERROR)):
             raise GuestError(code, found.get(Key.WHERE, b"").decode("utf-8", "replace"))
         return answer
+
+    async def hello(self, seen: Iterable[Field] = ()) -> bytes:
+        """The first request of a connection. `seen`: how far each container's output has been heard, as in HELLO."""
+        self._hello = self.number()
+        fields = [(Key.VERSION, protocol.VERSION), *seen]
+        return await self.call(Type.HELLO, fields, channel=self._hello)
 
     @property
     def connected(self) -> bool:

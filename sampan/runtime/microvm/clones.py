@@ -22,7 +22,6 @@ from sampan.runtime.microvm import channel, jail, live, presence
 from sampan.runtime.microvm.channel import Channel
 from sampan.runtime.microvm.drivers import boot_id
 from sampan.runtime.microvm.errors import MicroVMError
-from sampan.runtime.microvm.protocol import VERSION, Key, Type
 from sampan.runtime.microvm.rehearsal import Rehearsal
 from sampan.runtime.microvm.templates import SETTLE, Template
 from sampan.runtime.microvm.vmm import Driver, Live, Machine, MachineSpec
@@ -101,7 +100,7 @@ def let_go(spec: MachineSpec) -> None:
 async def greet(machine: Machine, name: str) -> Channel:
     link = await channel.connect(await machine.dial(), name)
     try:
-        await link.call(Type.HELLO, [(Key.VERSION, VERSION)])
+        await link.hello()
     except BaseException:
         link.close()
         raise

@@ -2,7 +2,8 @@
 
 The agent keeps what was not acknowledged. What is acknowledged is in the log: beside it lies how far each stream has got
 and how long the file was then, written after the lines and before the acknowledgement. A runtime that was killed in
-between cuts the file back to that length and hears the rest once more: no line is lost and none is doubled.
+between cuts the file back to that length and hears the rest once more: no line is lost and none is doubled. What is
+noted is noted beside what was noted before, and one byte says which of the two holds: no kill comes in the middle of it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ STATE = struct.Struct(
 )  # stdout and stderr seen, length and inode of the file, bytes of a begun line
 NAMES = (b"stdout", b"stderr")
 LONGEST_BEGUN = 3 * PIECE
+HALF = 16 * mmap.PAGESIZE
+WHICH = 2 * HALF  # the byte
 
 
 def begin_at(state: Path, seen: Sequence[int]) -> None:
@@ -35,11 +38,11 @@ class Log:
         self._fd = -1
         descriptor = os.open(state, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(descriptor, mmap.PAGESIZE * 16)
-            self._state = mmap.mmap(descriptor, mmap.PAGESIZE * 16)
+            os.ftruncate(descriptor, WHICH + 1)
+            self._state = mmap.mmap(descriptor, WHICH + 1)
         finally:
             os.close(descriptor)
-        out, err, length, inode, _ = STATE.unpack_from(self._state)
+        out, err, length, inode, _ = STATE.unpack_from(self._state, self._half)
         self.seen = [out, err]
         self._begun = [b"", b""]
         self._stamp = Stamp()
@@ -96,10 +99,17 @@ class Log:
             length, inode = status.st_size, status.st_ino
         begun = struct.pack("<II", len(self._begun[0]), len(self._begun[1])) + b"".join(self._begun)
         whole = STATE.pack(*self.seen, length, inode, len(begun)) + begun
-        self._state[: len(whole)] = whole
+        other = HALF - self._half
+        self._state[other : other + len(whole)] = whole
+        self._state[WHICH] = other // HALF
+
+    @property
+    def _half(self) -> int:
+        """Where what was noted last begins."""
+        return HALF * (self._state[WHICH] & 1)
 
     def _restore_begun(self) -> None:
-        at = STATE.size
+        at = self._half + STATE.size
         first, second = struct.unpack_from("<II", self._state, at)
         if first + second > LONGEST_BEGUN:
             return

@@ -36,6 +36,8 @@ POD_FILES = {
     "/etc/hosts": "/run/v/hosts",
 }
 OPEN_FILES = 1 << 20
+STORAGE_LIMIT = "sampan.dev/storage-limit"  # annotation of a container: bytes of its writable layer
+BEYOND = 64 << 10  # bytes that it may have more, so that who watches sees a limit exceeded
 
 
 # UPDATEs of a container: none of its processes runs, or they do again (cgroup-v2.rst).
@@ -82,6 +84,8 @@ def start(
     ]
     if disk:
         message.append((Key.UPPER, disk))
+    if (limit := container.annotations.get(STORAGE_LIMIT, "")).isdigit() and int(limit):
+        message.append((Key.LIMIT, int(limit) + BEYOND))
     for source, place in devices:
         message.append((Key.MOUNT, mount(source, place, False, device=True)))
     if init:

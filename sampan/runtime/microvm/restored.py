@@ -21,7 +21,7 @@ from sampan.runtime.microvm.errors import MicroVMError
 from sampan.runtime.microvm.facts import Facts
 from sampan.runtime.microvm.images import Drives
 from sampan.runtime.microvm.process import POSITIONS, MicroProcess
-from sampan.runtime.microvm.protocol import VERSION, Key, Type
+from sampan.runtime.microvm.protocol import Key, Type
 from sampan.runtime.microvm.requests import THAW
 from sampan.runtime.microvm.sandbox import MicroSandbox
 from sampan.runtime.microvm.snapshots import Snapshot
@@ -104,9 +104,7 @@ class RestoredSandbox(MicroSandbox):
         link.used(snapshot.numbers)
         process.connect(link)
         seen = zip((Key.OUT_SEEN, Key.ERR_SEEN), snapshot.seen, strict=True)
-        answer = await link.call(
-            Type.HELLO, [(Key.VERSION, VERSION), (Key.CHANNEL, snapshot.number), *seen]
-        )
+        answer = await link.hello([(Key.CHANNEL, snapshot.number), *seen])
         process.stdin.begin_at(protocol.number(protocol.decode(answer).get(Key.IN_TAKEN)))
         setup = await identity.setup(self.spec, self._machine.pid)
         # Its processes were made long ago, and share what they share.

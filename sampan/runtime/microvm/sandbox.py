@@ -42,7 +42,7 @@ from sampan.runtime.microvm.errors import ChannelLost, MicroVMError
 from sampan.runtime.microvm.facts import RECORD, Facts
 from sampan.runtime.microvm.images import Drives
 from sampan.runtime.microvm.process import MicroProcess
-from sampan.runtime.microvm.protocol import VERSION, Field, Key, Type
+from sampan.runtime.microvm.protocol import Field, Key, Type
 from sampan.runtime.microvm.provision import Provision
 from sampan.runtime.microvm.session import Execution, bridge
 from sampan.runtime.microvm.vmm import Machine
@@ -136,7 +136,7 @@ class MicroSandbox:
     ) -> None:
         """Go on with a machine that ran all the while. Raises MicroVMError, OSError when its agent does not answer."""
         self._machine, self._facts = machine, facts
-        seen: list[Field] = [(Key.VERSION, VERSION)]
+        seen: list[Field] = []
         for identifier, number in facts.channels.items():
             if (container := containers.get(identifier)) is None:
                 continue
@@ -161,7 +161,7 @@ class MicroSandbox:
         self._channel = link
         for process in self._processes.values():
             process.connect(link)
-        found = await link.call(Type.HELLO, seen)
+        found = await link.hello(seen)
         self._volumes = self._provision()
         taken, current = {}, 0
         for key, value in protocol.fields(found):

@@ -15,7 +15,7 @@ from sampan.runtime.sandbox import Gone
 if TYPE_CHECKING:
     from sampan.runtime.microvm.channel import Channel
 
-DRAIN = 1.0  # seconds that the output of an ended process is waited for, when a child of it keeps the pipe
+DRAIN = 1.0  # seconds that children of an ended process have for their last words, when they keep its pipe
 
 
 class Session:
@@ -84,10 +84,11 @@ class Execution(Session):
 
     def __init__(self, number: int, channel: Channel) -> None:
         super().__init__(number, channel)
-        self._queues: dict[int, asyncio.Queue[bytes]] = {
+        self._queues: dict[int, asyncio.Queue[bytes | None]] = {
             STDOUT: asyncio.Queue(),
             STDERR: asyncio.Queue(),
         }
+        self._said = {STDOUT: asyncio.Event(), STDERR: asyncio.Event()}  # all that it wrote itself
         self._positions = {STDOUT: 0, STDERR: 0}
         self._code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._lost = False
@@ -101,6 +102,8 @@ class Execution(Session):
     def exited(self, code: int, oom: bool, finished_at: int) -> None:
         if not self._code.done():
             self._code.set_result(code)
+        for queue in self._queues.values():
+            queue.put_nowait(None)  # what follows is of its children
 
     def lost(self) -> None:
         self.stop()
@@ -111,21 +114,25 @@ class Execution(Session):
             queue.put_nowait(b"")
 
     async def run(self, streams: Streams, *, tty: bool) -> int:
-        """Its exit code, once its output has been passed on. Raises Gone when the guest has ended."""
+        """Its exit code, once its output has been passed on, as slowly as the client takes it. Raises Gone when the
+        guest has ended.
+        """
         async with asyncio.TaskGroup() as group:
             helpers = []
             if streams.stdin is not None:
                 helpers.append(group.create_task(self.feed_and_end(streams.stdin)))
             if streams.resize is not None and tty:
                 helpers.append(group.create_task(self.resize(streams.resize)))
-            outputs = [
-                group.create_task(self.copy(which, writer))
+            outputs = {
+                which: group.create_task(self.copy(which, writer))
                 for which, writer in ((STDOUT, streams.stdout), (STDERR, streams.stderr))
                 if which == STDOUT or not tty
-            ]
+            }
             try:
                 code = await self._code
-                _, late = await asyncio.wait(outputs, timeout=DRAIN)
+                for which in outputs:
+                    await self._said[which].wait()
+                _, late = await asyncio.wait(outputs.values(), timeout=DRAIN)
                 for task in late:
                     task.cancel()
             finally:
@@ -141,8 +148,11 @@ class Execution(Session):
 
     async def copy(self, which: int, writer: Writer | None) -> None:
         """To the writer until the end; the agent sends only as fast as this acknowledges."""
-        queue = self._queues[which]
-        while data := await queue.get():
+        queue, said = self._queues[which], self._said[which]
+        while (data := await queue.get()) != b"":
+            if data is None:
+                said.set()
+                continue
             if writer is not None:
                 writer.write(data)
                 await writer.drain()
@@ -150,6 +160,7 @@ class Execution(Session):
             if self.channel is not None:
                 with suppress(ChannelLost):
                     self.channel.acknowledge(self.number, which, self._positions[which])
+        said.set()
 
 
 async def bridge(

@@ -164,6 +164,7 @@ class Templates:
             if not link.connected:
                 raise VMMError("the VMM ended while it booted")
             seconds = time.monotonic() - began
+            await link.hello()
             await self._rehearse(machine, link)
             return seconds
         except TimeoutError:
