@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from box import pod
 from cluster import wait_for
+from differences import documented
 from space import Space
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "node"))
@@ -52,6 +53,7 @@ def specification(tmp_path: Path) -> Iterator[str]:
 async def test_a_container_gets_the_device_that_its_plug_in_names(
     space: Space, specification: str
 ) -> None:
+    assert documented("devices")  # of the host, which a machine has none of
     plugin = BoatPlugin(space.cluster.data / "node" / "device-plugins", cdi=specification)
     await plugin.start("boats-e2e.sock")
     try:
