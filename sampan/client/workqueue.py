@@ -43,7 +43,8 @@ class WorkQueue(Generic[Key]):
         self._dirty: set[Key] = set()  # wanted: in `_ready`, or in `_handled` and to come again
         self._handled: set[Key] = set()
         self._failures: dict[Key, int] = {}
-        self._timers: dict[Key, asyncio.TimerHandle] = {}
+        # When, and by which timer. uvloop makes a plain Handle, which cannot say when, of a delay below half a millisecond.
+        self._timers: dict[Key, tuple[float, asyncio.Handle]] = {}
         self._getters: deque[asyncio.Future[None]] = deque()
         self._shut = False
         queues.add(self)
@@ -70,12 +71,12 @@ class WorkQueue(Generic[Key]):
             return
         loop = asyncio.get_running_loop()
         when = loop.time() + seconds
-        timer = self._timers.get(key)
-        if timer is not None:
-            if timer.when() <= when:
+        if (waiting := self._timers.get(key)) is not None:
+            due, timer = waiting
+            if due <= when:
                 return
             timer.cancel()
-        self._timers[key] = loop.call_at(when, self._due, key)
+        self._timers[key] = when, loop.call_at(when, self._due, key)
 
     def add_rate_limited(self, key: Key) -> None:
         """Add the key after a delay that doubles each time, until `forget`."""
@@ -123,7 +124,7 @@ class WorkQueue(Generic[Key]):
     def shut_down(self) -> None:
         """Take no more keys; those that are ready are still given out. Idempotent."""
         self._shut = True
-        for timer in self._timers.values():
+        for _, timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
         for getter in self._getters:

@@ -4,6 +4,7 @@ import asyncio
 import random
 
 import pytest
+import uvloop
 
 from sampan.client.workqueue import ShutDown, WorkQueue
 
@@ -88,6 +89,18 @@ async def test_the_earliest_delay_counts():
     assert 0.015 < loop.time() - began < 5
     queue.add_after("b", 0)
     assert await next_key(queue) == "b"
+
+
+def test_a_delay_too_short_for_a_timer_counts_too():
+    """uvloop, which the server runs on, answers such a one with a Handle that does not know when it is due."""
+
+    async def short_then_long() -> str:
+        queue = WorkQueue()
+        queue.add_after("a", 0.0001)
+        queue.add_after("a", 30)
+        return await next_key(queue)
+
+    assert uvloop.run(short_then_long()) == "a"
 
 
 async def test_rate_limit_doubles_until_forgotten():
