@@ -7,6 +7,7 @@ cgroup-v2.rst and cgroup-v1/). Hierarchies may be in use by others: only childre
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +18,7 @@ V1_CONTROLLERS = ("cpu", "cpuacct", "memory", "pids", "devices", "cpuset", "huge
 DELEGATED = ("cpu", "memory", "pids", "cpuset", "hugetlb", "io")
 PERIOD = 100_000  # µs, the kernel's default of a CPU quota
 SWAP_V1 = "memory.memsw.limit_in_bytes"
+REMOVAL_PAUSES = (0.0, 0.005, 0.02, 0.1, 0.5)  # seconds
 
 Setting = tuple[str, str, str]  # (controller, file, value)
 
@@ -192,6 +194,15 @@ def remove(path: str) -> bool:
     return clean
 
 
+async def remove_soon(path: str) -> bool:
+    """`remove`, again for a while: a group is busy for a moment after its last member has ended."""
+    for pause in REMOVAL_PAUSES:
+        await asyncio.sleep(pause)
+        if remove(path):
+            return True
+    return False
+
+
 def remove_if_empty(path: str) -> None:
     """Remove the group itself, where nothing is in it."""
     if not path.strip("/"):
@@ -209,6 +220,12 @@ def members(directory: Path) -> list[int]:
         return [int(pid) for pid in (directory / "cgroup.procs").read_text().split()]
     except OSError:
         return []
+
+
+def inhabitants(path: str) -> set[int]:
+    """Members of the group and of those in it, in every hierarchy."""
+    tops = layout().everywhere(path)
+    return {pid for top in tops for place, _, _ in os.walk(top) for pid in members(Path(place))}
 
 
 def number(path: Path) -> int | None:

@@ -33,18 +33,18 @@ from sampan.node.context import Context
 from sampan.node.devices import sockets
 from sampan.node.devices.broker import Broker
 from sampan.node.environment import NodeFacts
-from sampan.node.errors import SandboxError, VolumeError
+from sampan.node.errors import SandboxError
 from sampan.node.eviction import Eviction
 from sampan.node.gate import Gate
 from sampan.node.imagegc import ImageGC
 from sampan.node.images import Images
+from sampan.node.leftovers import Leftovers
 from sampan.node.localstorage import LocalStorage
 from sampan.node.logrotation import LogRotation
 from sampan.node.observed import (
     RUNNING,
     ContainerState,
     SandboxState,
-    stranger,
 )
 from sampan.node.podspec import Object
 from sampan.node.policies import Policies
@@ -60,7 +60,7 @@ from sampan.node.statuswriter import StatusWriter
 from sampan.node.tokens import Tokens
 from sampan.node.volumes.claims import Claims
 from sampan.node.volumes.directories import Directories
-from sampan.node.volumes.pod import PodVolumes, prepare_volatile
+from sampan.node.volumes.pod import prepare_volatile
 from sampan.node.worker import PodWorker
 
 if TYPE_CHECKING:
@@ -191,6 +191,7 @@ class NodeAgent:
             local_storage=LocalStorage(cri, config.pod_log_dir),
             pods=lambda: (worker.pod for worker in self.workers.values()),
         )
+        self._leftovers = Leftovers(self.context, self.workers)
         if config.pod_manifest_path is not None:
             from sampan.node.static.pods import StaticPods
 
@@ -314,6 +315,9 @@ class NodeAgent:
         self.context.open = True
         for worker in list(self.workers.values()):
             worker.wake()
+        early, self._early = self._early, []
+        for news in early:
+            self._on_event(*news)
         if self._registrar is not None and self._pods.has_synced:
             await self._registrar.registered.wait()
             if self._static is not None:
@@ -326,7 +330,7 @@ class NodeAgent:
                 if self._static is None or not self._static.has(uid):
                     self.workers[uid].remove()
             self._follow_mirrors()
-        self._clean_directories()
+        self._leftovers.clean()
 
     def _follow_mirrors(self) -> None:
         """The API's pods are known: mirrors can be told from what is missing."""
@@ -352,28 +356,10 @@ class NodeAgent:
         for uid, news in self._listing.items():
             worker = self.workers.get(uid)
             if worker is None:
-                worker = self.workers[uid] = PodWorker(
-                    self.context, stranger(self._labels[uid], uid)
-                )
-                worker.remove()
-            worker.observed.replace(*news)
+                self._leftovers.end(uid, self._labels[uid], news)
+            else:
+                worker.observed.replace(*news)
         self._listing.clear()
-        for early in self._early:
-            self._on_event(*early)
-        self._early.clear()
-
-    def _clean_directories(self) -> None:
-        """Volumes of pods that are neither wanted nor running any more, and those that were being removed."""
-        self.context.directories.finish()
-        for directory in self.config.pods_dir.iterdir():
-            if directory.name not in self.workers:
-                volumes = PodVolumes(
-                    directory, self.context.volatile / directory.name, root=self.config.root
-                )
-                try:
-                    volumes.remove()
-                except (VolumeError, OSError) as error:
-                    log.warning("left-over volumes of pod %s: %s", directory.name, error)
 
     # News
 
@@ -413,10 +399,12 @@ class NodeAgent:
     def _on_event(
         self, uid: str, sandboxes: list[SandboxState], containers: list[ContainerState]
     ) -> None:
-        if not self.context.open and self._listing:
+        if not self.context.open:
             self._early.append((uid, sandboxes, containers))
         elif worker := self.workers.get(uid):
             worker.observe(sandboxes, containers)
+        elif any(sandbox.ready for sandbox in sandboxes):
+            self.context.group.create_task(self._leftovers.look_for(uid), name=f"stranger {uid}")
 
     def _on_listing(self, pods: dict[str, PodNews], labels: dict[str, Any]) -> None:
         self._listing, self._labels = pods, labels

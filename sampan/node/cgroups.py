@@ -3,13 +3,19 @@
 A pod's group has the sum of what its containers ask for, and its limits when every container has one, so that what is not a
 container (a shell beside it, a process that the engine started) counts too; Burstable pods together have the shares of what
 they ask for, BestEffort pods together the smallest there are (kubelet's qos_container_manager). The runtime makes what is
-below. Works on cgroup v2 and on each controller of v1. Only empty groups can be removed, so a mistake here ends no process.
+below. Works on cgroup v2 and on each controller of v1.
+
+A group goes when nothing of its pod runs, and goes for certain: one that is busy still (a program takes its time to end, or a
+runtime was killed before it wrote down what it had begun) is tried again, and what stays in it is killed, as kubelet does.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+import os
+import signal
+from collections.abc import Container, Iterable, Mapping
 
 from sampan.linux import cgroups
 from sampan.linux.cgroups import Limits, Setting, layout
@@ -26,6 +32,13 @@ DEFAULTS = {
     "cpu.max": f"max {PERIOD}",
     "memory.max": "max",
 }
+CLASSES = (
+    "",
+    BURSTABLE.lower(),
+    BEST_EFFORT.lower(),
+)  # of service: Guaranteed pods are beside the others' groups
+AGAIN, SELDOM = 0.02, 10.0  # seconds until a busy group is tried again, at first and at last
+STAY = 1.0  # seconds; what is in the group of an ended pod for longer is nobody's
 
 
 def settings(wanted: Mapping[str, int], *, unified: bool) -> list[Setting]:
@@ -87,21 +100,61 @@ class Groups:
         ):
             self._write(group, settings({"cpu_shares": shares}, unified=layout().unified)[:1])
 
-    def remove(self, group: str, uid: str) -> None:
+    def remove(self, uid: str) -> bool:
+        """False: something is in it still, and `clear` is to be awaited. Of a pod without a spec the class is not known."""
+        if not self.root:
+            return True
         self._total -= self._asked.pop(uid, 0)
-        for key in [key for key in self._set if key[0] == group]:
+        groups = [group.strip("/") for group in self._groups(uid)]
+        for key in [key for key in self._set if key[0].strip("/") in groups]:
             del self._set[key]
-        cgroups.remove(group)
+        clean = [cgroups.remove(group) for group in groups]
+        return all(clean)
+
+    async def clear(self, uid: str) -> None:
+        """Remove the groups of a pod of which the runtime has nothing. Returns when they are gone."""
+        waited, pause = 0.0, AGAIN
+        while True:
+            await asyncio.sleep(pause)
+            if self.remove(uid):
+                return
+            waited += pause
+            pause = min(pause * 2, SELDOM)
+            if waited > STAY:
+                for pid in {
+                    pid for group in self._groups(uid) for pid in cgroups.inhabitants(group)
+                }:
+                    log.warning("process %d is left of pod %s and is killed", pid, uid)
+                    try:
+                        os.kill(pid, signal.SIGKILL)
+                    except ProcessLookupError:
+                        continue
+
+    def strays(self, wanted: Container[str]) -> set[str]:
+        """Uids of other pods that have a group: the agent that made it was killed before it wrote down anything else."""
+        found = set()
+        for top in layout().everywhere(f"{self.root}/kubepods") if self.root else ():
+            for name in CLASSES:
+                found |= {path.name.removeprefix("pod") for path in (top / name).glob("pod*")}
+        return {uid for uid in found if uid not in wanted}
+
+    def _groups(self, uid: str) -> list[str]:
+        return [f"{self.root}/kubepods/{name}/pod{uid}" for name in CLASSES]
 
     def _write(self, group: str, wanted: Iterable[Setting], *, anew: bool = False) -> None:
-        """What a new group has anyway is not written, except `anew`: the group may be older than this process."""
+        """What a new group has anyway is not written, except `anew`: the group may be older than this process.
+
+        A runtime may remove a group that is empty between two sandboxes: then what was written before is no more.
+        """
         for controller, name, value in wanted:
-            before = self._set.get((group, name), "" if anew else DEFAULTS.get(name, ""))
+            before = self._set.get((group, name))
             root = layout().root(controller)
-            if root is None or before == value:
+            if root is None or (before is None and not anew and value == DEFAULTS.get(name)):
+                continue
+            directory = root / group.strip("/")
+            if before == value and directory.is_dir():
                 continue
             try:
-                directory = root / group.strip("/")
                 cgroups.make(directory, root, unified=layout().unified)
                 (directory / name).write_text(value)
             except OSError as error:

@@ -18,7 +18,7 @@ from sampan.client.resources import PODS
 from sampan.cri.errors import NotFound
 from sampan.kube import objects
 from sampan.kube.errors import ApiError
-from sampan.node import hooks, podspec, sandboxconfig
+from sampan.node import hooks, podspec
 from sampan.node.context import Context
 from sampan.node.errors import HookError
 from sampan.node.observed import EXITED, RUNNING, ContainerState
@@ -180,8 +180,7 @@ class Ending:
         self.worker.prober.close()
         if not self.settled:
             self.worker.volumes.remove_mounts()
-            group = sandboxconfig.cgroup_parent(self.worker.pod, self.context.config)
-            self.context.cgroups.remove(group, self.worker.uid)
+            self._remove_cgroup()
             self.context.references.release(self.worker.uid)
             self.context.tokens.forget(self.worker.uid)
             self.context.gate.release(self.worker.uid)
@@ -202,6 +201,11 @@ class Ending:
             except (OSError, TimeoutError) as error:
                 log.info("pod %s: %s", podspec.full_name(self.worker.pod), error)
                 self.worker.wake_at(time.time() + UNREACHED_RETRY)
+
+    def _remove_cgroup(self) -> None:
+        groups, uid = self.context.cgroups, self.worker.uid
+        if not groups.remove(uid):
+            self.context.group.create_task(groups.clear(uid), name=f"cgroup of pod {uid}")
 
     async def _erase(self) -> None:
         """The API has forgotten the pod, and so does this node."""

@@ -95,14 +95,16 @@ class RuntimeWatch:
         if self.listing:
             self.listing(pods, metadata)
 
+    async def listed(self, uid: str) -> list[Any]:
+        """The pod's sandboxes as a listing shows them."""
+        wanted = api.PodSandboxFilter(label_selector={POD_UID: uid})
+        return list((await self._cri.list_pod_sandbox(filter=wanted)).items)
+
     async def of_pod(self, uid: str) -> PodNews:
         """Everything of one pod, now."""
-        labels = {POD_UID: uid}
-        listed = await self._cri.list_pod_sandbox(
-            filter=api.PodSandboxFilter(label_selector=labels)
-        )
-        sandboxes = await self._sandbox_states(listed.items)
-        answer = await self._cri.list_containers(filter=api.ContainerFilter(label_selector=labels))
+        sandboxes = await self._sandbox_states(await self.listed(uid))
+        wanted = api.ContainerFilter(label_selector={POD_UID: uid})
+        answer = await self._cri.list_containers(filter=wanted)
         containers = [state for _, state in await self._container_states(answer.containers)]
         return sandboxes, containers
 

@@ -81,6 +81,7 @@ class Starting:
         if isinstance(mounted, VolumeError):
             self._volume_failed(mounted)
         if isinstance(made, (SandboxError, CRIError)):
+            self.worker.unsure = isinstance(made, CRIError)
             return self._sandbox_failed(made)
         return True
 

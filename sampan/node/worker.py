@@ -80,6 +80,9 @@ class PodWorker:
         self.ending = Ending(self, context)
         self.resizing = Resizing(self, context)
         self.removed = False  # the API has no such pod any more
+        self.unsure = (
+            False  # a sandbox may have been made, or may yet be, of which the runtime did not tell
+        )
         self.held: set[str] = set()  # containers whose CrashLoopBackOff was reported
         self._messages: dict[str, str] = {}
         self._verdict: Verdict | None = None
@@ -258,6 +261,10 @@ class PodWorker:
             await self._admit()
         view = self.view()
         todo = plan(pod, view, now)
+        if todo.done and self.unsure:
+            await self.refresh()
+            self._dirty = True
+            return
         self._publish(pod, view, now, todo)
         if todo.done:
             await self.ending.finish()
@@ -444,6 +451,7 @@ class PodWorker:
         """Ask CRI for everything of the pod."""
         sandboxes, containers = await self.context.runtime.of_pod(self.uid)
         self.observed.replace(sandboxes, containers)
+        self.unsure = False
         self.tell()
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from node_pods import container, make_pod
 
-from sampan.linux.cgroups import layout, remove
+from sampan.linux.cgroups import inhabitants, layout, remove
 from sampan.node import cgroups, resources
 from sampan.node.cgroups import Groups, settings
 
@@ -98,7 +100,50 @@ def test_what_the_kernel_is_told(root: str) -> None:
     assert value(group[1:], "memory.max", "memory.limit_in_bytes") == str(128 << 20)
 
     groups.count(one)
-    groups.remove(group, "one")
+    assert groups.remove("one")
     groups.count(two)
     assert value(f"{kubepods}/burstable", "cpu.weight", "cpu.shares") in ("20", "512")
     assert not [directory for directory in layout().every(group) if directory.exists()]
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="cgroups need root")
+async def test_a_group_goes_also_when_it_is_busy_at_first(root: str) -> None:
+    """A runtime that was killed left a program in it, and no record: nobody else would end it or remove the group."""
+    groups = Groups(root, 2)
+    group = f"/{root}/kubepods/burstable/podone"
+    groups.set_pod(group, pod("one", SMALL))
+    left = subprocess.Popen(["sleep", "1000"])
+    try:
+        for top in layout().every(group):
+            if top.is_dir():
+                inside = top / "container"
+                inside.mkdir()
+                (inside / "cgroup.procs").write_text(str(left.pid))
+        assert left.pid in inhabitants(group)
+        assert not groups.remove("one")
+        # Another agent finds it by its group; pods that it knows are let alone.
+        groups = Groups(root, 2)
+        assert groups.strays({"one"}) == set()
+        assert groups.strays({"two"}) == {"one"}
+        async with asyncio.timeout(20):
+            reaped = asyncio.create_task(asyncio.to_thread(left.wait))
+            await groups.clear("one")
+            await reaped
+        assert left.returncode == -9
+    finally:
+        left.kill()
+        left.wait()
+    assert groups.strays(()) == set()
+    assert not [directory for directory in layout().everywhere(group) if directory.exists()]
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="cgroups need root")
+def test_a_group_that_was_removed_between_two_sandboxes_has_its_limits_again(root: str) -> None:
+    groups = Groups(root, 2)
+    group = f"/{root}/kubepods/burstable/podone"
+    for _ in range(2):
+        groups.set_pod(group, pod("one", SMALL))
+        assert value(group[1:], "memory.max", "memory.limit_in_bytes") == str(64 << 20)
+        assert remove(group)  # as the runtime does with an empty one when it stops a sandbox
