@@ -55,6 +55,7 @@ class Harbour:
         self.directory = directory
         self.kubeconfig = directory / "kubeconfig.yaml"
         self.processes: list[subprocess.Popen[str]] = []
+        self.runtime: subprocess.Popen[str]
 
     def spawn(self, *command: str) -> tuple[subprocess.Popen[str], str]:
         """A process and its first line, which says that it is ready."""
@@ -116,7 +117,7 @@ def harbour() -> Iterator[Harbour]:
         ensure_pki(directory / "pki", node_name=NODE)
         held.load_guests()
         held.start_server()
-        held.start_runtime()
+        held.runtime = held.start_runtime()
         yield held
     finally:
         sweep(directory / "run" / "cri.sock")
@@ -199,6 +200,22 @@ class Pods:
             raise AssertionError(
                 f"{name} never came to {what or check}: {last.get('status')}"
             ) from None
+
+    async def reported(self, name: str, reason: str) -> None:
+        """Return when there is an event of the pod with this reason."""
+        from sampan.client.resources import EVENTS
+
+        fields = f"involvedObject.name={name},reason={reason}"
+        async with asyncio.timeout(DEADLINE):
+            page = await self.client.list(EVENTS, "default", field_selector=fields)
+            if page.items:
+                return
+            version = page.resource_version
+            async for event in self.client.watch(
+                EVENTS, "default", resource_version=version, field_selector=fields
+            ):
+                if event.type == "ADDED":
+                    return
 
     async def delete(self, name: str) -> None:
         from sampan.client.resources import PODS

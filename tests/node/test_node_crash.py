@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 from conftest import Harbour, Pods, sweep
 
-from sampan.client.resources import PODS
+from sampan.client.resources import PODS, RUNTIMECLASSES
+from sampan.cri import api_pb2 as api
 from sampan.cri.client import CRIClient
 from sampan.kube.objects import pod_ready
+from sampan.node.observed import POD_NAME, POD_NAMESPACE, POD_UID
 
 pytestmark = pytest.mark.timeout(60)
+RUNTIMECLASS = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass"}
 
 
 def containers_of(pod: dict[str, Any]) -> list[tuple[str, int]]:
@@ -107,4 +110,45 @@ async def test_without_an_api_server_its_pods_start_again(harbour: Harbour, pods
     assert again["metadata"]["uid"] == pod["metadata"]["uid"]
     assert again["status"]["containerStatuses"][0]["restartCount"] >= 1
     await pods.delete("island")
+    harbour.end(node)
+
+
+async def test_a_sandbox_that_comes_up_for_a_pod_that_is_no_more_is_ended(
+    harbour: Harbour, pods: Pods
+) -> None:
+    """An agent asked for it and was killed; meanwhile the pod was deleted, and the next agent has seen nothing of it."""
+    node = harbour.start_node()
+    config = api.PodSandboxConfig(
+        metadata=api.PodSandboxMetadata(name="late", namespace="default", uid="late-uid"),
+        labels={POD_UID: "late-uid", POD_NAME: "late", POD_NAMESPACE: "default"},
+    )
+    async with CRIClient(harbour.directory / "run" / "cri.sock") as cri:
+        events = cri.get_container_events()
+        first = asyncio.ensure_future(anext(events))
+        await cri.version()  # the stream that was asked for before it is there
+        await cri.run_pod_sandbox(config=config, runtime_handler="wasm")
+        async with asyncio.timeout(10):
+            event = await first
+            while event.container_event_type != api.CONTAINER_DELETED_EVENT:
+                event = await anext(events)
+        await events.aclose()
+        assert not (await cri.list_pod_sandbox()).items
+    harbour.end(node)
+
+
+async def test_no_pod_is_forgotten_while_nobody_can_tell_what_there_is_of_it(
+    harbour: Harbour, pods: Pods
+) -> None:
+    """The runtime was killed while it made the sandbox: it may have made it."""
+    node = harbour.start_node()
+    harbour.end(harbour.runtime, kill=True)
+    kind = {"metadata": {"name": "doubtful"}, "handler": "wasm"}
+    await pods.client.create(RUNTIMECLASSES, {**RUNTIMECLASS, **kind})
+    await pods.create("doubtful", runtimeClassName="doubtful")
+    await pods.reported("doubtful", "FailedCreatePodSandBox")
+    await pods.client.delete(PODS, "doubtful", "default")
+    await pods.reported("doubtful", "FailedSync")
+    assert (await pods.client.get(PODS, "doubtful", "default"))["metadata"]["deletionTimestamp"]
+    harbour.runtime = harbour.start_runtime()
+    await pods.until("doubtful", lambda pod: not pod, "its end")
     harbour.end(node)
