@@ -355,6 +355,7 @@ def runtime(
         settings = read(config)
     except ConfigError as error:
         raise fail(error) from None
+    settings["pod_cidr_told"] = "cluster_cidr" not in settings
     run_part("runtime", data_dir, **settings | ({"cri_listen": listen} if listen else {}))
 
 

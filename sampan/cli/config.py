@@ -86,6 +86,7 @@ class Config:
     port: int = 6443
     node_port: int = 10250
     cluster_cidr: str = "10.42.0.0/16"
+    pod_cidr_told: bool = False  # by a kubelet: `cluster_cidr` holds until then
     service_cidr: str = "10.43.0.0/16"
     cluster_dns: str = "10.43.0.10"
     cluster_domain: str = "cluster.local"

@@ -40,7 +40,7 @@ def pod_network(config: Config) -> Any:
         return cni.CNINetwork(directory, config.instance, configuration=config.cni_conf_dir)
     from sampan.network.bridge import BridgeNetwork
 
-    return BridgeNetwork(directory, pod_cidr(config), config.instance)
+    return BridgeNetwork(directory, pod_cidr(config), config.instance, follow=config.pod_cidr_told)
 
 
 def offered(config: Config, kinds: tuple[str, ...]) -> tuple[str, ...]:
@@ -67,6 +67,7 @@ async def run_runtime(config: Config, notify: Callable[..., None]) -> None:
         images=images,
         kinds=offered(config, tuple(KINDS)),
         engines={} if config.rootless else config.oci_runtimes,
+        takes_pod_cidr=config.pod_cidr_told,
     )
     config.cri_socket.parent.mkdir(parents=True, exist_ok=True)
     async with asyncio.TaskGroup() as group:

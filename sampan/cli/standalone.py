@@ -1,7 +1,7 @@
 """The configuration file of `sampan runtime`: what a stock kubelet's or crictl's runtime is told. TOML, all of it optional.
 
     listen = "unix:///run/sampan/cri.sock"
-    pod_cidr = "10.42.0.0/16"               # of the built-in bridge
+    pod_cidr = "10.42.0.0/16"               # of the built-in bridge; else what a kubelet tells of its Node
     cni_conf_dir = "/etc/cni/net.d"         # plugins configured here are used instead
     insecure_registries = ["registry.lan:5000"]
     kinds = ["container", "wasm"]           # else all that work here

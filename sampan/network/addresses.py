@@ -23,13 +23,17 @@ class AddressPool:
 
     def __init__(self, directory: Path, cidr: str, reserved: Iterable[str] = ()) -> None:
         self.directory = directory
+        self.move(cidr, reserved)
+        self._released: OrderedDict[int, None] = OrderedDict()  # oldest first
+        self._held: dict[str, str] | None = None  # sandbox id → address
+        self._last = 0  # given out last; 0: not read yet
+
+    def move(self, cidr: str, reserved: Iterable[str] = ()) -> None:
+        """Give out addresses of `cidr` from now on; those that are held stay so."""
         self.network = ipaddress.IPv4Network(cidr)
         self._reserved = {int(ipaddress.IPv4Address(address)) for address in reserved}
         self._first = int(self.network.network_address) + 1
         self._count = max(self.network.num_addresses - 2, 0)
-        self._released: OrderedDict[int, None] = OrderedDict()  # oldest first
-        self._held: dict[str, str] | None = None  # sandbox id → address
-        self._last = 0  # given out last; 0: not read yet
 
     def _owners(self) -> dict[str, str]:
         if self._held is None:
@@ -86,7 +90,7 @@ class AddressPool:
                 continue
             if str(ipaddress.IPv4Address(number)) not in held:
                 yield number
-        yield from list(self._released)
+        yield from [n for n in self._released if ipaddress.IPv4Address(n) in self.network]
 
     def _claim(self, address: str, sandbox_id: str) -> bool:
         beside = self._beside(sandbox_id)

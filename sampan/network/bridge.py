@@ -6,7 +6,7 @@ What goes from pod to pod is handed to nftables as if it were routed (br_netfilt
 same bridge would not be translated back, and no NetworkPolicy could hold.
 
 Addresses are kept on disk (addresses.py), all else is in the kernel under names made from the instance and the address, so
-any process can find, repeat or undo what another one did. Masquerading is one nft table `inet <instance>-pods`; which frames
+any process can find, repeat or undo what another one did. The network may become another while pods run (subnets.py). Masquerading is one nft table `inet <instance>-pods`; which frames
 a pod may send is another, `bridge <instance>-ports` (ports.py).
 
 From the first pod on, `SPARES` namespaces are kept that wait for theirs, wired and with an address, which is all that is
@@ -39,6 +39,7 @@ from sampan.network.errors import NetlinkError, NetworkError, NftError
 from sampan.network.pods import Attachment, PodRef
 from sampan.network.ports import PortGuard, group_of, hardware_address
 from sampan.network.rtnetlink import Netlink, sysctl
+from sampan.network.subnets import Subnets, gateway
 
 log = logging.getLogger(__name__)
 
@@ -79,19 +80,33 @@ def filter_bridged() -> str:
 class BridgeNetwork:
     name = "bridge"
 
-    def __init__(self, directory: Path, cidr: str, instance: str) -> None:
+    def __init__(self, directory: Path, cidr: str, instance: str, *, follow: bool = False) -> None:
+        """`follow`: `cidr` holds until another is told (`move`), else whatever was told before."""
         self.instance = instance
-        self.network = ipaddress.IPv4Network(cidr)
-        self.gateway = str(self.network.network_address + 1)
         self.bridge = f"{instance}0"
-        self._pool = AddressPool(Path(directory) / "bridge", cidr, reserved=[self.gateway])
+        self._subnets = Subnets(Path(directory) / "bridge-subnets", cidr, follow=follow)
+        pool = Path(directory) / "bridge"
+        self._pool = AddressPool(pool, str(self.network), self._subnets.gateways)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="pod-network")
-        self._guard: PortGuard | None = PortGuard(instance, self.network)
+        self._guard: PortGuard | None = PortGuard(instance, *self._subnets.merged)
         self._bridge_index = 0
         self._mtu = DEFAULT_MTU
         self._spares: list[str] = []  # owners
         self._attaching = 0  # calls that wait or are at work
         self._refill: asyncio.TimerHandle | None = None
+
+    @property
+    def network(self) -> ipaddress.IPv4Network:
+        """Of the pods to come."""
+        return self._subnets.current
+
+    @property
+    def gateway(self) -> str:
+        return gateway(self.network)
+
+    async def move(self, cidr: str) -> None:
+        """Pods that come are in `cidr`, also after a restart with `follow`. Those that are there stay as they are."""
+        await self._run(self._move, ipaddress.IPv4Network(cidr))
 
     async def attach(self, pod: PodRef) -> Attachment:
         self._attaching += 1
@@ -175,6 +190,26 @@ class BridgeNetwork:
                 raise
         return self._attachment(address)
 
+    def _move(self, network: ipaddress.IPv4Network) -> None:
+        if network == self.network:
+            return
+        self._subnets.move(network)
+        self._pool.move(str(network), self._subnets.gateways)
+        self._drop_spares()
+        self._tell_subnets()
+
+    def _tell_subnets(self) -> None:
+        """The kernel's rules and the bridge's addresses are those of the networks that there are."""
+        gone = self._subnets.retire(self._pool.owners().values())
+        if self._guard is not None:
+            self._guard = PortGuard(self.instance, *self._subnets.merged)
+        if index := index_of(self.bridge):
+            with Netlink() as netlink:
+                for network in gone:
+                    netlink.delete_address(index, gateway(network), network.prefixlen)
+                self._bridge_index = 0
+                self._ensure_bridge(netlink)
+
     def _take_spare(self, sandbox_id: str) -> str:
         """The pod's address when it could be given a spare: one that is still wired as it was. Else "".
 
@@ -230,6 +265,7 @@ class BridgeNetwork:
             netlink.delete_link(veth)
         netns.delete(path.name)
         host = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        subnet = self._subnets.of(address)
 
         def configure() -> None:
             """Inside the new namespace; the pair is made from there, with its other end sent to the host."""
@@ -240,7 +276,7 @@ class BridgeNetwork:
             with Netlink() as inside:
                 inside.add_veth(INTERFACE, veth, self._mtu, 0, host, address=own, peer_group=group)
                 index = inside.index(INTERFACE)
-                inside.configure(index, address, self.network.prefixlen, self.gateway)
+                inside.configure(index, address, subnet.prefixlen, gateway(subnet))
 
         try:
             netns.create_from_here(path.name, configure)
@@ -272,7 +308,8 @@ class BridgeNetwork:
                 if error.errno != errno.EEXIST:  # another process was first
                     raise
         index = netlink.index(self.bridge)
-        netlink.add_address(index, self.gateway, self.network.prefixlen)
+        for network in self._subnets.all:
+            netlink.add_address(index, gateway(network), network.prefixlen)
         netlink.set_up(index)
         sysctl("net/ipv4/ip_forward", "1")
         sysctl(f"net/ipv4/conf/{self.bridge}/proxy_arp", "1")
@@ -310,12 +347,13 @@ class BridgeNetwork:
         the node (CVE-2020-8558).
         """
         table = f"inet {self.instance}-pods"
+        pods = ", ".join(map(str, self._subnets.merged))
         return (
             f"table {table}\ndelete table {table}\n"
             f"table {table} {{\n"
             "  chain outside {\n"
             "    type nat hook postrouting priority srcnat; policy accept;\n"
-            f"    ip saddr {self.network} ip daddr != {self.network} ip daddr != 224.0.0.0/4 "
+            f"    ip saddr {{ {pods} }} ip daddr != {{ {pods}, 224.0.0.0/4 }} "
             f'oifname != "{self.bridge}" masquerade\n'
             "  }\n"
             "  chain localnet {\n"
@@ -335,6 +373,8 @@ class BridgeNetwork:
         if address is not None:
             netns.delete(self._namespace(address))
             self._pool.release(sandbox_id)
+            if self._subnets.of(address) != self.network:
+                self._tell_subnets()
 
     def _remove(self) -> None:
         self._spares.clear()
@@ -352,5 +392,5 @@ class BridgeNetwork:
             netlink.delete_link(self.bridge)
         nftables.run(f"table inet {self.instance}-pods\ndelete table inet {self.instance}-pods\n")
         with contextlib.suppress(NftError):  # a kernel without tables of bridges has none of ours
-            nftables.run(PortGuard(self.instance, self.network).removal())
+            nftables.run(PortGuard(self.instance).removal())
         self._bridge_index = 0

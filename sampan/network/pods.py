@@ -7,7 +7,7 @@ on a bridge; `cni` asks the plugins that the user has configured.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,4 +51,13 @@ class PodNetwork(Protocol):
 
     async def owners(self) -> list[str]:
         """Sandbox ids that hold anything here, attached or half-made by a process that was killed: for collecting."""
+        ...
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """A pod network whose addresses can become others while it runs."""
+
+    async def move(self, cidr: str) -> None:
+        """Pods that come are in `cidr`, also after a restart; those that are there stay as they are. Idempotent."""
         ...

@@ -31,19 +31,21 @@ def hardware_address(address: str) -> bytes:
 
 
 class PortGuard:
-    """The table `bridge <instance>-ports` of one pod network."""
+    """The table `bridge <instance>-ports` of a bridge with pods of these networks, none of which is inside another."""
 
-    def __init__(self, instance: str, network: ipaddress.IPv4Network) -> None:
+    def __init__(self, instance: str, *networks: ipaddress.IPv4Network) -> None:
         self.table = f"bridge {instance}-ports"
-        self.network = network
+        self.networks = networks
         self._blocks: set[int] = set()
 
     def script(self, addresses: Iterable[str]) -> str:
-        """For `nft -f`: the table anew, with the network's first block and those of `addresses`, which are in use."""
+        """For `nft -f`: the table anew, with each network's first block and those of `addresses`, which are in use."""
         self._blocks = {self._block(address) for address in addresses}
-        self._blocks.add(self._block(str(self.network.network_address)))
+        self._blocks |= {self._block(str(each.network_address)) for each in self.networks}
         elements = ", ".join(each for block in sorted(self._blocks) for each in self._true(block))
-        ports = f"{int(self.network.network_address)}-{int(self.network.broadcast_address)}"
+        ranges = (
+            f"{int(each.network_address)}-{int(each.broadcast_address)}" for each in self.networks
+        )
         return (
             f"table {self.table}\ndelete table {self.table}\n"
             f"table {self.table} {{\n"
@@ -54,7 +56,7 @@ class PortGuard:
             "  chain frames {\n"
             # before the bridge learns an address, and before br_netfilter shows the packet to other tables
             "    type filter hook prerouting priority -300; policy accept;\n"
-            f"    iifgroup != {ports} accept\n"
+            f"    iifgroup != {{ {', '.join(ranges)} }} accept\n"
             "    ether type ip iifgroup . ether saddr . ip saddr @own accept\n"
             "    ether type arp iifgroup . ether saddr . arp saddr ip @own"
             " iifgroup . arp saddr ether . arp saddr ip @own accept\n"
@@ -80,7 +82,9 @@ class PortGuard:
         return int(ipaddress.IPv4Address(address)) // BLOCK
 
     def _true(self, block: int) -> Iterator[str]:
-        first, last = int(self.network.network_address), int(self.network.broadcast_address)
-        for number in range(max(block * BLOCK, first), min(block * BLOCK + BLOCK - 1, last) + 1):
-            address = str(ipaddress.IPv4Address(number))
-            yield f"{number} . {hardware_address(address).hex(':')} . {address}"
+        begin, end = block * BLOCK, block * BLOCK + BLOCK - 1
+        for network in self.networks:
+            first, last = int(network.network_address), int(network.broadcast_address)
+            for number in range(max(begin, first), min(end, last) + 1):
+                address = str(ipaddress.IPv4Address(number))
+                yield f"{number} . {hardware_address(address).hex(':')} . {address}"

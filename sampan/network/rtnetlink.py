@@ -26,7 +26,7 @@ from sampan.network.netlink import (
 # <linux/netlink.h>, <linux/rtnetlink.h>, <linux/if_link.h>, <linux/veth.h>
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
-RTM_NEWADDR, RTM_GETADDR = 20, 22
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 10, 18
 IFLA_NET_NS_FD, IFLA_PROTINFO, IFLA_GROUP = 28, 12, 27
@@ -176,6 +176,17 @@ class Netlink(NetlinkSocket):
     def add_address(self, index: int, address: str, prefix: int) -> None:
         """Also when it is there already."""
         self.request(*_address(index, address, prefix))
+
+    def delete_address(self, index: int, address: str, prefix: int) -> bool:
+        """False when it was not there."""
+        what, _, _, body = _address(index, address, prefix)
+        try:
+            self.request(what.replace("add", "delete"), RTM_DELADDR, 0, body)
+        except NetlinkError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            return False
+        return True
 
     def addresses(self) -> Iterator[tuple[int, str, int]]:
         """(interface index, IPv4 address, prefix length)."""

@@ -25,6 +25,9 @@ class RuntimeConfig:
     default_kind: str = ""  # "": container where it works, else wasm
     # OCI runtimes by handler, as a name or a path: "container" has its engine named, any other name is a handler more.
     engines: dict[str, str] = field(default_factory=dict)
+    takes_pod_cidr: bool = (
+        False  # the network's addresses are a kubelet's to tell: none were configured
+    )
     cdi_directories: tuple[Path, ...] = DIRECTORIES  # where device vendors describe their devices
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import time
 from collections.abc import AsyncIterator
@@ -10,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from sampan.cri import api_pb2 as pb
-from sampan.cri.errors import DeadlineExceeded, NotFound, Unimplemented
+from sampan.cri.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    Unimplemented,
+)
+from sampan.network.errors import NetworkError
+from sampan.network.pods import Movable
 from sampan.runtime import views
 from sampan.runtime.inventory import Inventory
 from sampan.runtime.records import ContainerEntry, SandboxEntry
@@ -27,6 +36,7 @@ from sampan.runtime.service import translated
 
 VERSION = "0.1.0"
 API_VERSION = "v1"
+LONGEST_PREFIX = 30  # of a pod CIDR
 NO_CHECKPOINTS = "checkpoints are of running microVMs; other kinds of sandboxes have none"
 
 
@@ -89,8 +99,18 @@ class ReportingService:
             linux=pb.LinuxRuntimeConfiguration(cgroup_driver=pb.CGROUPFS)
         )
 
-    async def update_runtime_config(self, _: Any) -> Any:
-        """kubelet tells the pod CIDR; our network has its own from the node's configuration."""
+    async def update_runtime_config(self, request: Any) -> Any:
+        """A kubelet tells its Node's pod CIDR: the built-in network's, where neither CNI nor a configuration has another.
+
+        With two families they are separated by a comma; pods here have IPv4. Raises InvalidArgument, Internal.
+        """
+        config, told = self.inventory.config, request.runtime_config.network_config.pod_cidr
+        if told and config.takes_pod_cidr and isinstance(config.network, Movable):
+            cidr = ipv4_network(told)
+            try:
+                await config.network.move(cidr)
+            except (NetworkError, OSError) as error:
+                raise Internal(f"pod CIDR {cidr}: {error}") from error
         return pb.UpdateRuntimeConfigResponse()
 
     async def checkpoint_container(self, request: Any) -> Any:
@@ -214,6 +234,20 @@ class ReportingService:
                 measured = await measures_of(entry.sandbox)
                 containers = self.inventory.containers_of(entry)
                 yield metrics.of_sandbox(entry, containers, measured)
+
+
+def ipv4_network(told: str) -> str:
+    """Of a pod CIDR in one or two families. Raises InvalidArgument."""
+    for part in told.split(","):
+        try:
+            network = ipaddress.ip_network(part.strip())
+        except ValueError as error:
+            raise InvalidArgument(f"pod CIDR {told}: {error}") from error
+        if network.version == 4 and network.prefixlen <= LONGEST_PREFIX:
+            return str(network)
+    raise InvalidArgument(
+        f"pod CIDR {told}: it has no IPv4 network with room for a gateway and a pod"
+    )
 
 
 async def measures_of(sandbox: Sandbox) -> PodMeasures:

@@ -6,6 +6,7 @@ Prints one JSON object of what was seen; the test asserts on it. Not a test by i
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from sampan.network.nft import NFTProxy
 from sampan.network.pods import Attachment, PodRef
 from sampan.network.rtnetlink import Netlink
 
-INSTANCE, POD_CIDR = "spworld", "10.42.7.0/24"
+INSTANCE, POD_CIDR, NEXT_CIDR = "spworld", "10.42.7.0/24", "10.77.0.0/26"
 
 
 def pod(letter: str) -> PodRef:
@@ -175,6 +176,39 @@ async def spares(network: BridgeNetwork, neighbour: str) -> dict[str, Any]:
     return found
 
 
+async def moved(network: BridgeNetwork, directory: Path, old: Attachment) -> dict[str, Any]:
+    """The node's pods get other addresses while `old`, which serves as "A", goes on."""
+    await network.move(NEXT_CIDR)
+    new = await network.attach(pod("f"))
+    serve(new, 8080, "F")
+    there, here = new.addresses[0], old.addresses[0]
+    found = {
+        "new": ipaddress.ip_address(there) in ipaddress.ip_network(NEXT_CIDR),
+        "node to new": ask(there, 8080),
+        "old to new": ask(there, 8080, old).replace(here, "old"),
+        "new to old": ask(here, 8080, new).replace(there, "new"),
+        "old to outside": ask("192.0.2.2", 8080, old),
+        "new to outside": ask("192.0.2.2", 8080, new),
+        "remembered": str(BridgeNetwork(directory, POD_CIDR, INSTANCE, follow=True).network),
+        "configured": str(BridgeNetwork(directory, POD_CIDR, INSTANCE).network),
+        "bridge": gateways(network),
+    }
+    await network.move(POD_CIDR)
+    await network.detach(pod("f"))
+    found["bridge without its pods"] = gateways(network)
+    with Netlink() as netlink:  # its server has the namespace still
+        netlink.delete_link(network._veth(there))
+    return found
+
+
+def gateways(network: BridgeNetwork) -> list[str]:
+    with Netlink() as netlink:
+        index = netlink.index(network.bridge)
+        return sorted(
+            f"{address}/{prefix}" for at, address, prefix in netlink.addresses() if at == index
+        )
+
+
 async def main(directory: Path) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     far = Attachment(outside(), ("192.0.2.2",), "far")
@@ -196,6 +230,7 @@ async def main(directory: Path) -> dict[str, Any]:
     seen["pod to outside"] = ask("192.0.2.2", 8080, first)
 
     seen["spares"] = await spares(network, a)
+    seen["moved"] = await moved(network, directory, first)
 
     proxy = NFTProxy(INSTANCE, POD_CIDR)
     ports = [{"port": 80, "nodePort": 30080}]

@@ -124,6 +124,21 @@ def test_local_policy_keeps_the_client_address(seen: dict[str, Any]) -> None:
     assert seen["local policy keeps the client"]
 
 
+def test_pods_go_on_while_the_network_becomes_another(seen: dict[str, Any]) -> None:
+    assert seen["moved"] == {
+        "new": True,
+        "node to new": "F 10.77.0.1",
+        "old to new": "F old",  # routed, in its own name
+        "new to old": "A new",
+        "old to outside": "FAR 192.0.2.1",
+        "new to outside": "FAR 192.0.2.1",
+        "remembered": "10.77.0.0/26",
+        "configured": "10.42.7.0/24",
+        "bridge": ["10.42.7.1/24", "10.77.0.1/26"],
+        "bridge without its pods": ["10.42.7.1/24"],
+    }
+
+
 def test_nothing_is_left(seen: dict[str, Any]) -> None:
     assert seen["detached"]
     assert seen["namespaces left"] == [] and seen["tables left"] == []
