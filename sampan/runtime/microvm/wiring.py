@@ -12,7 +12,6 @@ Messages: rtnetlink(7), <linux/pkt_sched.h>, <linux/pkt_cls.h>, <linux/tc_act/tc
 from __future__ import annotations
 
 import fcntl
-import ipaddress
 import os
 import socket
 import struct
@@ -25,11 +24,10 @@ from sampan.network.rtnetlink import Netlink, sysctl
 TUNSETIFF = 0x400454CA
 IFF_TAP, IFF_NO_PI = 0x0002, 0x1000
 TAP = "tap0"
-RTM_NEWLINK, RTM_DELADDR, RTM_NEWQDISC, RTM_NEWTFILTER = 16, 21, 36, 44
+RTM_NEWLINK, RTM_NEWQDISC, RTM_NEWTFILTER = 16, 36, 44
 NLM_F_CREATE, NLM_F_EXCL = 0x400, 0x200
 NLA_F_NESTED = 0x8000
 IFLA_NET_NS_FD = 28
-IFA_LOCAL = 2
 TCA_KIND, TCA_OPTIONS = 1, 2
 TCA_U32_SEL, TCA_U32_ACT = 5, 7
 TCA_ACT_KIND, TCA_ACT_OPTIONS = 1, 2
@@ -40,7 +38,6 @@ ETH_P_ALL, ETH_P_IP, ETH_P_ARP = 0x0003, 0x0800, 0x0806
 SIOCGIFHWADDR, SIOCGIFMTU = 0x8927, 0x8921
 _LINK = struct.Struct("=BxHiII")
 _TC = struct.Struct("=BxxxiIII")
-_ADDRESS = struct.Struct("=BBBBI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +80,6 @@ class Wiring(Netlink):
         body = _LINK.pack(socket.AF_UNSPEC, 0, self.index(name), 0, 0)
         body += attribute(IFLA_NET_NS_FD, namespace)
         self.request(f"move {name}", RTM_NEWLINK, 0, body)
-
-    def delete_address(self, index: int, address: str, prefix: int) -> None:
-        packed = ipaddress.ip_address(address).packed
-        body = _ADDRESS.pack(socket.AF_INET, prefix, 0, 0, index) + attribute(IFA_LOCAL, packed)
-        self.request(f"remove address {address}", RTM_DELADDR, 0, body)
 
     def add_ingress(self, index: int) -> None:
         body = _TC.pack(socket.AF_UNSPEC, index, INGRESS, INGRESS_PARENT, 0)
