@@ -15,8 +15,8 @@ from sampan.cli.config import Config
 WARM: dict[str, tuple[str, ...]] = {
     "server": ("asyncio", "ssl", "uvloop", "orjson", "sampan.client.lean_aiohttp", "sampan.cli.parts",
                "sampan.client.client", "sampan.client.informer", "sampan.client.workqueue"),
-    "runtime": ("grpc.aio", "google.protobuf", "sampan.cri.server"),
-    "node": ("sampan.cri.client", "sampan.client.http", "sampan.node.agent", "sampan.node.server",
+    "runtime": ("google.protobuf", "sampan.cri.server"),
+    "node": ("grpc.aio", "sampan.cri.client", "sampan.client.http", "sampan.node.agent", "sampan.node.server",
              "sampan.network.dns", "sampan.network.nft"),
 }  # fmt: skip
 
