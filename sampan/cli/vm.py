@@ -53,9 +53,11 @@ def create(config: Config, made: Object, *, wait: bool) -> int:
         stored = await client.create(VIRTUALMACHINES, made)
         spec = stored["spec"]
         step(f"created {name}  {spec['cpus']} CPU, {spec['memory']}, {spec['image']}")
+        address = ""
         if wait:
-            await until(client, name, namespace, ("Running", "Stopped", "Failed"))
-        for line in await published(client, stored):
+            found = await until(client, name, namespace, ("Running", "Stopped", "Failed"))
+            address = (found.get("status") or {}).get("ip", "")
+        for line in await published(client, stored, address):
             step(line)
         typer.echo(name)
         return 0

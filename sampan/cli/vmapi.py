@@ -24,6 +24,10 @@ HOPELESS = (
     "ErrImageNeverPull",
     "CannotStart",
 )  # without the user's help
+UNREACHED = (
+    "without root, ports are reached that --publish names, and no others; "
+    "one by one, later: sampan kubectl port-forward"
+)
 
 
 class VMError(Exception):
@@ -76,12 +80,12 @@ async def find(client: Client, name: str, namespace: str) -> Object:
         ) from None
 
 
-async def published(client: Client, stored: Object) -> list[str]:
-    """Where the machine's ports are."""
+async def published(client: Client, stored: Object, address: str) -> list[str]:
+    """Where the machine's ports are, and which are nowhere: without root the address is one of the host's own."""
     from sampan.client.resources import SERVICES
 
     if not stored["spec"].get("ports"):
-        return []
+        return [UNREACHED] if address.startswith("127.") else []
     metadata = stored["metadata"]
     service = await appeared(client, SERVICES, metadata["namespace"], metadata["name"])
     return [
@@ -102,44 +106,71 @@ async def appeared(client: Client, gvr: Any, namespace: str, name: str) -> Objec
 
 
 async def until(client: Client, name: str, namespace: str, phases: tuple[str, ...]) -> Object:
-    """Tell each step of the machine until its phase is one of these. Raises VMError with what keeps it."""
-    told, trouble = set[str](), ""
+    """Tell each step of the machine, and what its pod meets, until its phase is one of these. Raises VMError with what
+    keeps it from there."""
+    from sampan.cli.vmevents import tell
+
+    waiting = Waiting(client, name, namespace, phases)
+    failure: Exception
     try:
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                watch = client.watch(
-                    VIRTUALMACHINES, namespace, field_selector=f"metadata.name={name}"
-                )
-                async with aclosing(watch) as events:  # type: ignore[type-var]
-                    async for event in events:
-                        if event.type == "DELETED":
-                            raise VMError(f"{name} was deleted")
-                        if event.type == "BOOKMARK":
-                            continue
-                        found = event.object
-                        status = found.get("status") or {}
-                        phase = status.get("phase", "Pending")
-                        current = (
-                            status.get("observedGeneration") == found["metadata"]["generation"]
-                        )
-                        ready = condition(found, "Ready") or {}
-                        trouble = ready.get("message", "")
-                        line = f"{phase}  {status.get('ip', '')}  {trouble}".rstrip()
-                        if line not in told:
-                            told.add(line)
-                            step(line)
-                        if current and phase in phases:
-                            return found
-                        if ready.get("reason") in HOPELESS and "Running" in phases:
-                            raise VMError(
-                                f"{name} does not start: {trouble}. It is tried again all the while; "
-                                f"to give it up: sampan vm rm {name}"
-                            )
-    except TimeoutError:
-        raise VMError(
-            f"{name} is not {phases[0]} after {PATIENCE:.0f} s{': ' + trouble if trouble else ''}; "
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            telling = group.create_task(tell(client, name, namespace, starts="Running" in phases))
+            try:
+                return await waiting.reach()
+            finally:
+                telling.cancel()
+    except* TimeoutError:
+        why = f": {waiting.trouble}" if waiting.trouble else ""
+        failure = VMError(
+            f"{name} is not {phases[0]} after {PATIENCE:.0f} s{why}; "
             f"see: sampan vm inspect {name}, sampan kubectl describe pod {name}"
-        ) from None
+        )
+    except* (VMError, ApiError, ClientConnectionError) as group_of_one:
+        failure = group_of_one.exceptions[0]
+    raise failure from None
+
+
+class Waiting:
+    """For a machine to be in one of some phases; `trouble` is what it says of itself meanwhile."""
+
+    def __init__(self, client: Client, name: str, namespace: str, phases: tuple[str, ...]) -> None:
+        self.client, self.name, self.namespace, self.phases = client, name, namespace, phases
+        self.trouble = ""
+        self._told = set[str]()
+
+    async def reach(self) -> Object:
+        while True:
+            watch = self.client.watch(
+                VIRTUALMACHINES, self.namespace, field_selector=f"metadata.name={self.name}"
+            )
+            async with aclosing(watch) as events:  # type: ignore[type-var]
+                async for event in events:
+                    if event.type == "DELETED":
+                        raise VMError(f"{self.name} was deleted")
+                    if event.type != "BOOKMARK" and self.has_reached(event.object):
+                        return event.object
+
+    def has_reached(self, found: Object) -> bool:
+        """Raises VMError when it will not, without the user's help."""
+        status = found.get("status") or {}
+        phase = status.get("phase", "Pending")
+        ready = condition(found, "Ready") or {}
+        self.trouble = ready.get("message", "")
+        line = f"{phase}  {status.get('ip', '')}  {self.trouble}".rstrip()
+        if line not in self._told:
+            self._told.add(line)
+            step(line)
+        if (
+            status.get("observedGeneration") == found["metadata"]["generation"]
+            and phase in self.phases
+        ):
+            return True
+        if ready.get("reason") in HOPELESS and "Running" in self.phases:
+            raise VMError(
+                f"{self.name} does not start: {self.trouble}. It is tried again all the while; "
+                f"to give it up: sampan vm rm {self.name}"
+            )
+        return False
 
 
 async def gone(client: Client, name: str, namespace: str) -> None:

@@ -18,17 +18,13 @@ def kind_directory(config: Config) -> Path:
 
 
 def installed(config: Config) -> dict[str, Path]:
-    """Release → directory, the newest last."""
-    from sampan.runtime.microvm.presence import KERNEL_RECORD, places
+    """Release → directory, what all are booted with first."""
+    from sampan.runtime.microvm.presence import records
 
-    found = [
-        record
-        for place in places(kind_directory(config) / "kernels")
-        for record in place.glob(f"*/{KERNEL_RECORD}")
-    ]
-    return {
-        path.parent.name: path.parent for path in sorted(found, key=lambda p: p.stat().st_mtime)
-    }
+    found: dict[str, Path] = {}
+    for record in records(kind_directory(config) / "kernels"):
+        found.setdefault(record.parent.name, record.parent)
+    return found
 
 
 def used(config: Config) -> str:
@@ -36,7 +32,7 @@ def used(config: Config) -> str:
     from sampan.runtime.microvm.presence import named_kernel
 
     named = named_kernel(kind_directory(config))
-    return Path(named).name if named else next(reversed(installed(config)), "")
+    return Path(named).name if named else next(iter(installed(config)), "")
 
 
 def show(config: Config) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sampan.cli.config import Config
@@ -98,6 +101,36 @@ def ssh(config: Config, name: str, namespace: str, arguments: Sequence[str]) -> 
     options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]  # fmt: skip
     # Named, since ssh looks for them in the home of the user database, where $HOME may be another.
     options += itertools.chain.from_iterable(("-i", str(path)) for path in identities())
-    return subprocess.run(
-        [program, *options, f"root@{address}", *arguments], check=False
-    ).returncode
+    try:
+        with door(config, name, namespace, address) as (host, port):
+            command = [program, *options, "-p", str(port), f"root@{host}", *arguments]
+            return subprocess.run(command, check=False).returncode
+    except VMError as error:
+        say(str(error))
+        return 1
+
+
+@contextmanager
+def door(config: Config, name: str, namespace: str, address: str) -> Iterator[tuple[str, int]]:
+    """Where the machine's sshd is reached: at its address, or (a machine without root, whose address has its declared
+    ports alone, and no port 22 that a user might open) behind the API's port-forward. Raises VMError."""
+    if not ipaddress.ip_address(address).is_loopback:
+        yield address, 22
+        return
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        raise VMError(
+            "without root a machine is reached through kubectl port-forward, and kubectl is not on the PATH"
+        )
+    command = [kubectl, "--kubeconfig", str(config.kubeconfig), "-n", namespace, "port-forward"]
+    with subprocess.Popen(
+        [*command, f"pod/{name}", ":22"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as forwarding:
+        assert forwarding.stdout is not None and forwarding.stderr is not None
+        try:
+            found = re.search(r"127\.0\.0\.1:(\d+)", forwarding.stdout.readline())
+            if found is None:
+                raise VMError(f"kubectl port-forward: {forwarding.stderr.read().strip()}")
+            yield "127.0.0.1", int(found[1])
+        finally:
+            forwarding.terminate()

@@ -202,6 +202,16 @@ def test_what_cannot_be_says_what_to_do(cluster: Cluster) -> None:
     assert pulled.returncode == 1 and "sampan vm rm nowhere" in pulled.stderr
     vm(cluster, "rm", "nowhere")
     assert "used" in vm(cluster, "kernels").stdout.lower()
+    # What only the events of its pod say is said by who waits for it, who does not wait for ever.
+    kind = {"apiVersion": "sampan.dev/v1alpha1", "kind": "VirtualMachine"}
+    spec = {"image": IMAGE, "kernel": "2.4", "running": False}
+    cluster.apply({**kind, "metadata": {"name": "old"}, "spec": spec})
+    refused = vm(cluster, "start", "old", check=False)
+    why = "there is no guest kernel 2.4 on this node"
+    assert f"FailedCreatePodSandBox  Failed to create pod sandbox: microVM: {why}" in refused.stderr
+    assert refused.returncode == 1 and f"old does not start: Failed to create pod sandbox: microVM: {why}" in refused.stderr  # fmt: skip
+    assert "to have it: sampan vm kernels fetch" in refused.stderr
+    vm(cluster, "rm", "old")
 
 
 def test_init_is_process_one(cluster: Cluster) -> None:

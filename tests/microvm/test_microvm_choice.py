@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from runtime_fixture import Runtime
 from sampan.cri.errors import CRIError
 from sampan.image.build import build
 from sampan.image.store import ImageStore
-from sampan.runtime.microvm import drivers, guestneeds, kernels, ownkernels, presence
+from sampan.runtime.microvm import drivers, guestneeds, kernels, ownkernels, presence, vmlinux
 from sampan.runtime.microvm.errors import BadArtifact, MissingPiece, VMMError
 from sampan.runtime.microvm.settings import Settings
 
@@ -114,12 +116,11 @@ async def test_a_pod_s_own_kernel(runtime: Runtime, home: Path, tmp_path: Path) 
     own = home / "state/microvm/kernels"
     with pytest.raises(BadArtifact, match=lacks):
         ownkernels.from_file(debian.image, own, "qemu")
-    bare = kernels.store(own, "9.9-bare", debian.image.read_bytes(), {})
-    try:
-        with pytest.raises(CRIError, match=lacks):
-            await runtime.pod("microvm", annotations={"sampan.dev/vm-kernel": bare.release})
-    finally:
-        shutil.rmtree(bare.directory)  # as the newest it would become every machine's
+    bare = kernels.store(own, "9.9-bare", debian.image.read_bytes(), {}, own=True)
+    with pytest.raises(CRIError, match=lacks):
+        await runtime.pod("microvm", annotations={"sampan.dev/vm-kernel": bare.release})
+    # Two newer ones are here now that were brought by name: everybody's is the same as before.
+    assert kernels.find(own, check=False) == debian
 
 
 def test_what_is_built_in_is_found_by_its_name() -> None:
@@ -131,6 +132,33 @@ def test_what_is_built_in_is_found_by_its_name() -> None:
     assert guestneeds.lacking(image.replace(marks[2], b""), {}, "firecracker") == [
         "CONFIG_VIRTIO_BLK"
     ]
+
+
+def test_a_kernel_with_its_file_server_built_in_shares_directories(tmp_path: Path) -> None:
+    note = struct.pack("<III", 4, 8, vmlinux.PHYS32_ENTRY) + b"Xen\0" + bytes(8)
+    elf = bytearray(b"\x7fELF\x02".ljust(120, b"\0"))
+    struct.pack_into("<Q", elf, 32, 64)
+    struct.pack_into("<HH", elf, 54, 56, 1)
+    struct.pack_into("<IIQQQQ", elf, 64, 4, 0, 120, 0, 0, len(note))
+    drivers_ = b"".join(need.mark for need in guestneeds.NEEDS) + guestneeds.ACPI_DEVICE
+    image = bytes(elf) + note + b"\0Linux version 9.8 (me)\0" + drivers_
+    (tmp_path / "without").write_bytes(image)
+    (tmp_path / "with").write_bytes(image + b"\x016fuse: init (API version %i.%i)\n\0")
+    without = ownkernels.from_file(tmp_path / "without", tmp_path / "kernels", "qemu")
+    assert without.release.startswith("9.8-") and not without.shares_files
+    shares = ownkernels.from_file(tmp_path / "with", tmp_path / "kernels", "qemu")
+    assert shares.shares_files and kernels.load(shares.directory).shares_files
+
+
+def test_a_kernel_brought_by_name_is_everybodys_only_where_there_is_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "places", lambda own: [own])
+    mine = kernels.store(tmp_path, "9.8-mine", b"mine", {}, own=True)
+    assert kernels.find(tmp_path) == mine
+    shared = kernels.store(tmp_path, "9.7-shared", b"shared", {})
+    os.utime(shared.directory / presence.KERNEL_RECORD, (1, 1))
+    assert kernels.find(tmp_path) == shared and kernels.named(tmp_path, "9.8-mine") == mine
 
 
 def test_a_kernel_that_is_none_is_refused_by_name(tmp_path: Path) -> None:

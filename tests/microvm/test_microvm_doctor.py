@@ -10,7 +10,7 @@ import pytest
 
 from sampan.cli import doctor
 from sampan.runtime import kinds
-from sampan.runtime.microvm import kernels, presence
+from sampan.runtime.microvm import presence
 from sampan.runtime.microvm import qemu as qemu_driver
 from sampan.runtime.microvm.settings import Settings
 
@@ -29,8 +29,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(presence, "qemu", lambda: shutil.which(presence.QEMU))
     monkeypatch.setattr(qemu_driver, "path", presence.qemu)
     monkeypatch.setattr(presence, "AGENTS", agents)
-    for module in (presence, kernels):
-        monkeypatch.setattr(module, "places", lambda _: [own])
+    monkeypatch.setattr(presence, "places", lambda _: [own])
     monkeypatch.setattr(kinds, "KINDS", {"microvm": kinds.KINDS["microvm"]})
     monkeypatch.setattr(doctor, "probe_network", list)
     for name in ("agent", "rehearsal"):
@@ -60,7 +59,7 @@ def test_a_missing_piece(
 ) -> None:
     (node / hidden).unlink()
     told = said(node, capsys)
-    assert f"missing  {why}" in told and f"to have it: {remedy}" in told.replace("python -m sampan.runtime.microvm.", "").replace("python ", "")  # fmt: skip
+    assert f"missing  {why}" in told and f"to have it: {remedy}" in told.replace("sampan vm ", "").replace("python ", "")  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "project"), [("firecracker", "firecracker-microvm/firecracker"), ("cloud-hypervisor", "cloud-hypervisor/cloud-hypervisor")])  # fmt: skip

@@ -13,6 +13,7 @@ import pytest
 from sampan.network.pods import Attachment
 from sampan.runtime.microvm import (
     kernels,
+    presence,
     settings,
     wiring,
 )
@@ -72,7 +73,7 @@ def test_settings_are_checked(tmp_path: Path) -> None:
 
 
 def test_no_kernel_is_said_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "places", lambda own: [own])
+    monkeypatch.setattr(presence, "places", lambda own: [own])
     with pytest.raises(MissingPiece) as caught:
         kernels.find(tmp_path)
     assert caught.value.install == kernels.FETCH

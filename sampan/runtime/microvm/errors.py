@@ -23,6 +23,10 @@ class MissingPiece(MicroVMError):
         super().__init__(why)
         self.install = install
 
+    def remedied(self) -> str:
+        """With what brings it, for who is told nothing else."""
+        return f"{self}; to have it: {self.install}" if self.install else str(self)
+
 
 class BadArtifact(MicroVMError):
     def __init__(self, path: Path | str, why: str) -> None:

@@ -5,7 +5,8 @@ Debian's `linux-image-cloud-amd64` is downloaded and unpacked, never installed. 
     <kernels>/<release>/{vmlinux, modules/<name>.ko, kernel.json}
 
 `kernel.json` is written last and holds the digests: a directory without it is a download that was interrupted, and one
-whose files do not match it is refused. Kernels are shared by all data directories of a user.
+whose files do not match it is refused. Kernels are shared by all data directories of a user. One of the user's own
+(`ownkernels.py`) is booted by who names it; it is everybody's only where there is no other.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 
 from sampan.runtime.microvm import modules, vmlinux
 from sampan.runtime.microvm.errors import BadArtifact, MissingPiece
-from sampan.runtime.microvm.presence import FETCH, default_place, places
+from sampan.runtime.microvm.presence import FETCH, default_place, records
 from sampan.runtime.microvm.presence import KERNEL_RECORD as RECORD
 
 META_PACKAGE = "linux-image-cloud-amd64"
@@ -38,6 +39,7 @@ class Kernel:
     release: str
     digest: str  # of everything in it
     modules: tuple[str, ...]  # file names, in the order of loading
+    built_in: tuple[str, ...] = ()  # of the drivers that a guest may do without, those in `image`
 
     @property
     def image(self) -> Path:
@@ -46,7 +48,7 @@ class Kernel:
     @property
     def shares_files(self) -> bool:
         """Whether its guests can have directories of the host."""
-        return "fuse" in self.modules
+        return "fuse" in (*self.modules, *self.built_in)
 
     def module_files(self) -> list[bytes]:
         return [(self.directory / "modules" / f"{name}.ko").read_bytes() for name in self.modules]
@@ -55,13 +57,11 @@ class Kernel:
 def find(own: Path, *, check: bool = True) -> Kernel:
     """The newest whole kernel. Raises MissingPiece when there is none, BadArtifact when the only ones are damaged."""
     damaged: BadArtifact | None = None
-    for place in places(own):
-        found = sorted(place.glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime)
-        for record in reversed(found):
-            try:
-                return load(record.parent, check=check)
-            except BadArtifact as error:
-                damaged = error
+    for record in records(own):
+        try:
+            return load(record.parent, check=check)
+        except BadArtifact as error:
+            damaged = error
     if damaged is not None:
         raise damaged
     raise MissingPiece("no guest kernel has been downloaded", FETCH)
@@ -69,25 +69,23 @@ def find(own: Path, *, check: bool = True) -> Kernel:
 
 def named(own: Path, release: str) -> Kernel:
     """A kernel that is here, by its release. Raises MissingPiece, BadArtifact."""
-    known = sorted(
-        {record.parent.name for place in places(own) for record in place.glob(f"*/{RECORD}")}
-    )
+    known = {record.parent.name: record.parent for record in reversed(records(own))}
     if release not in known:
-        here = ", ".join(known) or "none"
+        here = ", ".join(sorted(known)) or "none"
         raise MissingPiece(
             f"there is no guest kernel {release} on this node; it has: {here}", FETCH
         )
-    return load(
-        next(place / release for place in places(own) if (place / release / RECORD).exists()),
-        check=False,
-    )
+    return load(known[release], check=False)
 
 
 def load(directory: Path, *, check: bool = True) -> Kernel:
     """Raises BadArtifact unless every file is what was recorded when it was unpacked. `check` False: by the record alone."""
     try:
         record = json.loads((directory / RECORD).read_bytes())
-        kernel = Kernel(directory, record["release"], record["digest"], tuple(record["modules"]))
+        kernel = Kernel(
+            directory, record["release"], record["digest"], tuple(record["modules"]),
+            tuple(record.get("built_in", ())),
+        )  # fmt: skip
         found = digest_of(directory, kernel.modules) if check else kernel.digest
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadArtifact(
@@ -106,8 +104,16 @@ def digest_of(directory: Path, names: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
-def store(place: Path, release: str, image: bytes, found: dict[str, bytes]) -> Kernel:
-    """Write a kernel below `place`, in the place of one of the same release."""
+def store(
+    place: Path,
+    release: str,
+    image: bytes,
+    found: dict[str, bytes],
+    *,
+    built_in: tuple[str, ...] = (),
+    own: bool = False,
+) -> Kernel:
+    """Write a kernel below `place`, in the place of one of the same release. `own`: for who names it."""
     order = modules.in_order(found, (*modules.WANTED, *modules.VSOCK))
     place.mkdir(parents=True, exist_ok=True, mode=0o755)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=place) as scratch:
@@ -118,12 +124,18 @@ def store(place: Path, release: str, image: bytes, found: dict[str, bytes]) -> K
         for name in order:
             (fresh / "modules" / f"{name}.ko").write_bytes(modules.without_signature(found[name]))
         digest = digest_of(fresh, tuple(order))
-        record = {"release": release, "digest": digest, "modules": order}
+        record = {
+            "release": release,
+            "digest": digest,
+            "modules": order,
+            "built_in": built_in,
+            "own": own,
+        }
         (fresh / RECORD).write_text(json.dumps(record))
         target = place / release
         shutil.rmtree(target, ignore_errors=True)
         fresh.rename(target)
-    return Kernel(target, release, digest, tuple(order))
+    return Kernel(target, release, digest, tuple(order), built_in)
 
 
 def unpack(package: Path, place: Path, say: Say = lambda _: None) -> Kernel:
@@ -208,7 +220,7 @@ def main() -> int:
     import argparse
 
     parser = argparse.ArgumentParser(
-        prog=FETCH.rpartition(" ")[0], description="Guest kernels for microVMs."
+        prog="python -m sampan.runtime.microvm.kernels", description="Guest kernels for microVMs."
     )
     parser.add_argument("action", choices=("fetch", "unpack", "show"))
     parser.add_argument(

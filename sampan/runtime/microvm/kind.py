@@ -176,6 +176,8 @@ class MicroVMKind:
                 started = await clone(
                     driver.start, template, self._machines, ports, reach=spec.network.reach
                 )
+        except MissingPiece as error:
+            raise CannotStart(f"microVM: {error.remedied()}") from error
         except MicroVMError as error:
             raise CannotStart(f"microVM: {error}") from error
         except OSError as error:

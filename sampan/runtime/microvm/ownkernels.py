@@ -84,4 +84,6 @@ def keep(image: bytes, found: dict[str, bytes], place: Path, vmm: str, name: str
     digest = hashlib.sha256(image)
     for each in sorted(found):
         digest.update(hashlib.sha256(found[each]).digest())
-    return kernels.store(place, f"{banner[1].decode()}-{digest.hexdigest()[:8]}", image, found)
+    release = f"{banner[1].decode()}-{digest.hexdigest()[:8]}"
+    extras = guestneeds.built_in(image)
+    return kernels.store(place, release, image, found, built_in=extras, own=True)

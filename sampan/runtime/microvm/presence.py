@@ -9,8 +9,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sampan.runtime.sandbox import Support
 
@@ -28,7 +28,7 @@ VMMS = {
         "see https://github.com/firecracker-microvm/firecracker/releases",
     ),
 }
-FETCH = "python -m sampan.runtime.microvm.kernels fetch"
+FETCH = "sampan vm kernels fetch"
 BUILD_AGENT = "python native/build.py, in a checkout; a package has it"
 AGENTS = Path(__file__).parent / "agent"
 SHARED = Path("/var/lib/sampan/kernels")
@@ -47,7 +47,8 @@ def glance(directory: Path) -> Support:
         return Support(False, why=f"{program} is not installed", install=install)
     if not (agent_file().exists() and agent_file("rehearsal").exists()):
         return Support(False, why="the guest agent was not built", install=BUILD_AGENT)
-    release = next(releases(directory / "kernels"), "") or named_kernel(directory)
+    release = Path(named_kernel(directory)).name
+    release = release or next((path.parent.name for path in records(directory / "kernels")), "")
     if not release:
         return Support(False, why="no guest kernel has been downloaded", install=FETCH)
     return Support(True, detail=f"{vmm}, Linux {release}, not booted yet")
@@ -82,10 +83,23 @@ def default_place() -> Path:
     return Path("~/.local/share/sampan/kernels").expanduser()
 
 
-def releases(own: Path) -> Iterator[str]:
-    for place in places(own):
-        for record in place.glob(f"*/{KERNEL_RECORD}"):
-            yield record.parent.name
+def records(own: Path) -> list[Path]:
+    """The kernels that are here, what pods are booted with first: the newest that was not brought for a machine alone."""
+    found = {
+        record: facts(record)
+        for place in places(own)
+        for record in place.glob(f"*/{KERNEL_RECORD}")
+    }
+    return sorted(found, key=lambda path: (bool(found[path].get("own")), -path.stat().st_mtime))
+
+
+def facts(record: Path) -> dict[str, Any]:
+    """What a kernel's record says; nothing, when it is damaged: that is told by who uses the kernel."""
+    try:
+        found = json.loads(record.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def named_kernel(directory: Path) -> str:
