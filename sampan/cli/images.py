@@ -9,8 +9,7 @@ import asyncio
 import dataclasses
 import json
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ import typer
 from sampan.cli.config import Config, ConfigError, NoCluster, default_data_dir
 from sampan.cli.progress import Bar, size
 from sampan.cli.registry import open_images
+from sampan.cli.table import print_table
 from sampan.image.auth import DockerConfig, docker_config_path
 from sampan.image.errors import ImageError
 from sampan.image.hosts import Registries
@@ -205,11 +205,3 @@ def show(data_dir: Path | None) -> int:
 
 def short(image_id: str) -> str:
     return image_id.removeprefix("sha256:")[:12]
-
-
-def print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Columns as kubectl prints them: three spaces apart, wide enough for each value."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    for row in (header, *rows):
-        line = "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        sys.stdout.write(line.rstrip() + "\n")

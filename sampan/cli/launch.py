@@ -1,8 +1,8 @@
 """How `sampan up` starts the supervisor: at once, beside itself.
 
-Reading a command line takes typer a fifth of a second, most of it the import of pydantic; what the cluster's parts share takes
-as long to import. So the supervisor's interpreter is started before anything else, imports, and waits for its orders: one line
-of JSON on a pipe. When none come, because the command line was wrong or a cluster runs already, the pipe closes and it ends.
+Reading a command line takes a tenth of a second, most of it the import of typer; what the cluster's parts share takes longer
+to import. So the supervisor's interpreter is started before anything else, imports, and waits for its orders: one line of
+JSON on a pipe. When none come, because the command line was wrong or a cluster runs already, the pipe closes and it ends.
 
 Nothing heavy may be imported here.
 """

@@ -11,7 +11,7 @@ import typer
 
 from sampan.cli.config import Config
 from sampan.cli.control import ask
-from sampan.cli.images import print_table
+from sampan.cli.table import print_table
 
 Object = dict[str, Any]
 

@@ -11,12 +11,12 @@ from typing import Any
 import typer
 
 from sampan.cli.config import Config
-from sampan.cli.images import print_table
+from sampan.cli.table import print_table
 from sampan.cli.vmapi import VMError, find, gone, published, say, step, until, with_api
 from sampan.cli.vmoptions import invent, kernel_of, machine, own_keys, require_sshd
 from sampan.cli.vmstreams import attach
 from sampan.client.client import Client
-from sampan.controllers.virtualmachine import VIRTUALMACHINES
+from sampan.client.resources import VIRTUALMACHINES
 from sampan.kube.objects import parse_time
 
 Object = dict[str, Any]

@@ -12,7 +12,7 @@ import typer
 from sampan.cli.config import Config
 from sampan.client.client import Client
 from sampan.client.errors import ClientConnectionError, ConfigError
-from sampan.controllers.virtualmachine import VIRTUALMACHINES
+from sampan.client.resources import VIRTUALMACHINES
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import condition
 

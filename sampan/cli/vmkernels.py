@@ -10,7 +10,8 @@ from pathlib import Path
 import typer
 
 from sampan.cli.config import Config
-from sampan.cli.images import print_table, size
+from sampan.cli.progress import size
+from sampan.cli.table import print_table
 
 
 def kind_directory(config: Config) -> Path:

@@ -20,7 +20,8 @@ from typing import Any
 import typer
 
 from sampan.cli.config import Config
-from sampan.cli.images import print_table, size
+from sampan.cli.progress import size
+from sampan.cli.table import print_table
 from sampan.cli.vm import run_stored
 from sampan.cli.vmapi import VMError, find, say, step, with_api
 from sampan.cli.vmkernels import kind_directory

@@ -12,7 +12,7 @@ from typing import Any
 
 from sampan.cli.config import Config
 from sampan.cli.vmapi import VMError
-from sampan.controllers.virtualmachine import VIRTUALMACHINES
+from sampan.client.resources import VIRTUALMACHINES
 
 Object = dict[str, Any]
 NODE_PORTS = (30000, 32767)

@@ -67,3 +67,5 @@ VALIDATINGWEBHOOKCONFIGURATIONS = GVR(
 )
 CUSTOMRESOURCEDEFINITIONS = GVR("apiextensions.k8s.io", "v1", "customresourcedefinitions")
 APISERVICES = GVR("apiregistration.k8s.io", "v1", "apiservices")
+
+VIRTUALMACHINES = GVR("sampan.dev", "v1alpha1", "virtualmachines")

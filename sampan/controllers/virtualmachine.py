@@ -27,13 +27,12 @@ from sampan.client.resources import (
     PERSISTENTVOLUMECLAIMS,
     PODS,
     SERVICES,
+    VIRTUALMACHINES,
 )
 from sampan.controllers.base import Context, Controller, Key, Object, Requeue, Watch, stamp
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import condition, controller_of, is_deleting
-from sampan.kube.types import GVR
 
-VIRTUALMACHINES = GVR("sampan.dev", "v1alpha1", "virtualmachines")
 DEFINITION = "virtualmachines.sampan.dev"
 KIND = "VirtualMachine"
 LABEL = "sampan.dev/virtual-machine"

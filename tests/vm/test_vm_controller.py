@@ -12,8 +12,9 @@ from sampan.client.resources import (
     RUNTIMECLASSES,
     SERVICEACCOUNTS,
     SERVICES,
+    VIRTUALMACHINES,
 )
-from sampan.controllers.virtualmachine import VIRTUALMACHINES, pod_of, status_of
+from sampan.controllers.virtualmachine import pod_of, status_of
 from sampan.kube.errors import ApiError
 from sampan.kube.objects import condition
 
