@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 from sampan.apiserver import backends
 from sampan.apiserver.backends import Target
 from sampan.apiserver.proxylinks import in_place
+from sampan.apiserver.remote import RemoteAnswer
 from sampan.apiserver.tunnel import is_upgrade, unreachable, upgrade
 from sampan.client.transport import Request, Response
 from sampan.kube import errors
@@ -210,31 +211,12 @@ def _open_context() -> ssl.SSLContext:
     return context
 
 
-class Answer:
-    """A backend's answer, itself the iterator of its body, with the client session that carries it: both end together."""
+class Answer(RemoteAnswer):
+    """A backend's answer, with the client session that carries it: both end together."""
 
     def __init__(self, session: aiohttp.ClientSession, response: aiohttp.ClientResponse) -> None:
-        self.status = response.status
-        self.headers = list(response.headers.items())
+        super().__init__(response)
         self._session = session
-        self._response = response
-
-    def __aiter__(self) -> Answer:
-        return self
-
-    async def __anext__(self) -> bytes:
-        """The body as it comes. A backend that breaks off breaks our answer off too."""
-        import aiohttp
-
-        try:
-            part = await self._response.content.readany()
-        except aiohttp.ClientError as error:
-            await self.aclose()
-            raise ConnectionError(str(error)) from error
-        if not part:
-            await self.aclose()
-            raise StopAsyncIteration
-        return part
 
     async def text(self) -> str:
         """The beginning of the body, for an error message."""

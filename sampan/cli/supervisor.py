@@ -20,9 +20,7 @@ import os
 import selectors
 import signal
 import socket
-import sys
 import time
-import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,7 @@ from sampan.cli.becoming import (
 )
 from sampan.cli.config import Config
 from sampan.cli.control import BUSY
-from sampan.cli.warm import SERVER, WARM, begin_pki, end_pki, read_orders, warm
+from sampan.cli.warm import SERVER, WARM, begin_pki, end_pki, live_out, read_orders, warm
 
 STOP_GRACE = 10.0  # seconds between SIGTERM and SIGKILL of a part
 STABLE = 10.0  # a part that lived this long starts again without a pause
@@ -205,7 +203,7 @@ class Supervisor:
             return
         if pid == 0:
             os.close(reader)
-            self.become(part.name, writer)
+            live_out(lambda: self.become(part.name, writer))
         os.close(writer)
         os.set_blocking(reader, False)
         part.pid, part.started, part.pipe, part.buffer = pid, time.monotonic(), reader, b""
@@ -216,38 +214,30 @@ class Supervisor:
         self.tell(part.name, "started")
 
     def become(self, name: str, notify: int) -> None:
-        """In the child: leave everything of the supervisor, be the part, never return."""
-        status = 1
-        try:
-            os.setpgid(0, 0)  # a Ctrl-C at the terminal is the supervisor's to handle
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, signal.SIG_DFL)
-            self.selector.close()
-            self.control.close()
-            os.close(self.lock_fd)
-            os.close(self.lifeline_end)
-            gc.enable()
-            if self.events >= 0:
-                os.close(self.events)
-            for other in self.parts.values():
-                for fd in (other.pidfd, other.pipe):
-                    if fd >= 0:
-                        os.close(fd)
-            redirect_output(self.config.logs / f"{name}.log")
-            name_process(f"sampan-{name}")
-            if self.made >= 0:
-                importlib.import_module(SERVER)  # takes as long as the certificates, which it needs
-                os.read(self.made, 1)
-                os.close(self.made)
-            parts = importlib.import_module("sampan.cli.parts")
-            parts.run(name, self.config, Notifier(notify), self.lifeline)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
+        """In the child: leave everything of the supervisor, and be the part until it ends."""
+        os.setpgid(0, 0)  # a Ctrl-C at the terminal is the supervisor's to handle
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        self.selector.close()
+        self.control.close()
+        os.close(self.lock_fd)
+        os.close(self.lifeline_end)
+        gc.enable()
+        if self.events >= 0:
+            os.close(self.events)
+        for other in self.parts.values():
+            for fd in (other.pidfd, other.pipe):
+                if fd >= 0:
+                    os.close(fd)
+        redirect_output(self.config.logs / f"{name}.log")
+        name_process(f"sampan-{name}")
+        if self.made >= 0:
+            importlib.import_module(SERVER)  # takes as long as the certificates, which it needs
+            os.read(self.made, 1)
+            os.close(self.made)
+        parts = importlib.import_module("sampan.cli.parts")
+        parts.run(name, self.config, Notifier(notify), self.lifeline)
 
     def on_report(self, part: Part) -> None:
         try:
@@ -366,19 +356,15 @@ class Supervisor:
 
     def in_child(self, name: str) -> bool:
         """Run `name` of parts in a child, so that what it imports and starts stays out of the supervisor."""
+
+        def work() -> None:
+            signal.set_wakeup_fd(-1)
+            redirect_output(self.config.logs / "supervisor.log")
+            getattr(importlib.import_module("sampan.cli.parts"), name)(self.config)
+
         pid = os.fork()
         if pid == 0:
-            status = 1
-            try:
-                signal.set_wakeup_fd(-1)
-                redirect_output(self.config.logs / "supervisor.log")
-                getattr(importlib.import_module("sampan.cli.parts"), name)(self.config)
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stderr.flush()
-                os._exit(status)
+            live_out(work)
         _, status = os.waitpid(pid, 0)
         if status:
             self.tell(name, "failed", f"see {self.config.logs}/supervisor.log")

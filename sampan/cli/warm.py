@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import traceback
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from sampan.cli.config import Config
 
@@ -29,6 +30,19 @@ def warm(name: str) -> None:
         importlib.import_module(module)
 
 
+def live_out(work: Callable[[], object]) -> NoReturn:
+    """The rest of a forked child's life: the work, and an exit code that says how it went. Nothing of the parent's is run."""
+    status = 1
+    try:
+        work()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
 def begin_pki(config: Config) -> tuple[int, int]:
     """Make the certificates in a child: the crypto library is large, and needed once a year. (its pid, a pipe that ends with it)"""
     reader, writer = os.pipe()
@@ -36,15 +50,7 @@ def begin_pki(config: Config) -> tuple[int, int]:
     if pid:
         os.close(writer)
         return pid, reader
-    status = 1
-    try:
-        importlib.import_module("sampan.cli.parts").make_pki(config)
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
+    live_out(lambda: importlib.import_module("sampan.cli.parts").make_pki(config))
 
 
 def end_pki(config: Config, pid: int) -> None:

@@ -96,7 +96,14 @@ class Limits:
 
 def settings(limits: Limits, *, unified: bool) -> list[Setting]:
     """The files that say so, in the order in which the kernel takes them."""
-    return _unified(limits) if unified else _v1(limits)
+    found = _unified(limits) if unified else _v1(limits)
+    if limits.pids:
+        found.append(("pids", "pids.max", most(limits.pids)))
+    if limits.cpuset_cpus:
+        found.append(("cpuset", "cpuset.cpus", limits.cpuset_cpus))
+    if limits.cpuset_mems:
+        found.append(("cpuset", "cpuset.mems", limits.cpuset_mems))
+    return found
 
 
 def _unified(limits: Limits) -> list[Setting]:
@@ -112,12 +119,6 @@ def _unified(limits: Limits) -> list[Setting]:
         # CRI counts memory and swap together, as v1 did; v2 has swap by itself.
         swap = -1 if limits.memory_swap < 0 else limits.memory_swap - max(limits.memory, 0)
         found.append(("memory", "memory.swap.max", most(swap)))
-    if limits.pids:
-        found.append(("pids", "pids.max", most(limits.pids)))
-    if limits.cpuset_cpus:
-        found.append(("cpuset", "cpuset.cpus", limits.cpuset_cpus))
-    if limits.cpuset_mems:
-        found.append(("cpuset", "cpuset.mems", limits.cpuset_mems))
     return found
 
 
@@ -133,12 +134,6 @@ def _v1(limits: Limits) -> list[Setting]:
         found.append(("memory", "memory.limit_in_bytes", str(limits.memory)))
     if limits.memory_swap:
         found.append(("memory", SWAP_V1, str(limits.memory_swap)))
-    if limits.pids:
-        found.append(("pids", "pids.max", most(limits.pids)))
-    if limits.cpuset_cpus:
-        found.append(("cpuset", "cpuset.cpus", limits.cpuset_cpus))
-    if limits.cpuset_mems:
-        found.append(("cpuset", "cpuset.mems", limits.cpuset_mems))
     return found
 
 

@@ -19,8 +19,8 @@ from sampan.apiserver.admission.certificates import (
     CertificateSigning,
     CertificateSubjectRestriction,
 )
+from sampan.apiserver.admission.defaultclass import DefaultIngressClass, DefaultStorageClass
 from sampan.apiserver.admission.dynamic import Validating
-from sampan.apiserver.admission.ingressclass import DefaultIngressClass
 from sampan.apiserver.admission.limitranger import LimitRanger
 from sampan.apiserver.admission.measures import ADMIT, FASTEST, VALIDATE, Measures
 from sampan.apiserver.admission.namespaces import NamespaceLifecycle
@@ -37,7 +37,6 @@ from sampan.apiserver.admission.resourcequota import ResourceQuota
 from sampan.apiserver.admission.runtimeclass import RuntimeClass
 from sampan.apiserver.admission.serviceaccounts import ServiceAccount
 from sampan.apiserver.admission.storage import (
-    DefaultStorageClass,
     PersistentVolumeClaimResize,
     StorageObjectInUseProtection,
 )

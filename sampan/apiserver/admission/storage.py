@@ -1,6 +1,4 @@
-"""Storage: claims get the default class, and claims and volumes a finalizer that keeps them while they are in use;
-claims grow only where that is possible.
-"""
+"""Storage: claims and volumes get a finalizer that keeps them while they are in use; claims grow only where that is possible."""
 
 from __future__ import annotations
 
@@ -8,34 +6,11 @@ from sampan.apiserver.admission.plugin import Object, Plugin
 from sampan.apiserver.call import Call
 from sampan.kube import persistent
 
-DEFAULT_CLASS = (
-    "storageclass.kubernetes.io/is-default-class",
-    "storageclass.beta.kubernetes.io/is-default-class",
-)
-LEGACY_CLASS = "volume.beta.kubernetes.io/storage-class"
 FINALIZERS = {
     "core/persistentvolumeclaims": "kubernetes.io/pvc-protection",
     "core/persistentvolumes": "kubernetes.io/pv-protection",
     "storage.k8s.io/volumeattributesclasses": "kubernetes.io/vac-protection",
 }
-
-
-class DefaultStorageClass(Plugin):
-    """A claim that names no class gets the default one: of several, the newest."""
-
-    storages = ("core/persistentvolumeclaims",)
-
-    async def create(self, call: Call, obj: Object) -> None:
-        spec = obj.setdefault("spec", {})
-        annotations = obj["metadata"].get("annotations") or {}
-        if spec.get("storageClassName") is not None or LEGACY_CLASS in annotations:
-            return
-        marked = await self.lookup.all(
-            "storage.k8s.io", "v1", "storageclasses", having=b"is-default-class"
-        )
-        defaults = [each for each in marked if is_default(each, DEFAULT_CLASS)]
-        if defaults:
-            spec["storageClassName"] = newest(defaults)
 
 
 class PersistentVolumeClaimResize(Plugin):
@@ -67,16 +42,3 @@ class StorageObjectInUseProtection(Plugin):
         present = obj["metadata"].get("finalizers") or []
         if finalizer not in present:
             obj["metadata"]["finalizers"] = [*present, finalizer]
-
-
-def is_default(obj: Object, annotations: tuple[str, ...]) -> bool:
-    marks = obj["metadata"].get("annotations") or {}
-    return any(marks.get(name) == "true" for name in annotations)
-
-
-def newest(objects: list[Object]) -> str:
-    """The name of the youngest, the first by name among equals."""
-    by_name = sorted(objects, key=lambda each: each["metadata"]["name"])
-    return max(by_name, key=lambda each: each["metadata"].get("creationTimestamp") or "")[
-        "metadata"
-    ]["name"]

@@ -19,6 +19,7 @@ from sampan.apiserver import backends
 from sampan.apiserver.aggregation.services import Remote
 from sampan.apiserver.backends import Target
 from sampan.apiserver.proxy import NOT_FORWARDED, SERVICE_LABEL, returned_headers
+from sampan.apiserver.remote import RemoteAnswer
 from sampan.apiserver.tunnel import is_upgrade, unreachable, upgrade
 from sampan.client.transport import Request, Response, User
 from sampan.kube import errors, objects
@@ -153,27 +154,8 @@ class Backend:
             self._session = None
 
 
-class Answer:
-    """A remote's answer, itself the iterator of its body. Read to its end, the connection is kept for the next."""
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self.status = response.status
-        self.headers = list(response.headers.items())
-        self._response = response
-
-    def __aiter__(self) -> Answer:
-        return self
-
-    async def __anext__(self) -> bytes:
-        import aiohttp
-
-        try:
-            part = await self._response.content.readany()
-        except aiohttp.ClientError as error:
-            raise ConnectionError(str(error)) from error
-        if not part:
-            raise StopAsyncIteration
-        return part
+class Answer(RemoteAnswer):
+    """A remote's answer. Read to its end, the connection is kept for the next."""
 
     async def aclose(self) -> None:
         """Idempotent. A body that was not read to its end ends the connection."""
