@@ -203,8 +203,11 @@ class Cluster:
         return self.inside(send)
 
     def read(self, path: str) -> Any:
-        """The object or list at an API path; AssertionError when it is not there."""
-        status, body = self.request("GET", path)
+        """The object or list at an API path; AssertionError when it is not there, or nobody answers."""
+        try:
+            status, body = self.request("GET", path)
+        except (OSError, http.client.HTTPException) as error:
+            raise AssertionError(f"GET {path}: {error}") from error
         assert status == 200, body.decode()
         return json.loads(body)
 

@@ -55,13 +55,15 @@ def service(name: str) -> dict[str, Any]:
     }
 
 
-def pods_of(boat: Cluster, app: str) -> list[dict[str, Any]]:
-    return list(boat.get("pods", "-l", f"app={app}")["items"])
+def pods_of(boat: Cluster, app: str = "", namespace: str = "default") -> list[dict[str, Any]]:
+    """Those labelled app=`app`, or all; for what is asked again and again, so without a kubectl."""
+    selector = f"?labelSelector=app%3D{app}" if app else ""
+    return list(boat.read(f"/api/v1/namespaces/{namespace}/pods{selector}")["items"])
 
 
-def settled(boat: Cluster, app: str, count: int) -> bool:
+def settled(boat: Cluster, app: str, count: int, namespace: str = "default") -> bool:
     """Exactly `count` pods, all Ready."""
-    pods = pods_of(boat, app)
+    pods = pods_of(boat, app, namespace)
     return len(pods) == count == sum(ready(pod) for pod in pods)
 
 

@@ -59,7 +59,8 @@ def rolled_out(boat: Cluster, name: str) -> None:
 
 
 def endpoints(boat: Cluster, name: str) -> list[str]:
-    slices = boat.get("endpointslices", "-l", f"kubernetes.io/service-name={name}")["items"]
+    chosen = f"endpointslices?labelSelector=kubernetes.io%2Fservice-name%3D{name}"
+    slices = boat.read(f"/apis/discovery.k8s.io/v1/namespaces/default/{chosen}")["items"]
     return [
         endpoint["addresses"][0]
         for item in slices
@@ -71,7 +72,7 @@ def endpoints(boat: Cluster, name: str) -> list[str]:
 def workloads(boat: Cluster, app: str) -> dict[str, tuple[str, int, int]]:
     """By pod: (container id, its process, its restarts)."""
     found = {}
-    for pod in boat.get("pods", "-l", f"app={app}")["items"]:
+    for pod in pods_of(boat, app):
         (status,) = pod["status"]["containerStatuses"]
         container_id = status["containerID"].rpartition("/")[2]
         pid = process_of(boat, container_id)
@@ -207,7 +208,9 @@ def test_a_killed_workload_is_restarted(boat: Cluster, kind: str) -> None:
     os.kill(pid, signal.SIGKILL)
 
     def restarted() -> bool:
-        (status,) = boat.get("pod", name)["status"]["containerStatuses"]
+        (status,) = boat.read(f"/api/v1/namespaces/default/pods/{name}")["status"][
+            "containerStatuses"
+        ]
         return status["restartCount"] == restarts + 1 and status["ready"]
 
     wait_for(restarted, 30, f"{name} restarted")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cluster import AS_ROOT, Cluster, wait_for
 from conftest import load_hello
-from pieces import KINDS, deployment, settled
+from pieces import KINDS, deployment, pods_of, settled
 from remains import (
     descriptors,
     private_memory,
@@ -72,7 +72,7 @@ def cycle(boat: Cluster, most: int = max(WAVE.values())) -> None:
     wait_for(lambda: settled(boat, "wave", sum(pods.values())), 60, f"{pods} pods")
     for kind in KINDS:
         boat.kubectl("delete", "deployment", f"wave-{kind}", "--wait=false")
-    wait_for(lambda: not boat.get("pods")["items"], 60, "the end of all pods")
+    wait_for(lambda: not pods_of(boat), 60, "the end of all pods")
 
 
 def test_cycles_of_pods_leave_nothing(boat: Cluster) -> None:
@@ -99,14 +99,14 @@ def test_kills_in_the_middle_of_waves_leave_nothing(boat: Cluster) -> None:
     for part in ("runtime", "node", "server"):
         for kind in KINDS:
             boat.apply(deployment(kind, "wave", WAVE[kind] // 2))
-        wait_for(lambda: len(boat.get("pods")["items"]) > 1, 30, "pods on their way")
+        wait_for(lambda: len(pods_of(boat)) > 1, 30, "pods on their way")
         os.kill(boat.status()["parts"][part]["pid"], signal.SIGKILL)
         for kind in KINDS:
             wait_for(
                 lambda name=f"wave-{kind}": boat.run("kubectl", "delete", "deployment", name, "--wait=false", "--ignore-not-found", check=False).returncode == 0,
                 30, "the deletion",
             )  # fmt: skip
-    wait_for(lambda: not boat.get("pods")["items"], 60, "the end of all pods")
+    wait_for(lambda: not pods_of(boat), 60, "the end of all pods")
     wanted = {sort: len(items) for sort, items in before.items() if sort != "sockets"}
     wanted["processes"] += warm
     for sort, most in wanted.items():

@@ -131,7 +131,7 @@ def test_containers_are_refused_clearly(boat: Cluster) -> None:
 def test_scale_to_ten_and_every_pod_answers(boat: Cluster) -> None:
     boat.kubectl("scale", "deployment/hello-wasm", "--replicas=10")
     boat.kubectl("rollout", "status", "deployment/hello-wasm", "--timeout=60s")
-    wait_for(lambda: settled(boat, "hello", 10), 20, "ten pods")
+    wait_for(lambda: settled(boat, "hello", 10, "hello"), 20, "ten pods")
     addresses = {pod["status"]["podIP"] for pod in boat.get("pods")["items"]}
     assert len(addresses) == 10
     for address in addresses:

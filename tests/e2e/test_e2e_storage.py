@@ -59,7 +59,7 @@ def told(boat: Cluster, kind: str, before: str = "") -> str:
     """The uid of the set's pod, once it is another one than `before` and has told what it found."""
 
     def found() -> str:
-        pod = boat.get("pod", f"hold-{kind}-0")
+        pod = boat.read(f"/api/v1/namespaces/default/pods/hold-{kind}-0")
         uid = pod["metadata"]["uid"]
         if uid == before or not ready(pod):
             return ""
@@ -121,5 +121,8 @@ def test_a_volume_goes_with_its_claim_or_stays_as_its_policy_says(boat: Cluster)
         wait_for(lambda v=volume: gone(boat, "pv", v), what=f"the end of {volume}")
         wait_for(lambda p=place: not p.exists(), what=f"the end of {place}")
     wait_for(lambda: gone(boat, "pvc", f"data-hold-{kept}-0"), what="the end of the kept claim")
-    wait_for(lambda: boat.get("pv", name)["status"]["phase"] == "Released", what="Released")
+    wait_for(
+        lambda: boat.read(f"/api/v1/persistentvolumes/{name}")["status"]["phase"] == "Released",
+        what="Released",
+    )
     assert (path / "cargo").read_text().startswith(f"gold by {kept}")
