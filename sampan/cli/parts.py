@@ -174,8 +174,7 @@ def sweep(config: Config) -> None:
 def clear(config: Config) -> None:
     """Remove what the kernel keeps when no pod is left: volumes' mounts, bridge, tables, namespaces."""
     from sampan.cli.noderole import clear_network
-    from sampan.linux import cgroups
-    from sampan.node.linux import mounts_below
+    from sampan.linux import cgroups, mounts
     from sampan.node.volumes.pod import release
 
     if not config.rootless:
@@ -185,5 +184,5 @@ def clear(config: Config) -> None:
     for name in ("device-plugins", "pod-resources"):  # a node that was killed left its sockets
         (config.data_dir / "node" / name / "kubelet.sock").unlink(missing_ok=True)
     for name in VOLATILE:
-        if not mounts_below((config.run_dir / name).resolve()):
+        if not mounts.mounts_below((config.run_dir / name).resolve()):
             shutil.rmtree(config.run_dir / name, ignore_errors=True)

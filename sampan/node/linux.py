@@ -1,4 +1,4 @@
-"""The few kernel calls that Python's library does not have: mount, umount2, openat2 and inotify, through libc."""
+"""The few kernel calls that Python's library does not have: openat2 and inotify, through libc."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import struct
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC = 1, 2, 4, 8, 4096, 16384
-UMOUNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 
 _SYS_OPENAT2 = 437  # the same on every architecture that has it
 RESOLVE_NO_MAGICLINKS, RESOLVE_BENEATH = 0x02, 0x08
@@ -31,23 +28,6 @@ def _check(result: int, path: object) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(path))
     return result
-
-
-def mount(source: str, target: str | Path, kind: str = "", flags: int = 0, data: str = "") -> None:
-    _check(
-        _libc.mount(
-            source.encode(),
-            os.fsencode(target),
-            kind.encode() or None,
-            ctypes.c_ulong(flags),
-            data.encode() or None,
-        ),
-        target,
-    )
-
-
-def umount(target: str | Path, flags: int = UMOUNT_NOFOLLOW) -> None:
-    _check(_libc.umount2(os.fsencode(target), flags), target)
 
 
 def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
@@ -74,31 +54,3 @@ def inotify() -> int:
 
 def inotify_watch(descriptor: int, path: str | Path, mask: int) -> int:
     return int(_check(_libc.inotify_add_watch(descriptor, os.fsencode(path), mask), path))
-
-
-def mounts_below(directory: Path) -> list[str]:
-    """Mount points at or under the directory, deepest first."""
-    prefix = str(directory)
-    found = []
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            # Spaces and the like are written as octal escapes (proc(5)).
-            point = line.split(" ", 5)[4]
-            if "\\" in point:
-                point = os.fsdecode(os.fsencode(point).decode("unicode_escape").encode("latin-1"))
-            if point == prefix or point.startswith(prefix + "/"):
-                found.append(point)
-    return sorted(found, key=len, reverse=True)
-
-
-def is_tmpfs(directory: Path) -> bool:
-    """Whether what is written there stays off the disk."""
-    point, kind = "", ""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            head, _, tail = line.partition(" - ")
-            here = head.split(" ", 5)[4]
-            inside = str(directory) == here or str(directory).startswith(here.rstrip("/") + "/")
-            if inside and len(here) >= len(point):
-                point, kind = here, tail.split(" ", 1)[0]
-    return kind in ("tmpfs", "ramfs")

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sampan.linux import trees
+from sampan.linux import mounts, trees
 from sampan.network.pods import PodRef
-from sampan.runtime import endings, kernel, spec
+from sampan.runtime import endings, spec
 from sampan.runtime.records import ContainerEntry, SandboxEntry, load_all
 from sampan.runtime.sandbox import Exit, SandboxRecord
 
@@ -47,7 +47,7 @@ async def adopt(service: RuntimeService) -> None:
     )
     await collect(service, also_broken)
     for path in (*broken, *also_broken):
-        kernel.unmount_below(path)
+        mounts.unmount_below(path)
         await asyncio.to_thread(trees.remove_quietly, path)
 
 

@@ -15,21 +15,22 @@ from typing import Any
 from sampan.cri.errors import FailedPrecondition, InvalidArgument, NotFound
 from sampan.image.errors import ImageNotFound
 from sampan.image.store import ImageStore
+from sampan.linux import mounts
 from sampan.runtime import kernel
 from sampan.runtime.beneath import resolve
 from sampan.runtime.spec import image_volume
 
 READ_ONLY = (
-    kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
+    mounts.MS_REMOUNT | mounts.MS_BIND | mounts.MS_RDONLY | mounts.MS_NOSUID | mounts.MS_NODEV
 )
 
 
-async def mount_all(images: ImageStore, mounts: Any, directory: Path) -> None:
+async def mount_all(images: ImageStore, wanted: Any, directory: Path) -> None:
     """Mount those of a container's mounts that are images, and note in each which image it was (`image_ref`).
 
     Raises NotFound without the image, InvalidArgument for a sub-path that it does not have.
     """
-    for number, item in enumerate(mounts):
+    for number, item in enumerate(wanted):
         if not item.HasField("image"):
             continue
         try:
@@ -57,23 +58,23 @@ def mount(layers: tuple[Path, ...], place: Path, sub_path: str) -> None:
         names = ":".join(os.path.relpath(layer, base) for layer in reversed(layers))
         kernel.unshare(kernel.CLONE_FS)
         os.chdir(base)
-        flags = kernel.MS_NOSUID | kernel.MS_NODEV
-        kernel.mount("overlay", str(place), "overlay", flags, f"lowerdir={names}")
+        flags = mounts.MS_NOSUID | mounts.MS_NODEV
+        mounts.mount("overlay", str(place), "overlay", flags, f"lowerdir={names}")
     elif layers:
-        kernel.mount(str(layers[0]), str(place), flags=kernel.MS_BIND)
-        kernel.mount("", str(place), flags=READ_ONLY)
+        mounts.mount(str(layers[0]), str(place), flags=mounts.MS_BIND)
+        mounts.mount("", str(place), flags=READ_ONLY)
     if not sub_path:
         return
     try:
         with kernel.opened(kernel.open_tree(within(place, sub_path))) as tree:
             is_folder = os.path.isdir(f"/proc/self/fd/{tree}")
-            kernel.unmount(place)
+            mounts.unmount(place)
             if not is_folder:
                 place.rmdir()
                 place.touch()
             kernel.move_mount(tree, place)
     except BaseException:
-        kernel.unmount(place)
+        mounts.unmount(place)
         raise
 
 
@@ -90,4 +91,4 @@ def unmount_all(directory: Path) -> None:
     """Idempotent."""
     volumes = directory / "volumes"
     for place in volumes.iterdir() if volumes.is_dir() else ():
-        kernel.unmount(place)
+        mounts.unmount(place)

@@ -1,4 +1,4 @@
-"""Kernel calls that Python 3.11 has no name for: mounts and namespaces, through ctypes.
+"""Kernel calls that Python 3.11 has no name for: detached mounts and namespaces, through ctypes (plain mounts: linux/mounts.py).
 
 Namespaces are entered by a thread made for the purpose, which then ends: the kernel keeps them per thread, so the rest
 of the process never leaves its own, and nothing has to be forked.
@@ -24,18 +24,6 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 
-MS_RDONLY = 1
-MS_NOSUID = 2
-MS_NODEV = 4
-MS_NOEXEC = 8
-MS_REMOUNT = 32
-MS_BIND = 4096
-MS_REC = 16384
-MS_PRIVATE = 1 << 18
-MS_SLAVE = 1 << 19
-
-MNT_DETACH = 2
-
 # open_tree(2), move_mount(2), mount_setattr(2): the same numbers on every architecture.
 OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 428, 429, 442
 AT_FDCWD = -100
@@ -52,19 +40,6 @@ def _check(result: int, what: str) -> None:
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
-
-
-def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
-    _check(
-        _libc.mount(
-            os.fsencode(source),
-            os.fsencode(target),
-            kind.encode() or None,
-            ctypes.c_ulong(flags),
-            os.fsencode(options) or None,
-        ),
-        f"mount {kind or 'bind'} at {target}",
-    )
 
 
 def open_tree(source: str | Path) -> int:
@@ -107,23 +82,6 @@ def move_mount(tree: int, target: str | Path) -> None:
         MOVE_MOUNT, tree, b"", AT_FDCWD, os.fsencode(target), MOVE_MOUNT_F_EMPTY_PATH
     )
     _check(result, f"move_mount to {target}")
-
-
-def unmount(target: str | Path) -> bool:
-    """Detach what is mounted at `target`; False when nothing was, or it does not exist."""
-    return _libc.umount2(os.fsencode(target), MNT_DETACH) == 0
-
-
-def unmount_below(directory: Path) -> None:
-    """Detach every mount at or below `directory`, the innermost first."""
-    points = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        # Blanks and the like are written as octal escapes there (proc(5)).
-        point = line.split(" ")[4].encode("latin-1").decode("unicode_escape")
-        if Path(point).is_relative_to(directory):
-            points.append(point)
-    for point in reversed(points):
-        unmount(point)
 
 
 def unshare(flags: int) -> None:

@@ -52,6 +52,16 @@ class Watched:
         self._ended.set()
 
 
+async def kill(pid: int) -> None:
+    """The process is gone on return. Idempotent."""
+    try:
+        process = Watched(pid)
+    except ProcessLookupError:
+        return
+    process.signal(signal.SIGKILL)
+    await process.wait()
+
+
 def spawn(
     argv: Sequence[str], *, env: Mapping[str, str] | None = None, **options: Any
 ) -> subprocess.Popen[bytes]:

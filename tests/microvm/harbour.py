@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from sampan.linux import mounts
 from sampan.network.pods import Attachment, PodRef
 from sampan.runtime import kernel
 
@@ -32,7 +33,7 @@ class Harbour:
 
     async def close(self) -> None:
         for path in self.directory.iterdir():
-            kernel.unmount(path)
+            mounts.unmount(path)
             path.unlink()
         self.directory.rmdir()
 
@@ -40,7 +41,7 @@ class Harbour:
         def make() -> None:
             kernel.unshare(kernel.CLONE_NEWNET)
             path.touch()
-            kernel.mount("/proc/thread-self/ns/net", str(path), flags=kernel.MS_BIND)
+            mounts.mount("/proc/thread-self/ns/net", str(path), flags=mounts.MS_BIND)
 
         await kernel.in_thread(make)
         ip(path, "link set lo up")
@@ -61,7 +62,7 @@ class Harbour:
 
     async def detach(self, pod: PodRef) -> None:
         path = self.directory / pod.sandbox_id
-        kernel.unmount(path)
+        mounts.unmount(path)
         path.unlink(missing_ok=True)
 
     async def existing(self) -> dict[str, Attachment]:

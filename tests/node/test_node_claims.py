@@ -15,7 +15,8 @@ from node_pods import container, make_pod
 from sampan.client.client import Client
 from sampan.client.transport import Request, Response
 from sampan.cri import api_pb2 as api
-from sampan.node import exposition, linux, stats
+from sampan.linux import mounts
+from sampan.node import exposition, stats
 from sampan.node.cache import ObjectCache
 from sampan.node.environment import NodeFacts
 from sampan.node.errors import ClaimError, VolumeError
@@ -231,7 +232,7 @@ async def test_a_volume_that_is_given_back_goes_and_nothing_else(tmp_path: Path)
 async def test_what_is_mounted_in_a_volume_is_spared(tmp_path: Path) -> None:
     place = tmp_path / "storage" / "pvc-1" / "foreign"
     place.mkdir(parents=True)
-    linux.mount("tmpfs", place, "tmpfs")
+    mounts.mount("tmpfs", place, "tmpfs")
     try:
         (place / "file").touch()
         async with asyncio.TaskGroup() as group:
@@ -240,7 +241,7 @@ async def test_what_is_mounted_in_a_volume_is_spared(tmp_path: Path) -> None:
                 kept.remove("pvc-1")
         assert (place / "file").exists()
     finally:
-        linux.umount(place)
+        mounts.unmount(place)
 
 
 def test_how_full_volumes_are(tmp_path: Path) -> None:

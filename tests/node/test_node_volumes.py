@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from node_pods import container, make_pod
 
-from sampan.node import linux
+from sampan.linux import mounts
 from sampan.node.environment import NodeFacts
 from sampan.node.errors import ClaimError, ContainerError, VolumeError
 from sampan.node.volumes import atomic, places, subpath
@@ -272,22 +272,22 @@ async def test_as_root_memory_and_fixed_subpaths(tmp_path: Path) -> None:
     data = {"name": "d", "hostPath": {"path": str(tmp_path / "host")}}
     secret = {"name": "s", "secret": {"secretName": "chest"}}
     await prepare(volumes, Objects(), memory, data, secret, securityContext={"fsGroup": 4242})
-    assert linux.is_tmpfs(volumes.paths["m"])
+    assert mounts.is_in_memory(volumes.paths["m"])
     assert volumes.paths["m"].stat().st_gid == 4242
     found = (volumes.paths["s"] / "key").stat()
     assert found.st_gid == 4242 and found.st_mode & 0o040
     (tmp_path / "host" / "keep").write_text("precious")
     held = container(volumeMounts=[{"name": "d", "mountPath": "/d", "subPath": "sub"}])
     (mount,) = volumes.mounts(held, {})
-    assert linux.mounts_below(Path(mount.source)) == [mount.source]
+    assert mounts.mounts_below(Path(mount.source)) == [mount.source]
     (mount,) = volumes.mounts(held, {})
-    assert linux.mounts_below(Path(mount.source)) == [mount.source], "a restart does not pile up"
+    assert mounts.mounts_below(Path(mount.source)) == [mount.source], "a restart does not pile up"
     (tmp_path / "host" / "sub").rename(tmp_path / "host" / "moved")
     (tmp_path / "host" / "sub").symlink_to("/etc")
     assert not (Path(mount.source) / "passwd").exists(), "what was mounted is what was opened"
     volumes.remove()
     assert (tmp_path / "host" / "keep").read_text() == "precious"
-    assert linux.mounts_below(tmp_path) == []
+    assert mounts.mounts_below(tmp_path) == []
 
 
 @pytest.mark.root
@@ -295,7 +295,7 @@ async def test_as_root_memory_and_fixed_subpaths(tmp_path: Path) -> None:
 async def test_release_takes_down_what_a_dead_agent_left(tmp_path: Path) -> None:
     run = tmp_path / "run"
     place = prepare_volatile(run, root=True)
-    assert linux.is_tmpfs(place)
+    assert mounts.is_in_memory(place)
     assert prepare_volatile(run, root=True) == place, "once, however often it is asked for"
     volumes = PodVolumes(tmp_path / "pods" / "u", place / "u", root=True)
     data = {"name": "d", "hostPath": {"path": str(tmp_path / "host")}}
@@ -306,6 +306,6 @@ async def test_release_takes_down_what_a_dead_agent_left(tmp_path: Path) -> None
     (tmp_path / "host" / "keep").write_text("precious")
     volumes.mounts(container(volumeMounts=[{"name": "d", "mountPath": "/d", "subPath": "."}]), {})
     release(tmp_path / "pods", run, root=True)
-    assert linux.mounts_below(tmp_path) == [] and not place.exists()
+    assert mounts.mounts_below(tmp_path) == [] and not place.exists()
     assert (tmp_path / "host" / "keep").read_text() == "precious"
     release(tmp_path / "pods", run, root=True)

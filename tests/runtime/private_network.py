@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from sampan.linux import mounts
 from sampan.network.pods import Attachment, PodRef
 from sampan.runtime import kernel
 
@@ -23,7 +24,7 @@ class PrivateNetwork:
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
             self.directory.mkdir(exist_ok=True)
             path.touch()
-            kernel.mount("/proc/thread-self/ns/net", str(path), flags=kernel.MS_BIND)
+            mounts.mount("/proc/thread-self/ns/net", str(path), flags=mounts.MS_BIND)
 
         if not path.exists():
             await kernel.in_thread(make)
@@ -31,7 +32,7 @@ class PrivateNetwork:
 
     async def detach(self, pod: PodRef) -> None:
         path = self.directory / pod.sandbox_id
-        kernel.unmount(path)
+        mounts.unmount(path)
         path.unlink(missing_ok=True)
 
     async def existing(self) -> dict[str, Attachment]:

@@ -64,7 +64,7 @@ class Runtime:
             await self.stop()
             await self.client.close()
 
-    async def pod(self, handler: str = "", **fields: Any) -> str:
+    async def pod(self, handler: str | None = None, **fields: Any) -> str:
         number = next(serial)
         config = {
             "metadata": {"name": f"pod{number}", "uid": f"uid{number}", "namespace": "default"},
@@ -72,7 +72,7 @@ class Runtime:
             **fields,
         }
         answer = await self.client.run_pod_sandbox(
-            config=config, runtime_handler=handler or self.handler
+            config=config, runtime_handler=self.handler if handler is None else handler
         )
         return str(answer.pod_sandbox_id)
 

@@ -278,9 +278,9 @@ async def test_an_image_volume_is_the_image_and_nothing_else(runtime, tmp_path):
 async def test_recursive_read_only(runtime, tmp_path):
     below = tmp_path / "below"
     below.mkdir()
-    from sampan.runtime import kernel
+    from sampan.linux import mounts
 
-    kernel.mount("tmpfs", str(below), "tmpfs")
+    mounts.mount("tmpfs", str(below), "tmpfs")
     try:
         pod = await runtime.pod()
         for recursive, code in ((False, 0), (True, 1)):
@@ -294,7 +294,7 @@ async def test_recursive_read_only(runtime, tmp_path):
             assert (await runtime.exec(container, "touch", "/data/new")).exit_code == 1
     finally:
         await runtime.clean()
-        kernel.unmount(below)
+        mounts.unmount(below)
 
 
 # Hostile images, as data: nothing but a clear refusal or a harmless specification may come of them.

@@ -16,7 +16,7 @@ from test_runtime_container import RUNTIME_DEFAULT
 
 from sampan.cri import api_pb2 as pb
 from sampan.cri.errors import CRIError
-from sampan.runtime import kernel
+from sampan.linux import mounts
 
 pytestmark = pytest.mark.root
 
@@ -62,19 +62,19 @@ async def test_seccomp_profiles(runtime: Runtime, tmp_path: Path) -> None:
 def shared() -> Iterator[Path]:
     """A directory of the host whose mounts are shared with whoever mounts it so."""
     with tempfile.TemporaryDirectory(prefix="sampan-shared-") as name:
-        kernel.mount(name, name, flags=kernel.MS_BIND)
-        kernel.mount("none", name, flags=MS_SHARED)
+        mounts.mount(name, name, flags=mounts.MS_BIND)
+        mounts.mount("none", name, flags=MS_SHARED)
         try:
             yield Path(name)
         finally:
-            kernel.unmount_below(Path(name))
+            mounts.unmount_below(Path(name))
 
 
 async def test_mount_propagation(runtime: Runtime, shared: Path) -> None:
     """None, from the host, and both ways: what is mounted on either side after the start."""
     for folder in ("before", "later", "back"):
         (shared / folder).mkdir()
-    kernel.mount("none", str(shared / "before"), "tmpfs")
+    mounts.mount("none", str(shared / "before"), "tmpfs")
     (shared / "before" / "seen").touch()
     pod = await runtime.pod(linux={"security_context": {"privileged": True}})
     made = {}
@@ -85,7 +85,7 @@ async def test_mount_propagation(runtime: Runtime, shared: Path) -> None:
         made[propagation] = await runtime.container(
             pod, "sleep", "1000", mounts=[mount], linux={"security_context": {"privileged": True}}
         )
-    kernel.mount("none", str(shared / "later"), "tmpfs")
+    mounts.mount("none", str(shared / "later"), "tmpfs")
     (shared / "later" / "seen").touch()
     for propagation, container in made.items():
         said = await runtime.exec(container, "ls", "/data/before", "/data/later")

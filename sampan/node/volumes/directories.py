@@ -12,8 +12,7 @@ import logging
 import tempfile
 from pathlib import Path
 
-from sampan.linux import trees
-from sampan.node import linux
+from sampan.linux import mounts, trees
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ class Directories:
             raise ValueError(f"{name!r} is not the directory of a volume")
         if not self.base.is_dir():
             return
-        if left := linux.mounts_below((self.base / name).resolve()):
+        if left := mounts.mounts_below((self.base / name).resolve()):
             # What is mounted in a volume is not the volume's: its files are not to go with it.
             raise OSError(errno.EBUSY, f"still mounted: {', '.join(left)}")
         place = Path(tempfile.mkdtemp(prefix=GOING, dir=self.base))

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sampan.kube.quantity import parse
-from sampan.linux import trees
-from sampan.node import linux
+from sampan.linux import mounts, trees
 from sampan.node.errors import VolumeError
 from sampan.node.podspec import Object
 from sampan.node.volumes import directories
@@ -47,7 +46,7 @@ def empty_dir(path: Path, source: Object, root: bool, group: int | None) -> Path
     if source.get("medium") == "Memory" and root:
         limit = source.get("sizeLimit")
         size = f"size={parse(limit).value()}," if limit and parse(limit).value() else ""
-        linux.mount("tmpfs", path, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"{size}mode=0777")
+        mounts.mount("tmpfs", path, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, f"{size}mode=0777")
     path.chmod(0o777 if group is None else 0o2777)
     if group is not None:
         os.chown(path, -1, group)

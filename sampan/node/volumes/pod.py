@@ -18,8 +18,8 @@ from pathlib import Path
 
 from sampan.cri import api_pb2 as api
 from sampan.kube import persistent
-from sampan.linux import trees
-from sampan.node import environment, linux
+from sampan.linux import mounts, trees
+from sampan.node import environment
 from sampan.node.containerconfig import PROPAGATION, MountPoint
 from sampan.node.environment import Lookup, NodeFacts
 from sampan.node.errors import ClaimError, ContainerError, VolumeError
@@ -248,9 +248,8 @@ class PodVolumes:
 
     @staticmethod
     def _unmount(directory: Path) -> None:
-        for point in linux.mounts_below(directory):
-            linux.umount(point, linux.UMOUNT_DETACH | linux.UMOUNT_NOFOLLOW)
-        if left := linux.mounts_below(directory):
+        mounts.unmount_below(directory)
+        if left := mounts.mounts_below(directory):
             raise VolumeError(f"still mounted: {', '.join(left)}")
 
     def remove(self) -> None:
@@ -275,9 +274,9 @@ def prepare_volatile(run_dir: Path, *, root: bool) -> Path:
     """Where secrets live: on tmpfs as root (one mount for all pods unless the run directory is tmpfs), else 0700."""
     place = run_dir / "volumes"
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if root and not linux.is_tmpfs(place.resolve()):
+    if root and not mounts.is_in_memory(place.resolve()):
         try:
-            linux.mount("tmpfs", place, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0700")
+            mounts.mount("tmpfs", place, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "mode=0700")
         except PermissionError:
             # Root of a container without CAP_SYS_ADMIN: the directory's mode has to do.
             return place
@@ -291,8 +290,7 @@ def release(pods_dir: Path, run_dir: Path, *, root: bool) -> None:
         if not directory.is_dir():
             continue
         if root:
-            for point in linux.mounts_below(directory.resolve()):
-                linux.umount(point, linux.UMOUNT_DETACH | linux.UMOUNT_NOFOLLOW)
-            if left := linux.mounts_below(directory.resolve()):
+            mounts.unmount_below(directory.resolve())
+            if left := mounts.mounts_below(directory.resolve()):
                 raise VolumeError(f"still mounted: {', '.join(left)}")
         trees.remove(directory)

@@ -11,6 +11,7 @@ import errno
 import os
 from pathlib import Path, PurePosixPath
 
+from sampan.linux import mounts
 from sampan.node import linux
 from sampan.node.errors import VolumeError
 
@@ -76,14 +77,14 @@ def mount_source(root: Path, sub: str, place: Path, *, create: bool, bind: bool)
         link = f"/proc/self/fd/{descriptor}"
         if not bind:
             return os.readlink(link)
-        for _ in linux.mounts_below(place):  # ismount() does not see binds on one file system
-            linux.umount(place, linux.UMOUNT_DETACH | linux.UMOUNT_NOFOLLOW)
+        for _ in mounts.mounts_below(place):  # ismount() does not see binds on one file system
+            mounts.unmount(place)
         place.parent.mkdir(parents=True, exist_ok=True)
         if os.path.isdir(link):
             place.mkdir(exist_ok=True)
         else:
             place.touch()
-        linux.mount(link, place, "", linux.MS_BIND)
+        mounts.mount(link, place, "", mounts.MS_BIND)
         return str(place)
     finally:
         os.close(descriptor)

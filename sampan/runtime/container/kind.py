@@ -12,6 +12,7 @@ import signal
 import tempfile
 from pathlib import Path
 
+from sampan.linux import mounts
 from sampan.runtime import kernel
 from sampan.runtime.container import elf, oci, rootfs, view
 from sampan.runtime.container.cgroups import Cgroup
@@ -171,7 +172,7 @@ class ContainerKind:
             finally:
                 rootfs.unmount(bundle)
                 namespaces.remove()
-                kernel.unmount(network)
+                mounts.unmount(network)
                 engine.forget(name)
                 cgroup.remove()
                 Cgroup(f"/{self.instance}").remove_if_empty()
@@ -196,7 +197,7 @@ class ContainerKind:
         sandbox = ContainerSandbox(
             record.spec, await self._ready(), self.run_directory, self.instance
         )
-        if sandbox.adopt(record.containers):
+        if await sandbox.adopt(record.containers):
             return sandbox
         await sandbox.stop(0)
         return None
@@ -209,7 +210,7 @@ class ContainerKind:
         for directory in strays:
             end_stray(directory)
         for probe in self.directory.glob("probe-*"):
-            kernel.unmount_below(probe)
+            mounts.unmount_below(probe)
             shutil.rmtree(probe, ignore_errors=True)
         pods = self.run_directory / "pods"
         for path in pods.iterdir() if pods.is_dir() else ():

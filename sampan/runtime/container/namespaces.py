@@ -15,6 +15,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from sampan.linux import mounts
 from sampan.runtime import files, kernel
 from sampan.runtime.container.engine import program
 from sampan.runtime.sandbox import CannotStart, SandboxSpec, UserNamespace
@@ -67,19 +68,19 @@ class PodNamespaces:
             self.shm.mkdir(exist_ok=True)
             users = spec.user_namespace
             owner = f",uid={users.uids.host},gid={users.gids.host}" if users else ""
-            kernel.mount(
+            mounts.mount(
                 "shm",
                 str(self.shm),
                 "tmpfs",
-                kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC,
+                mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC,
                 f"mode=1777,size={SHM_SIZE}{owner}",
             )
         if spec.network.namespace is not None and (spec.sysctls or spec.user_namespace):
             kernel.enter(spec.network.namespace, kernel.CLONE_NEWNET)
         if spec.user_namespace is not None and spec.network.namespace is not None:
             self.sys.mkdir(exist_ok=True)
-            flags = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
-            kernel.mount("sysfs", str(self.sys), "sysfs", flags)
+            flags = mounts.MS_RDONLY | mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
+            mounts.mount("sysfs", str(self.sys), "sysfs", flags)
         if spec.sysctls:
             set_sysctls(spec)
 
@@ -121,7 +122,7 @@ class PodNamespaces:
     def remove(self) -> None:
         """Idempotent."""
         for path in (self.uts, self.ipc, self.shm, self.sys, self.user):
-            while kernel.unmount(path):
+            while mounts.unmount(path):
                 pass
             try:
                 path.rmdir() if path in (self.shm, self.sys) else path.unlink()
@@ -135,7 +136,7 @@ class PodNamespaces:
 
 def pin(namespace: str, path: Path) -> None:
     path.touch(mode=0o600)
-    kernel.mount(namespace, str(path), flags=kernel.MS_BIND)
+    mounts.mount(namespace, str(path), flags=mounts.MS_BIND)
 
 
 def set_sysctls(spec: SandboxSpec) -> None:

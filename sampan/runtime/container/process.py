@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from sampan.cri.streams import Streams
+from sampan.linux import cgroups
 from sampan.runtime import files, kernel
 from sampan.runtime.container import rootfs
 from sampan.runtime.container.attach import attach, send_control
@@ -151,17 +152,14 @@ class ContainerProcess:
         self.cgroup.kill()
 
     async def remove(self) -> None:
+        """Mount, cgroup and engine's state of the ended container are gone on return. Idempotent."""
         await self.kill()
         await self.wait()
-        self.release()
-
-    def release(self) -> None:
-        """Mount, cgroup and engine's state of the ended container. Idempotent."""
         if self._conmon is not None:
             self._conmon.close()
         rootfs.unmount(self.spec.directory)
         self._engine.forget(self.spec.id)
-        self.cgroup.remove()
+        await cgroups.remove_soon(self.cgroup.path)
 
     async def attach(self, streams: Streams) -> None:
         if not self.running:

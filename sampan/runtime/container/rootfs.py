@@ -10,7 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
-from sampan.linux import trees
+from sampan.linux import mounts, trees
 from sampan.runtime import kernel
 from sampan.runtime.sandbox import CannotStart
 
@@ -52,7 +52,7 @@ def mount(
     finally:
         # overlayfs holds clones of its own.
         for place in mapped:
-            kernel.unmount(place)
+            mounts.unmount(place)
 
 
 def overlay(directory: Path, layers: tuple[Path, ...]) -> Path:
@@ -71,7 +71,7 @@ def overlay(directory: Path, layers: tuple[Path, ...]) -> Path:
                 (links / str(number)).symlink_to(layer)
             kernel.unshare(kernel.CLONE_FS)
             os.chdir(links)
-        kernel.mount("overlay", str(root), "overlay", 0, options)
+        mounts.mount("overlay", str(root), "overlay", 0, options)
     except OSError as error:
         raise CannotStart(f"cannot mount the image's layers: {error.strerror}") from error
     finally:
@@ -81,11 +81,11 @@ def overlay(directory: Path, layers: tuple[Path, ...]) -> Path:
 
 def unmount(directory: Path) -> None:
     """Unmount what `mount` mounted. Idempotent."""
-    while kernel.unmount(directory / "rootfs"):
+    while mounts.unmount(directory / "rootfs"):
         pass
     lower = directory / "lower"
     if lower.exists():  # a start that was killed half-way
-        kernel.unmount_below(lower)
+        mounts.unmount_below(lower)
 
 
 def written(directory: Path) -> int:

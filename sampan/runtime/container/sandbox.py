@@ -19,6 +19,7 @@ from typing import Any
 
 from sampan.cri.streams import Streams
 from sampan.image import UnpackedImage
+from sampan.linux import cgroups
 from sampan.runtime import files, kernel
 from sampan.runtime.container import elf, measures, oci, rootfs, view
 from sampan.runtime.container.capabilities import available
@@ -29,7 +30,7 @@ from sampan.runtime.container.launch import launch
 from sampan.runtime.container.namespaces import PodNamespaces
 from sampan.runtime.container.process import ContainerProcess, Facts
 from sampan.runtime.container.users import identity
-from sampan.runtime.processes import Watched, ended, spawn
+from sampan.runtime.processes import ended, kill, spawn
 from sampan.runtime.sandbox import (
     CannotStart,
     ContainerSpec,
@@ -45,6 +46,7 @@ from sampan.runtime.sandbox import (
 )
 
 CONNECT_LIMIT = 10.0
+UNDO_TRIES = 64  # a program of a start that is undone may fork while it is being killed
 
 
 class ContainerSandbox:
@@ -76,7 +78,7 @@ class ContainerSandbox:
             await self.stop(0)
             raise
 
-    def adopt(self, containers: dict[str, ContainerSpec]) -> bool:
+    async def adopt(self, containers: dict[str, ContainerSpec]) -> bool:
         """Take up what runs, or ran and ended unseen; False when nothing of the pod is left (after a reboot)."""
         for container in containers.values():
             facts = Facts.load(container.directory)
@@ -84,7 +86,7 @@ class ContainerSandbox:
                 own_pids = container.security.pid_mode == "container"
                 facts = Facts.find(container, f"{self._cgroup.path}/{container.id}", own_pids)
             if facts is None:
-                self._undo_start(container)
+                await self._undo_start(container)
             else:
                 self._containers[container.id] = container
                 self._processes[container.id] = ContainerProcess(container, facts, self._engine)
@@ -92,18 +94,18 @@ class ContainerSandbox:
         pause = self._pause() if self.spec.share_processes and not self.spec.host_pid else 1
         return pinned and pause > 0
 
-    def _undo_start(self, container: ContainerSpec) -> None:
-        """Of a container that a former runtime was starting when it was killed, nothing is left. Idempotent."""
-        for pid in kernel.named(container.id):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+    async def _undo_start(self, container: ContainerSpec) -> None:
+        """Of a container whose start failed, or was cut short with the runtime, nothing is left. Idempotent."""
         cgroup = Cgroup(f"{self._cgroup.path}/{container.id}")
-        cgroup.kill()
+        for _ in range(UNDO_TRIES):
+            # conmon and the engine, which name their bundle and may join the group yet, and what is in there.
+            alive = {*kernel.named(str(container.directory)), *cgroup.members()}
+            if not alive:
+                break
+            await asyncio.gather(*(kill(pid) for pid in alive))
         rootfs.unmount(container.directory)
         self._engine.forget(container.id)
-        cgroup.remove()
+        await cgroups.remove_soon(cgroup.path)
 
     async def start(self, container: ContainerSpec, image: UnpackedImage) -> Process:
         cgroup = Cgroup(f"{self._cgroup.path}/{container.id}")
@@ -128,10 +130,7 @@ class ContainerSandbox:
                 self._engine, container, cgroup.path, joined, own_pids, binds, stage
             )
         except BaseException as error:
-            cgroup.kill()
-            rootfs.unmount(container.directory)
-            self._engine.forget(container.id)
-            cgroup.remove()
+            await self._undo_start(container)
             if isinstance(error, OSError):
                 raise CannotStart(f"{error.strerror or error}") from error
             raise
@@ -160,7 +159,7 @@ class ContainerSandbox:
         await asyncio.to_thread(self.namespaces.remove)
         if self._own_parent:
             self._cgroup.kill()
-            self._cgroup.remove()
+            await cgroups.remove_soon(self._cgroup.path)
             self._instance_cgroup.remove_if_empty()
 
     # what a container gets from its pod
@@ -297,13 +296,7 @@ class ContainerSandbox:
 
     async def _stop_pause(self) -> None:
         if pause := self._pause():
-            try:
-                process = Watched(pause)
-            except ProcessLookupError:
-                pass
-            else:
-                process.signal(signal.SIGKILL)
-                await process.wait()
+            await kill(pause)
         if self._pause_directory.exists():
             self._pause_cgroup.remove()
             self._engine.forget(f"{self.spec.id}-pause")

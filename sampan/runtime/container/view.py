@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sampan.linux import mounts
 from sampan.runtime import kernel
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
@@ -51,12 +52,12 @@ def make(hidden: Path | None, binds: Sequence[Bind] = (), place: Path | None = N
             if bind.users is not None:
                 kernel.map_owners(taken[-1], bind.users)
         kernel.unshare(kernel.CLONE_FS | kernel.CLONE_NEWNS)
-        kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_SLAVE)
+        mounts.mount("none", "/", flags=mounts.MS_REC | mounts.MS_SLAVE)
         if hidden is not None:
             show_unified(hidden)
         if place is not None:
-            kernel.mount(
-                "tmpfs", str(place), "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755"
+            mounts.mount(
+                "tmpfs", str(place), "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "mode=755"
             )
             for bind, tree, is_folder in zip(binds, taken, folders, strict=True):
                 target = place / bind.name
@@ -69,9 +70,9 @@ def make(hidden: Path | None, binds: Sequence[Bind] = (), place: Path | None = N
 
 
 def show_unified(hidden: Path) -> None:
-    kernel.mount(str(CGROUP_ROOT), str(hidden), flags=kernel.MS_BIND | kernel.MS_REC)
+    mounts.mount(str(CGROUP_ROOT), str(hidden), flags=mounts.MS_BIND | mounts.MS_REC)
     if os.path.exists(UNIFIED / "cgroup.controllers"):
         # The same file system as a fresh mount, which would wait 5–15 ms for the kernel's cgroup lock.
-        kernel.mount(str(UNIFIED), str(CGROUP_ROOT), flags=kernel.MS_BIND)
+        mounts.mount(str(UNIFIED), str(CGROUP_ROOT), flags=mounts.MS_BIND)
     else:
-        kernel.mount("cgroup2", str(CGROUP_ROOT), "cgroup2")
+        mounts.mount("cgroup2", str(CGROUP_ROOT), "cgroup2")

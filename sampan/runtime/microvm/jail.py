@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from sampan.linux import mounts
 from sampan.runtime import kernel
 from sampan.runtime.processes import ended, spawn
 
@@ -34,7 +35,7 @@ FIRST_UID = (
 PROGRAMS = ("/usr", "/lib", "/lib64", "/bin", "/sbin")
 FILES = ("/etc/ld.so.cache", "/dev/null", "/dev/urandom")
 KVM = "/dev/kvm"
-LOCKED = kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY | kernel.MS_NOSUID
+LOCKED = mounts.MS_BIND | mounts.MS_REMOUNT | mounts.MS_RDONLY | mounts.MS_NOSUID
 # setgroups, setresgid, setresuid: the C library's own would change every thread of the process.
 CALLS = {"x86_64": (116, 119, 117), "aarch64": (159, 149, 147)}
 PR_SET_DUMPABLE = 4
@@ -116,39 +117,39 @@ async def start(
 
 def build_root(place: Path, uid: int) -> None:
     """In a mount namespace of the calling thread's own."""
-    kernel.mount("", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
-    kernel.mount("jail", str(place), "tmpfs", kernel.MS_NOSUID, "mode=755,size=64k")
+    mounts.mount("", "/", flags=mounts.MS_REC | mounts.MS_PRIVATE)
+    mounts.mount("jail", str(place), "tmpfs", mounts.MS_NOSUID, "mode=755,size=64k")
     for name in PROGRAMS:
         source, target = Path(name), Path(f"{place}{name}")
         if source.is_symlink():
             target.symlink_to(os.readlink(source))
         elif source.is_dir():
             target.mkdir()
-            kernel.mount(name, str(target), flags=kernel.MS_BIND)
-            kernel.mount("", str(target), flags=LOCKED)
+            mounts.mount(name, str(target), flags=mounts.MS_BIND)
+            mounts.mount("", str(target), flags=LOCKED)
     for name in FILES:
         if os.path.exists(name):
             target = Path(f"{place}{name}")
             target.parent.mkdir(exist_ok=True)
             target.touch()
-            kernel.mount(name, str(target), flags=kernel.MS_BIND)
+            mounts.mount(name, str(target), flags=mounts.MS_BIND)
             if name.startswith("/etc/"):
-                kernel.mount("", str(target), flags=LOCKED)
+                mounts.mount("", str(target), flags=LOCKED)
     give_kvm(place, uid)
     close_root(place)
 
 
 def build_bare_root(place: Path) -> None:
-    kernel.mount("", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
-    kernel.mount("jail", str(place), "tmpfs", kernel.MS_NOSUID, "mode=755,size=64k")
+    mounts.mount("", "/", flags=mounts.MS_REC | mounts.MS_PRIVATE)
+    mounts.mount("jail", str(place), "tmpfs", mounts.MS_NOSUID, "mode=755,size=64k")
     close_root(place)
 
 
 def close_root(place: Path) -> None:
     """/proc for /proc/self/fd, where nothing but the jail's own processes is shown; then nothing can be written."""
     (place / "proc").mkdir()
-    kernel.mount("proc", str(place / "proc"), "proc", 14 | kernel.MS_RDONLY, "hidepid=invisible")
-    kernel.mount("", str(place), flags=kernel.MS_REMOUNT | kernel.MS_RDONLY | kernel.MS_NOSUID)
+    mounts.mount("proc", str(place / "proc"), "proc", 14 | mounts.MS_RDONLY, "hidepid=invisible")
+    mounts.mount("", str(place), flags=mounts.MS_REMOUNT | mounts.MS_RDONLY | mounts.MS_NOSUID)
 
 
 def give_kvm(place: Path, uid: int) -> None:
@@ -161,7 +162,7 @@ def give_kvm(place: Path, uid: int) -> None:
         os.chown(target, uid, uid)
     except OSError:
         target.touch()
-        kernel.mount(KVM, str(target), flags=kernel.MS_BIND)
+        mounts.mount(KVM, str(target), flags=mounts.MS_BIND)
 
 
 def drop_to(uid: int) -> None:
