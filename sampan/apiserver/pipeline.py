@@ -357,18 +357,17 @@ class Pipeline:
 
 
 def name_namespace(call: Call, obj: Object) -> None:
-    """The object lives in the request's namespace; another one in the body is an error."""
+    """The object lives in the request's namespace; another one in the body is an error, or nothing where there are none."""
     metadata = obj["metadata"]
     wanted = call.info.namespace if call.resource.namespaced else ""
-    given = metadata.get("namespace") or ""
-    if given and given != wanted:
+    if not wanted:
+        metadata.pop("namespace", None)
+    elif (metadata.get("namespace") or wanted) != wanted:
         raise errors.bad_request(
             "the namespace of the provided object does not match the namespace sent on the request"
         )
-    if wanted:
-        metadata["namespace"] = wanted
     else:
-        metadata.pop("namespace", None)
+        metadata["namespace"] = wanted
 
 
 def check_place(call: Call, obj: Object) -> None:

@@ -29,6 +29,7 @@ from sampan.kube.validation import (
     workloads,
 )
 from sampan.kube.validation.metadata import validate_metadata, validate_metadata_update
+from sampan.kube.validation.ratchet import without_kept
 from sampan.kube.validation.rules import Rules
 
 __all__ = [
@@ -92,13 +93,20 @@ def validate_update(
         return causes
     if subresource == "status":
         if rules.status is not None:
-            rules.status(new, old, causes)
+            check_status = rules.status
+            found: list[Cause] = []
+            check_status(new, old, found)
+            causes += without_kept(
+                found, rules.kept, old, lambda stored, into: check_status(stored, stored, into)
+            )
         return causes
     if subresource in ("ephemeralcontainers", "resize"):
         pod_updates.validate_subresource(subresource, new, old, causes)
         return causes
     if rules.create is not None and not rules.update_is_whole:
-        rules.create(new, causes)
+        found = []
+        rules.create(new, found)
+        causes += without_kept(found, rules.kept, old, rules.create)
     if rules.update is not None:
         rules.update(new, old, causes)
     return causes

@@ -12,6 +12,7 @@ from sampan.kube.errors import (
 )
 from sampan.kube.objects import name as name_of
 from sampan.kube.validation import expressions, matching, rules, webhooks
+from sampan.kube.validation.ratchet import in_place
 from sampan.kube.validation.rules import Causes, Object, Rules
 
 GROUP: Final = "admissionregistration.k8s.io"
@@ -133,12 +134,15 @@ def _api_service_status(new: Object, old: Object, causes: Causes) -> None:
             causes.append(not_supported(path, condition.get("status") or "", _STATUSES))
 
 
+# Compiled once already, by rules that may have known other variables.
+_KEPT: Final = (in_place(r"spec\.matchConditions\[\d+\]\.expression$"),)
+
 RULES = {
     (GROUP, "ValidatingWebhookConfiguration"): webhooks.RULES,
     (GROUP, "MutatingWebhookConfiguration"): webhooks.RULES,
-    (GROUP, "ValidatingAdmissionPolicy"): Rules(_validating_policy, namespaced=False),
+    (GROUP, "ValidatingAdmissionPolicy"): Rules(_validating_policy, namespaced=False, kept=_KEPT),
     (GROUP, "ValidatingAdmissionPolicyBinding"): Rules(_binding, namespaced=False),
-    (GROUP, "MutatingAdmissionPolicy"): Rules(_mutating_policy, namespaced=False),
+    (GROUP, "MutatingAdmissionPolicy"): Rules(_mutating_policy, namespaced=False, kept=_KEPT),
     (GROUP, "MutatingAdmissionPolicyBinding"): Rules(_binding, namespaced=False),
     ("apiextensions.k8s.io", "CustomResourceDefinition"): Rules(
         _definition, _definition_update, namespaced=False

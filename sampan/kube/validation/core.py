@@ -310,6 +310,7 @@ RULES = {
         pod_updates.validate_pod_update,
         status=pod_status.validate_status,
         first=pods.validate_new_pod,
+        kept=pods.KEPT,
     ),
     ("", "PodTemplate"): Rules(_pod_template),
     ("", "ReplicationController"): Rules(
@@ -318,8 +319,9 @@ RULES = {
     ("", "Service"): Rules(
         services.validate,
         services.validate_update,
-        names.dns1035_label,
+        names.dns1123_label,  # KEP-5311
         status=services.validate_status,
+        kept=services.KEPT,
     ),
     ("", "ConfigMap"): Rules(_config_map, _config_map_update),
     ("", "Secret"): Rules(_secret, _secret_update),
@@ -338,9 +340,17 @@ RULES = {
     ("", "ResourceQuota"): Rules(quotas.validate, quotas.validate_update, status=quotas.status),
     ("", "LimitRange"): Rules(_limit_range),
     ("", "Binding"): Rules(_binding),
-    ("", "PersistentVolume"): Rules(persistent.volume, persistent.volume_update, namespaced=False),
+    ("", "PersistentVolume"): Rules(
+        persistent.volume,
+        persistent.volume_update,
+        namespaced=False,
+        kept=persistent.KEPT_OF_VOLUMES,
+    ),
     ("", "PersistentVolumeClaim"): Rules(
-        persistent.claim, persistent.claim_update, status=persistent.claim_status
+        persistent.claim,
+        persistent.claim_update,
+        status=persistent.claim_status,
+        kept=persistent.KEPT_OF_CLAIMS,
     ),
     ("", "ComponentStatus"): Rules(namespaced=False),
 }

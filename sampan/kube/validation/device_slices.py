@@ -29,12 +29,14 @@ from sampan.kube.validation.devices import (
     qualified,
     unique_set,
 )
+from sampan.kube.validation.ratchet import in_place
 from sampan.kube.validation.rules import Causes, Object, Rules
 from sampan.kube.validation.volumes import driver_name
 
 _MAX_DEVICES, _MAX_COUNTED_DEVICES = 128, 64
 _MAX_ATTRIBUTES: Final = 32  # and capacities, of one device
 _MAX_TAINTS: Final = 16
+_MAX_CONDITIONS: Final = 4
 _MAX_COUNTER_SETS: Final = 8
 _MAX_CONSUMED_SETS: Final = 2
 _MAX_TEXT: Final = 64
@@ -212,8 +214,11 @@ def _counters(found: Object, causes: Causes, path: str) -> None:
 def _binding_conditions(device: Object, causes: Causes, path: str) -> None:
     """What must come true, or must not, before a pod may start with the device."""
     seen: set[str] = set()
-    for field in ("bindingConditions", "bindingFailureConditions"):
+    one, other = "bindingConditions", "bindingFailureConditions"
+    for field in (one, other):
         mine: set[str] = set()
+        if len(device.get(field) or ()) > _MAX_CONDITIONS:
+            causes.append(too_many(f"{path}.{field}", len(device[field]), _MAX_CONDITIONS))
         for index, condition in enumerate(device.get(field) or ()):
             where = f"{path}.{field}[{index}]"
             rules.name(causes, where, condition, names.label_key)
@@ -224,6 +229,12 @@ def _binding_conditions(device: Object, causes: Causes, path: str) -> None:
                 causes.append(invalid_value(where, condition, text))
             mine.add(condition)
         seen |= mine
+    for missing, given in ((one, other), (other, one)):
+        if device.get(given) and not device.get(missing):
+            text = f"{missing} are required to use {given}"
+            causes.append(invalid_value(f"{path}.{missing}", device.get(missing), text))
 
 
-RULES = {(GROUP, "ResourceSlice"): Rules(_slice, _slice_update, namespaced=False)}
+_KEPT: Final = (in_place(r"spec\.devices\[\d+\]\.taints\[\d+\]\.effect$"),)
+
+RULES = {(GROUP, "ResourceSlice"): Rules(_slice, _slice_update, namespaced=False, kept=_KEPT)}

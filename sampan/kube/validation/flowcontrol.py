@@ -7,12 +7,15 @@ from typing import Any, Final
 
 from sampan.kube import names
 from sampan.kube.errors import duplicate, forbidden_field, invalid_value, not_supported, required
+from sampan.kube.objects import metadata
 from sampan.kube.objects import name as name_of
 from sampan.kube.validation import rules
 from sampan.kube.validation.rules import Causes, Object, Rules
 
 GROUP: Final = "flowcontrol.apiserver.k8s.io"
 EXEMPT, CATCH_ALL = "exempt", "catch-all"
+# How v1beta3 said that a level wants no shares at all.
+_PRESERVE_ZERO: Final = "flowcontrol.k8s.io/v1beta3-preserve-zero-concurrency-shares"
 _MAX_PRECEDENCE: Final = 10_000
 _MAX_QUEUES: Final = 10_000_000
 _HASH_BITS: Final = 60  # a hand of queues is dealt out of one 64-bit hash
@@ -221,6 +224,9 @@ def _bad_url(url: str) -> str:
 def _level(found: Object, causes: Causes) -> None:
     spec, name = found.get("spec") or {}, name_of(found)
     kind, limited, exempt = spec.get("type") or "", spec.get("limited"), spec.get("exempt")
+    if _PRESERVE_ZERO in (metadata(found).get("annotations") or {}):
+        text = f"annotation '{_PRESERVE_ZERO}' is forbidden"
+        causes.append(forbidden_field("metadata.annotations", text))
     if (name == EXEMPT) != (kind == "Exempt"):
         text = "must be 'Exempt' if and only if `name` is 'exempt'"
         causes.append(invalid_value("spec.type", kind, text))

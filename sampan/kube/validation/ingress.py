@@ -8,9 +8,15 @@ from sampan.kube import names
 from sampan.kube.errors import forbidden_field, invalid_value, required, too_long
 from sampan.kube.objects import metadata
 from sampan.kube.validation import rules, services
+from sampan.kube.validation.ratchet import anything, same
 from sampan.kube.validation.rules import Causes, Object
 
 CLASS_ANNOTATION: Final = "kubernetes.io/ingress.class"
+KEPT: Final = (
+    anything(r"spec\.tls\[\d+\]\.secretName$"),
+    anything(r"spec\.rules\[\d+\]\.http\."),
+    same(r"status\.loadBalancer\.ingress\[\d+\]\.ip$"),
+)
 _PATH_TYPES: Final = frozenset(("Exact", "ImplementationSpecific", "Prefix"))
 _BAD_SEQUENCES: Final = ("//", "/./", "/../", "%2f", "%2F")
 _BAD_ENDS: Final = ("/..", "/.")

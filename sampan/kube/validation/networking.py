@@ -287,7 +287,9 @@ def _ip_address_update(new: Object, old: Object, causes: Causes) -> None:
 
 
 RULES = {
-    (GROUP, "Ingress"): Rules(ingress.validate, status=ingress.status, first=ingress.validate_new),
+    (GROUP, "Ingress"): Rules(
+        ingress.validate, status=ingress.status, first=ingress.validate_new, kept=ingress.KEPT
+    ),
     (GROUP, "IngressClass"): Rules(
         ingress.validate_class, ingress.validate_class_update, namespaced=False
     ),

@@ -6,6 +6,7 @@ from typing import Final
 
 from sampan.kube import names
 from sampan.kube.errors import (
+    duplicate,
     forbidden_field,
     invalid_value,
     not_supported,
@@ -66,7 +67,14 @@ def _runtime_class(found: Object, causes: Causes) -> None:
         resources.requirements({"limits": overhead.get("podFixed")}, causes, "overhead")
     scheduling = found.get("scheduling") or {}
     rules.labels(causes, "scheduling.nodeSelector", scheduling.get("nodeSelector"))
-    placement.tolerations(scheduling.get("tolerations") or [], causes, "scheduling.tolerations")
+    tolerations, path = scheduling.get("tolerations") or [], "scheduling.tolerations"
+    placement.tolerations(tolerations, causes, path)
+    seen = set()
+    for index, item in enumerate(tolerations):
+        key = tuple(item.get(field) or "" for field in ("key", "operator", "value", "effect"))
+        if key in seen:
+            causes.append(duplicate(f"{path}[{index}]", item))
+        seen.add(key)
 
 
 def _runtime_class_update(new: Object, old: Object, causes: Causes) -> None:

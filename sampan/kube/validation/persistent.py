@@ -13,6 +13,7 @@ from sampan.kube.errors import (
 )
 from sampan.kube.objects import clone
 from sampan.kube.validation import placement, resources, rules
+from sampan.kube.validation.ratchet import anything
 from sampan.kube.validation.rules import Causes, Object
 
 ACCESS_MODES: Final = ("ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
@@ -44,6 +45,14 @@ _CSI_SECRETS: Final = (
     "nodeExpandSecretRef",
 )
 _CLASS_ANNOTATION: Final = "volume.beta.kubernetes.io/storage-class"
+
+KEPT_OF_VOLUMES: Final = (
+    anything(r"spec\.nodeAffinity\.required\.nodeSelectorTerms\[\d+\]\.match\w+\[\d+\]\.values"),
+)
+KEPT_OF_CLAIMS: Final = (
+    anything(r"spec\.dataSource(Ref)?\.apiGroup$"),
+    anything(r"spec\.selector\."),
+)
 
 
 def access_modes(modes: list[str] | None, causes: Causes, path: str, detail: str) -> None:
@@ -268,7 +277,8 @@ def claim_update(new: Object, old: Object, causes: Causes) -> None:
     if before.get("storageClassName") is None and chosen is not None and was in (None, chosen):
         # Retroactive default class (KEP-3333), or the annotation became the field.
         changed.discard("storageClassName")
-    elif was != now:
+    became_field = before.get("storageClassName") is None and was is not None and was == chosen
+    if was != now and not (became_field and now is None):
         path = f"metadata.annotations.{_CLASS_ANNOTATION}"
         causes.append(invalid_value(path, now or "", rules.IMMUTABLE))
     if bound:

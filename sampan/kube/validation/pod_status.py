@@ -6,7 +6,7 @@ import ipaddress
 from typing import Any, Final
 
 from sampan.kube import names, objects
-from sampan.kube.errors import duplicate, forbidden_field, invalid_value, not_supported
+from sampan.kube.errors import duplicate, forbidden_field, invalid_value, not_supported, required
 from sampan.kube.validation import rules
 from sampan.kube.validation.containers import is_sidecar
 from sampan.kube.validation.pod_updates import ID_MAX, kept_annotations
@@ -52,6 +52,8 @@ def validate_status(new: Object, old: Object, causes: Causes) -> None:
             _transitions(listed, was, policy, restarting, causes, f"status.{field}")
         _allocated(listed, causes, f"status.{field}", ephemeral=field.startswith("ephemeral"))
     _claim_statuses(status.get("resourceClaimStatuses") or (), spec, causes)
+    if (claim := status.get("extendedResourceClaimStatus")) is not None:
+        _extended_claim(claim, spec, causes, "status.extendedResourceClaimStatus")
     _addresses(status, before, "podIPs", causes)
     if hosts := status.get("hostIPs"):
         first = hosts[0].get("ip") or ""
@@ -60,6 +62,43 @@ def validate_status(new: Object, old: Object, causes: Causes) -> None:
             causes.append(invalid_value("status.hostIPs[0].ip", first, text))
         _addresses(status, before, "hostIPs", causes)
     _users(status, spec, causes)
+
+
+def _extended_claim(claim: Object, spec: Object, causes: Causes, path: str) -> None:
+    """The claim that was made for what containers ask for as extended resources (KEP-5004)."""
+    containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
+    asked = {
+        each.get("name"): (each.get("resources") or {}).get("requests") or {} for each in containers
+    }
+    mappings = claim.get("requestMappings") or []
+    if not mappings:
+        text = "at least one request mapping is required"
+        causes.append(required(f"{path}.requestMappings", text))
+    fields = ("containerName", "resourceName", "requestName")
+    sources = "spec.initContainers{0} or spec.containers{0}"
+    seen = set()
+    for index, mapping in enumerate(mappings):
+        where = f"{path}.requestMappings[{index}]"
+        container, resource, request = key = tuple(mapping.get(field) or "" for field in fields)
+        if container not in asked:
+            text = f"must match the name of an entry in {sources.format('.name')}"
+            causes.append(invalid_value(f"{where}.containerName", container, text))
+        elif resource not in asked[container]:
+            text = f"must match the extended resource name of an entry in {sources.format('.resources.requests')}"
+            causes.append(invalid_value(f"{where}.resourceName", resource, text))
+        rules.name(causes, f"{path}.requestName", request, names.dns1123_label)
+        if key in seen:
+            causes += [
+                duplicate(f"{where}.{field}", value)
+                for field, value in zip(fields, key, strict=True)
+            ]
+        seen.add(key)
+    rules.required_name(
+        causes,
+        f"{path}.resourceClaimName",
+        claim.get("resourceClaimName"),
+        names.dns1123_subdomain,
+    )
 
 
 def _restarting(spec: Object) -> set[Any]:

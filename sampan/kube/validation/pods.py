@@ -23,6 +23,7 @@ from sampan.kube.validation import (
     volumes,
 )
 from sampan.kube.validation.containers import SORTS, Context
+from sampan.kube.validation.ratchet import anything
 from sampan.kube.validation.rules import Causes, Object
 
 _RESTART: Final = ("Always", "OnFailure", "Never")
@@ -37,6 +38,17 @@ _HOSTNAME_MAX: Final = 64  # the kernel's
 MIRROR: Final = "kubernetes.io/config.mirror"
 _DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 APP_ARMOR: Final = "container.apparmor.security.beta.kubernetes.io/"
+
+# What a pod of an older server may have. One such value lets all of its field through.
+KEPT: Final = (
+    anything(
+        r"spec\.affinity\.nodeAffinity\.requiredDuring\w+\.nodeSelectorTerms\[\d+\]\.match\w+\[\d+\]\.values"
+    ),
+    anything(r"spec\.affinity\.pod\w+\..*[sS]elector\."),
+    anything(r"spec\.topologySpreadConstraints\[\d+\]\.labelSelector\."),
+    anything(r"spec\.initContainers\[\d+\]\.resizePolicy\[\d+\]\.restartPolicy$"),
+    anything(r"spec\.volumes\[\d+\]\.projected\.sources\[\d+\]\.\w+(\.items\[\d+\])?\.path$"),
+)
 
 
 def validate_pod(pod: Object, causes: Causes) -> None:

@@ -19,6 +19,7 @@ from sampan.kube.errors import (
     required,
     too_long,
 )
+from sampan.kube.validation.ratchet import Kept
 
 Object = dict[str, Any]
 Causes = list[Cause]
@@ -45,6 +46,8 @@ class Rules:
     first: Callable[[Object, Causes], None] | None = None
     # `update` checks all that there is: `create` does not hold for what was valid once.
     update_is_whole: bool = False
+    # What may stay as it was, though it is wrong now.
+    kept: tuple[Kept, ...] = ()
 
 
 def name(causes: Causes, path: str, value: Any, rule: Callable[[Any], list[str]]) -> None:

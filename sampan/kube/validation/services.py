@@ -16,6 +16,7 @@ from sampan.kube.errors import (
 )
 from sampan.kube.validation import rules
 from sampan.kube.validation.containers import PROTOCOLS
+from sampan.kube.validation.ratchet import same
 from sampan.kube.validation.rules import Causes, Object
 
 _TYPES: Final = frozenset(("ClusterIP", "ExternalName", "LoadBalancer", "NodePort"))
@@ -25,6 +26,12 @@ _FAMILY_POLICIES: Final = ("PreferDualStack", "RequireDualStack", "SingleStack")
 _FAMILIES: Final = ("IPv4", "IPv6")
 _DISTRIBUTIONS: Final = ("PreferClose", "PreferSameZone", "PreferSameNode")
 _IP_MODES: Final = ("Proxy", "VIP")
+# Addresses written when zeros in front of a number were still allowed.
+KEPT: Final = (
+    same(r"spec\.(clusterIPs|externalIPs|LoadBalancerSourceRanges)\[\d+\]$"),
+    same(r"metadata\.annotations\[service\.beta\.kubernetes\.io/load-balancer-source-ranges\]$"),
+    same(r"status\.loadBalancer\.ingress\[\d+\]\.ip$"),
+)
 _DAY: Final = 86_400
 _ONLY_BALANCERS: Final = "may only be used when `type` is 'LoadBalancer'"
 _FIXED: Final = "may not change once set"

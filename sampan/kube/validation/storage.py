@@ -58,8 +58,9 @@ def _storage_class(found: Object, causes: Causes) -> None:
     rules.optional_choice(causes, "reclaimPolicy", policy, ("Delete", "Retain"))
     mode = found.get("volumeBindingMode")
     rules.choice(causes, "volumeBindingMode", mode, _BINDING)
-    seen: list[Object] = []
-    for index, topology in enumerate(found.get("allowedTopologies") or ()):
+    topologies = found.get("allowedTopologies") or []
+    seen: list[Object] = [{}] * len(topologies)  # an empty one counts as a repeat of each
+    for index, topology in enumerate(topologies):
         path = f"allowedTopologies[{index}]"
         keys: dict[str, set[str]] = {}
         for at, item in enumerate(topology.get("matchLabelExpressions") or ()):
@@ -72,8 +73,8 @@ def _storage_class(found: Object, causes: Causes) -> None:
             if key in keys:
                 causes.append(duplicate(f"{where}.key", key))
             keys[key] = set(values)
-        if keys in seen:
-            causes.append(duplicate(f"{path}.matchLabelExpressions", ""))
+        again = duplicate(f"{path}.matchLabelExpressions", "")
+        causes += [again] * seen.count(keys)
         seen.append(keys)
 
 
