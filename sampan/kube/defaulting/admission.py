@@ -34,12 +34,12 @@ def _webhooks(configuration: Object, *, mutating: bool) -> None:
 def _policy(policy: Object) -> None:
     spec = sub(policy, "spec")
     unset(spec, failurePolicy="Fail")
-    if constraints := spec.get("matchConstraints"):
+    if (constraints := spec.get("matchConstraints")) is not None:
         _match(constraints)
 
 
 def _binding(binding: Object) -> None:
-    if resources := (binding.get("spec") or {}).get("matchResources"):
+    if (resources := (binding.get("spec") or {}).get("matchResources")) is not None:
         _match(resources)
 
 

@@ -91,20 +91,18 @@ def validate_update(
     validate_metadata_update(after, before, causes, builtin=rules is not None)
     if rules is None:
         return causes
+    found: list[Cause] = []
     if subresource == "status":
-        if rules.status is not None:
-            check_status = rules.status
-            found: list[Cause] = []
-            check_status(new, old, found)
+        if (status := rules.status) is not None:
+            status(new, old, found)
             causes += without_kept(
-                found, rules.kept, old, lambda stored, into: check_status(stored, stored, into)
+                found, rules.kept, old, lambda stored, into: status(stored, stored, into)
             )
         return causes
-    if subresource in ("ephemeralcontainers", "resize"):
-        pod_updates.validate_subresource(subresource, new, old, causes)
-        return causes
+    if subresource in ("ephemeralcontainers", "resize") and rules.create is not None:
+        pod_updates.validate_subresource(subresource, new, old, found)
+        return causes + without_kept(found, rules.kept, old, rules.create)
     if rules.create is not None and not rules.update_is_whole:
-        found = []
         rules.create(new, found)
         causes += without_kept(found, rules.kept, old, rules.create)
     if rules.update is not None:

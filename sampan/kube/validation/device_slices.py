@@ -132,11 +132,11 @@ def _device(device: Object, causes: Causes, path: str, *, per_device: bool) -> N
         causes.append(invalid_value(path, len(attributes) + len(capacity), text))
     for name, value in attributes.items():
         where = f"{path}.attributes[{_short(name)}]"
-        qualified(name, causes, where)
+        qualified(name, causes, f"{path}.attributes")  # Kubernetes' path of a key is its map's
         _attribute(value, causes, where)
     for name, amount in capacity.items():
         where = f"{path}.capacity[{_short(name)}]"
-        qualified(name, causes, where)
+        qualified(name, causes, f"{path}.capacity")
         if amount.get("requestPolicy") is not None and not device.get("allowMultipleAllocations"):
             text = "allowMultipleAllocations must be true"
             causes.append(forbidden_field(f"{where}.requestPolicy", text))
@@ -208,7 +208,7 @@ def _counters(found: Object, causes: Causes, path: str) -> None:
         causes.append(too_many(f"{path}.counters", len(found["counters"]), MAX_ITEMS))
     else:
         for name in counters:
-            label(causes, f"{path}.counters[{name}]", name)
+            label(causes, f"{path}.counters", name)
 
 
 def _binding_conditions(device: Object, causes: Causes, path: str) -> None:

@@ -92,22 +92,19 @@ def pool_name(name: str, causes: Causes, path: str) -> None:
 
 def qualified(name: str, causes: Causes, path: str) -> None:
     """`domain/identifier`, or an identifier in the driver's own domain."""
-    if not name:
-        causes.append(required(path, "name required"))
-        return
     parts = name.split("/")
     if len(parts) == 1:
         _identifier(name, causes, path)
     elif len(parts) == 2:
         domain, identifier = parts
         if not domain:
-            causes.append(required(path, "the domain must not be empty"))
+            causes.append(invalid_value(path, "", "the domain must not be empty"))
         else:
             if len(domain) > MAX_DOMAIN:
                 causes.append(too_long(path, "", MAX_DOMAIN))
             rules.name(causes, path, domain, names.dns1123_subdomain)
         if not identifier:
-            causes.append(required(path, "the name must not be empty"))
+            causes.append(invalid_value(path, "", "the name must not be empty"))
         else:
             _identifier(identifier, causes, path)
 

@@ -56,7 +56,7 @@ def _network_policy(policy: Object, causes: Causes, known: frozenset[str] = froz
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     try:
-        return ipaddress.ip_network(text, strict=False)
+        return ipaddress.ip_network(text, strict=False) if "/" in text else None
     except ValueError:
         return None
 
@@ -235,7 +235,11 @@ def _service_cidr(found: Object, causes: Causes) -> None:
         return
     for index, cidr in enumerate(cidrs):
         rules.name(causes, f"spec.cidrs[{index}]", cidr, _canonical_cidr)
-    if len(cidrs) == 2 and (":" in cidrs[0]) == (":" in cidrs[1]):
+    if (
+        len(cidrs) == 2
+        and all("/" in cidr for cidr in cidrs)
+        and (":" in cidrs[0]) == (":" in cidrs[1])
+    ):
         text = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"
         causes.append(invalid_value("spec.cidrs", cidrs, text))
 

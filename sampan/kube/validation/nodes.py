@@ -29,15 +29,11 @@ def validate(node: Object, causes: Causes) -> None:
     rules.positive(causes, "metadata.nodeSwapStatus.capacity", swap)
     _declared(status.get("declaredFeatures") or [], causes)
     cidrs = spec.get("podCIDRs") or []
-    before = len(causes)
     for index, cidr in enumerate(cidrs):
         rules.name(causes, f"spec.podCIDRs[{index}]", cidr, names.cidr)
-    if len(cidrs) < 2 or len(causes) > before:
-        return
-    if len(cidrs) > 2 or len({":" in cidr for cidr in cidrs}) < 2:
+    if len(cidrs) > 2 or (len(cidrs) == 2 and len({":" in cidr for cidr in cidrs}) < 2):
         text = "may specify no more than one CIDR for each IP family"
         causes.append(invalid_value("spec.podCIDRs", cidrs, text))
-    rules.unique(causes, "spec.podCIDRs", cidrs)
 
 
 def _amounts(status: Object, causes: Causes) -> None:

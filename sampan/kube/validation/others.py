@@ -62,7 +62,7 @@ def _priority_class_update(new: Object, old: Object, causes: Causes) -> None:
 
 
 def _runtime_class(found: Object, causes: Causes) -> None:
-    rules.name(causes, "handler", found.get("handler") or "", names.dns1123_label)
+    rules.required_name(causes, "handler", found.get("handler"), names.dns1123_label)
     if (overhead := found.get("overhead")) is not None:  # checked as a container's limits
         resources.requirements({"limits": overhead.get("podFixed")}, causes, "overhead")
     scheduling = found.get("scheduling") or {}
@@ -102,9 +102,11 @@ def _lease(found: Object, causes: Causes) -> None:
 def _signing_request(found: Object, causes: Causes) -> None:
     spec = found.get("spec") or {}
     if not spec.get("request"):
-        causes.append(required("spec.request"))
+        text = "PEM block type must be CERTIFICATE REQUEST"
+        causes.append(invalid_value("spec.request", None, text))
     if not spec.get("usages"):
         causes.append(required("spec.usages"))
+    rules.unique(causes, "spec.usages", spec.get("usages") or [])
     signer_name(spec.get("signerName") or "", causes, "spec.signerName")
     seconds = spec.get("expirationSeconds")
     if seconds is not None and seconds < 600:

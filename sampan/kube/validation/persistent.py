@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from typing import Any, Final
 
 from sampan.kube import names
@@ -136,7 +137,7 @@ def _source(spec: Object, causes: Causes, path: str, policy: str | None) -> None
     elif (check := volumes.SOURCES.get(field)) is not None:
         check(source, causes, where)
     if field == "hostPath" and policy == "Recycle":
-        if "/" + (source.get("path") or "").strip("/.") == "/":
+        if posixpath.normpath(source.get("path") or "") == "/":
             text = "may not be 'recycle' for a hostPath mount of '/'"
             causes.append(forbidden_field(f"{path}.persistentVolumeReclaimPolicy", text))
 
