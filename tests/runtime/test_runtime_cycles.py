@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from busybox import NAME
 from runtime_fixture import Runtime
-from test_runtime_adoption import PROGRAM
+from runtime_spawned import PROGRAM
 
 from sampan.image.store import ImageStore
 from sampan.network import netns
