@@ -22,6 +22,7 @@ from sampan.node.podspec import Object
 BODY_LIMIT = 10 * 1024
 HEAD_LIMIT = 64 * 1024
 REDIRECTS = 10
+FOLLOWED = (301, 302, 303, 307, 308)
 AGENT = "kube-probe/1.36"
 
 
@@ -109,18 +110,14 @@ async def tcp_connect(host: str, port: int, timeout: float) -> Answer:
 
 
 async def http_get(url: str, headers: Mapping[str, str], timeout: float) -> Answer:
-    """2xx and 3xx are good. A redirect on the same host is followed; one to another host counts as good."""
+    """2xx and 3xx are good. A redirect on the same host is followed; one to another host is good, and told with its body."""
     first = url
     try:
         async with asyncio.timeout(timeout or None):
             for _ in range(REDIRECTS):
-                status, location = await _fetch(url, headers)
-                if status not in (301, 302, 303, 307, 308) or not location:
+                status, target, body = await _fetch(url, headers)
+                if not target:
                     break
-                target = urljoin(url, location)
-                if urlsplit(target).hostname != urlsplit(url).hostname:
-                    text = f"Probe terminated redirects, Location: {target}"
-                    return Answer(True, text, warning=True)
                 url = target
             else:
                 return Answer(False, f'Get "{first}": stopped after {REDIRECTS} redirects')
@@ -136,13 +133,18 @@ async def http_get(url: str, headers: Mapping[str, str], timeout: float) -> Answ
         else:
             text = _words(error)
         return Answer(False, f'Get "{first}": {text}')
-    if 200 <= status < 400:
+    if 200 <= status < 300:
         return Answer(True)
+    if 300 <= status < 400:
+        return Answer(True, f"Probe terminated redirects, Response body: {body}", warning=True)
     return Answer(False, f"HTTP probe failed with statuscode: {status}")
 
 
-async def _fetch(url: str, headers: Mapping[str, str]) -> tuple[int, str]:
-    """(status, Location) of one GET. The body is for nobody, and a server may hold it open."""
+async def _fetch(url: str, headers: Mapping[str, str]) -> tuple[int, str, str]:
+    """(status, where a redirect leads that is to be followed, body of another redirect) of one GET.
+
+    Any other body is for nobody, and a server may hold it open.
+    """
     parts = urlsplit(url)
     context = None
     if parts.scheme == "https":
@@ -167,14 +169,43 @@ async def _fetch(url: str, headers: Mapping[str, str]) -> tuple[int, str]:
         version, _, tail = status_line.partition(" ")
         if not version.startswith("HTTP/"):
             raise ValueError(f"malformed HTTP response {status_line[:64]!r}")
-        location = ""
-        for line in rest:
-            name, _, value = line.partition(":")
-            if name.lower() == "location":
-                location = value.strip()
-        return int(tail[:3]), location
+        status = int(tail[:3])
+        fields = {
+            k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in rest)
+        }
+        if status in FOLLOWED and (location := fields.get("location")):
+            target = urljoin(url, location)
+            if urlsplit(target).hostname == parts.hostname:
+                return status, target, ""
+        if not 300 <= status < 400 or status == 304:
+            return status, "", ""
+        body = await _body(reader, fields)
+        return status, "", body[:BODY_LIMIT].decode("utf-8", "replace")
     finally:
         writer.transport.abort()
+
+
+async def _body(reader: asyncio.StreamReader, fields: Mapping[str, str]) -> bytes:
+    """The first of it, as far as it is counted or else until the server ends (RFC 9112 §6.3)."""
+    if "chunked" not in fields.get("transfer-encoding", "").lower():
+        counted = fields.get("content-length", "")
+        return await _some(reader, int(counted) if counted.isdigit() else BODY_LIMIT)
+    body = b""
+    while len(body) < BODY_LIMIT:
+        line = await reader.readline()
+        size = int(line.partition(b";")[0].strip() or b"0", 16)
+        if not size:
+            break
+        body += await _some(reader, size)
+        await reader.readline()
+    return body
+
+
+async def _some(reader: asyncio.StreamReader, most: int) -> bytes:
+    try:
+        return await reader.readexactly(min(most, BODY_LIMIT))
+    except asyncio.IncompleteReadError as short:
+        return short.partial
 
 
 async def _head(reader: asyncio.StreamReader) -> list[str]:
