@@ -25,6 +25,7 @@ from sampan.node.observed import EXITED, RUNNING, ContainerState
 from sampan.node.plan import Stop
 from sampan.node.podspec import SIDECAR, Named, Object
 from sampan.node.probes.prober import grace_of
+from sampan.node.rounds import Rounds
 
 if TYPE_CHECKING:
     from sampan.node.worker import PodWorker
@@ -51,7 +52,7 @@ class Ending:
         self.begun = asyncio.Event()
         self._hurry = asyncio.Event()
         self._deadline = math.inf
-        self.for_rounds: set[str] = set()  # ids of containers that ended so that all begin anew
+        self.rounds = Rounds(context.config.pods_dir / worker.uid)
         self.settled = False  # nothing of the pod runs, and what it held is given back
 
     async def unless_ending(self, work: Awaitable[T]) -> T:
@@ -85,8 +86,7 @@ class Ending:
         if state is None:
             return True
         if not action.hooks:
-            self.for_rounds &= self.worker.observed.containers.keys()
-            self.for_rounds.add(action.id)
+            self.rounds.end(action.id, self.worker.observed.containers)
         grace = float(podspec.termination_grace(self.worker.pod))
         if action.liveness and named:
             grace = float(grace_of(named.container, int(grace)))

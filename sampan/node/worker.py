@@ -336,7 +336,7 @@ class PodWorker:
             removed=self.removed,
             messages=self._messages,
             resized=self.resizing.told(),
-            ended_early=self.ending.for_rounds,
+            ended_early=self.ending.rounds.ended,
         )
 
     def _publish(self, pod: Object, view: View, now: float, todo: Plan) -> None:

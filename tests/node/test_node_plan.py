@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from node_pods import NOW, SANDBOX, container, exited, make_pod, running, view_of
@@ -27,6 +28,7 @@ from sampan.node.plan import (
     plan,
 )
 from sampan.node.podspec import container_hash
+from sampan.node.rounds import Rounds
 
 DEAD = replace(SANDBOX, ready=False)
 SIDECAR = container("proxy", restartPolicy="Always")
@@ -373,3 +375,15 @@ def test_backoff_doubles_to_five_minutes_and_forgets_after_ten() -> None:
         now += seen[-1]
     assert seen == [10, 20, 40, 80, 160, 300, 300, 300]
     assert backoff.until("web", now + 601) == 0
+
+
+def test_a_round_is_known_to_the_agent_that_takes_over(tmp_path: Path) -> None:
+    place = tmp_path / "uid"
+    rounds = Rounds(place)
+    assert rounds.ended == set() and not place.exists()
+    rounds.end("one", known=["one"])
+    rounds.end("two", known=["one", "two"])
+    assert rounds.ended == Rounds(place).ended == {"one", "two"}
+    after = Rounds(place)
+    after.end("three", known=["two", "three"])
+    assert after.ended == Rounds(place).ended == {"two", "three"}
