@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from sampan.network import netns
+
 
 @dataclass(frozen=True, slots=True)
 class PodRef:
@@ -32,6 +34,12 @@ class Attachment:
     reach: tuple[
         str, ...
     ] = ()  # without a namespace: networks of 127/8 where the cluster's pods and services are
+
+    def let_go(self) -> None:
+        """After `detach`: one made by an older build may have a name that no network would give it now. Idempotent."""
+        directory, _, name = (self.namespace or "").rpartition("/")
+        if directory == str(netns.DIRECTORY):
+            netns.delete(name)
 
 
 class PodNetwork(Protocol):

@@ -100,6 +100,8 @@ async def collect(service: RuntimeService, strays: list[Path]) -> None:
         )
         LOG.info("removing the network of sandbox %s, which does not run", identifier)
         await service.config.network.detach(reference)
+        if known is not None:
+            known.network.let_go()
     for name in service.config.known:
         # A kind that was never used here has no directory, and is not imported to look for leftovers.
         if (service.config.directory / name).is_dir():

@@ -161,6 +161,7 @@ class RuntimeService:
                 entry.sandbox = None
             await self.host_ports.remove(entry.id)
             await self.config.network.detach(reference_of(entry))
+            entry.network.let_go()
         except SandboxError as error:
             raise translated(error) from error
         if was_ready:

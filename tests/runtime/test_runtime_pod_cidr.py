@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from sampan.cli.config import instance_of
 from sampan.cri.client import CRIClient
 from sampan.cri.errors import InvalidArgument
+from sampan.linux import mounts
 from sampan.network import netns
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
@@ -66,6 +68,20 @@ async def address(client: CRIClient, pod: str) -> str:
     return str(status.network.ip)
 
 
+def as_of_an_older_build(alone: Alone, pod: str) -> Path:
+    """Give the pod's network namespace another name, which its record has."""
+    record = alone.data / "runtime" / "sandboxes" / pod / "sandbox.json"
+    document = json.loads(record.read_text())
+    there = Path(document["network"]["namespace"])
+    renamed = netns.DIRECTORY / f"{instance_of(alone.data)}-{pod[:12]}"
+    renamed.touch()
+    mounts.mount(str(there), renamed, flags=mounts.MS_BIND)
+    netns.delete(there.name)
+    document["network"]["namespace"] = str(renamed)
+    record.write_text(json.dumps(document))
+    return renamed
+
+
 async def new_pod(client: CRIClient, name: str) -> str:
     config = {"metadata": {"name": name, "namespace": "default", "uid": name}}
     return str((await client.run_pod_sandbox(config=config)).pod_sandbox_id)
@@ -97,11 +113,14 @@ async def test_a_nodes_pod_cidr_is_that_of_its_pods_over_a_restart() -> None:
                 await tell(client, "10.77.3.0/24,fd00:10::/64")
                 new = await new_pod(client, "new")
                 assert (await address(client, new)).startswith("10.77.3.")
+            renamed = as_of_an_older_build(alone, old)
             async with alone.running() as client:
                 assert await address(client, old) == before
                 newest = await new_pod(client, "newest")
                 assert (await address(client, newest)).startswith("10.77.3.")
+                assert netns.is_namespace(renamed)
                 await end(client, old, new, newest)
+                assert not renamed.exists()
         finally:
             alone.close()
 
