@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 LEASE_NAMESPACE = "kube-node-lease"
 KUBELET_VERSION = "v1.36.0+sampan"
 IMAGES_SHOWN = 50
+OURS = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")  # conditions
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 RUNTIME_GRACE = 30.0  # seconds that a runtime may be away, restarting, before the node is NotReady
 
@@ -203,6 +204,12 @@ def _conditions(
     return conditions
 
 
+def given_up(node: Object) -> bool:
+    """The control plane had not heard of the node for so long (a machine that slept) that it wrote Unknown over what it said."""
+    conditions = (node.get("status") or {}).get("conditions") or ()
+    return any(c.get("type") in OURS and c.get("status") == "Unknown" for c in conditions)
+
+
 def differs(old: Object, new: Object) -> bool:
     """Whether the status says something new, heartbeats apart."""
 
@@ -216,7 +223,7 @@ def differs(old: Object, new: Object) -> bool:
         told["conditions"] = [
             (c.get("type"), c.get("status"), c.get("reason"), c.get("message"))
             for c in status.get("conditions") or ()
-            if c.get("type") in ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
+            if c.get("type") in OURS
         ]
         return told
 
@@ -296,7 +303,7 @@ class Registrar:
         if int(objects.resource_version(new)) <= int(objects.resource_version(self._node)):
             return
         self._node = new
-        if by_hand(new) != by_hand(new, "allocatable"):
+        if given_up(new) or by_hand(new) != by_hand(new, "allocatable"):
             self.look_again()
 
     async def _keep_status(self) -> None:

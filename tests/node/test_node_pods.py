@@ -74,6 +74,19 @@ async def test_what_somebody_writes_into_the_capacity_may_be_asked_for(
         assert status["capacity"].get("example.com/dongle") == amount
 
 
+async def test_a_node_that_was_given_up_says_that_it_is_there(node: Any, pods: Pods) -> None:
+    """The machine slept. Kubelets look again every ten seconds; here the watch tells."""
+    unknown = {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}
+    patch = {"status": {"conditions": [unknown]}}
+    made = await pods.client.patch(NODES, NODE, patch, kind="strategic", subresource="status")
+    assert not condition_true(made, "Ready")
+    version = made["metadata"]["resourceVersion"]
+    async with asyncio.timeout(10):
+        async for event in pods.client.watch(NODES, resource_version=version):
+            if event.type != "BOOKMARK" and condition_true(event.object, "Ready"):
+                break
+
+
 async def test_a_pod_runs_and_ends(node: Any, pods: Pods, harbour: Harbour) -> None:
     made = await pods.create("plain")
     pod = await pods.until("plain", pod_ready, "Ready")

@@ -24,21 +24,18 @@ _ACTIONS: Final = frozenset(("Audit", "Deny", "Warn"))
 def _policy(policy: Object, causes: Causes) -> None:
     spec = policy.get("spec") or {}
     rules.choice(causes, "spec.failurePolicy", spec.get("failurePolicy"), _FAILURE)
+    if (kind := spec.get("paramKind")) is not None:
+        expressions.param_kind(kind, causes)
     constraints = spec.get("matchConstraints")
     if constraints is None:
         causes.append(required("spec.matchConstraints"))
     else:
+        matching.match_resources(constraints, causes, "spec.matchConstraints")
         if not constraints.get("resourceRules"):
             causes.append(required("spec.matchConstraints.resourceRules"))
-        matching.match_resources(constraints, causes, "spec.matchConstraints")
 
 
 def _validating_policy(policy: Object, causes: Causes) -> None:
-    spec = policy.get("spec") or {}
-    if not spec.get("validations") and not spec.get("auditAnnotations"):
-        text = "validations or auditAnnotations must contain at least one item"
-        causes.append(required("spec.validations", text))
-        causes.append(required("spec.auditAnnotations", text))
     _policy(policy, causes)
     expressions.validations(policy, causes)
 
@@ -57,20 +54,22 @@ def _binding(binding: Object, causes: Causes) -> None:
         causes.append(required("spec.policyName"))
     else:
         rules.name(causes, "spec.policyName", spec["policyName"], names.dns1123_subdomain)
-    if binding.get("kind") == "ValidatingAdmissionPolicyBinding":
-        actions = spec.get("validationActions") or []
-        if not actions:
-            text = "at least one validation action is required"
-            causes.append(required("spec.validationActions", text))
-        for index, action in enumerate(actions):
-            if action not in _ACTIONS:
-                path = f"spec.validationActions[{index}]"
-                causes.append(not_supported(path, action, sorted(_ACTIONS)))
+    if (reference := spec.get("paramRef")) is not None:
+        expressions.param_ref(reference, causes)
     resources = spec.get("matchResources")
     matching.match_resources(resources, causes, "spec.matchResources")
     if binding.get("kind") == "MutatingAdmissionPolicyBinding":
         matching.only_operations(resources, matching.MUTABLE, causes, "spec.matchResources")
-    expressions.binding(spec, causes)
+        return
+    actions = spec.get("validationActions") or []
+    if not actions:
+        text = "at least one validation action is required"
+        causes.append(required("spec.validationActions", text))
+    for index, action in enumerate(actions):
+        if action not in _ACTIONS:
+            path = f"spec.validationActions[{index}]"
+            causes.append(not_supported(path, action, sorted(_ACTIONS)))
+    expressions.together(actions, causes)
 
 
 # --- CustomResourceDefinition and APIService --------------------------------------------------------

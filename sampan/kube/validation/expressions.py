@@ -88,18 +88,17 @@ def policy(spec: Object, causes: Causes) -> tuple[Variables, Variables]:
     """What both kinds of policy have in common; (variables of its expressions, of its messages)."""
     from sampan.kube.cel.admission import declared
 
-    kind = spec.get("paramKind")
-    if kind is not None:
-        _param_kind(kind, causes)
-    params = kind is not None
-    fields = _variables(spec.get("variables") or [], causes, params)
+    params = spec.get("paramKind") is not None
+    faulty: Causes = []
+    fields = _variables(spec.get("variables") or [], faulty, params)
     found = {**declared(params=params), "variables": fields}
     match_conditions(causes, "spec.matchConditions", spec.get("matchConditions"), found)
+    causes += faulty
     worded = {**declared(params=params, authorizer=False), "variables": fields}
     return found, worded
 
 
-def _param_kind(kind: Object, causes: Causes) -> None:
+def param_kind(kind: Object, causes: Causes) -> None:
     version = kind.get("apiVersion") or ""
     if not version:
         causes.append(required("spec.paramKind.apiVersion", ""))
@@ -149,6 +148,10 @@ def validations(policy_: Object, causes: Causes) -> None:
 
     spec, owner = policy_.get("spec") or {}, name_of(policy_)
     variables, worded = policy(spec, causes)
+    if not spec.get("validations") and not spec.get("auditAnnotations"):
+        text = "validations or auditAnnotations must contain at least one item"
+        causes.append(required("spec.validations", text))
+        causes.append(required("spec.auditAnnotations", text))
     for index, item in enumerate(spec.get("validations") or ()):
         _validation(item, causes, f"spec.validations[{index}]", variables, worded)
     annotations = spec.get("auditAnnotations") or []
@@ -242,12 +245,8 @@ def mutations(spec: Object, causes: Causes) -> None:
         causes.append(not_supported("spec.reinvocationPolicy", policy_, _REINVOCATION))
 
 
-def binding(spec: Object, causes: Causes) -> None:
-    """paramRef, and what does not go together in validationActions."""
-    reference = spec.get("paramRef")
-    if reference is not None:
-        _param_ref(reference, causes)
-    actions = spec.get("validationActions") or []
+def together(actions: list[str], causes: Causes) -> None:
+    """What does not go together in validationActions."""
     for index, action in enumerate(actions):
         if action in actions[:index]:
             causes.append(duplicate(f"spec.validationActions[{index}]", action))
@@ -259,7 +258,7 @@ def binding(spec: Object, causes: Causes) -> None:
         causes.append(invalid_value("spec.validationActions", actions, detail))
 
 
-def _param_ref(reference: Object, causes: Causes) -> None:
+def param_ref(reference: Object, causes: Causes) -> None:
     path = "spec.paramRef"
     name, selector = reference.get("name") or "", reference.get("selector")
     if name and selector is not None:
