@@ -310,6 +310,15 @@ class Sandbox(Protocol):
 
 
 @runtime_checkable
+class Expectant(Protocol):
+    """A sandbox that can begin with a container's start before it is asked for it."""
+
+    def expect(self, image: UnpackedImage) -> None:
+        """A container of this image was created: what its start will need may be fetched meanwhile. Never fails."""
+        ...
+
+
+@runtime_checkable
 class Checkpointed(Protocol):
     """A sandbox whose containers can be kept as they are at a moment, to go on from there."""
 

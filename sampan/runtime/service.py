@@ -34,7 +34,7 @@ from sampan.runtime.config import RuntimeConfig
 from sampan.runtime.hostports import HostPorts
 from sampan.runtime.inventory import Inventory, kind_of_image
 from sampan.runtime.records import ContainerEntry, SandboxEntry
-from sampan.runtime.sandbox import USER_NAMESPACES, Exit, Process, SandboxError
+from sampan.runtime.sandbox import USER_NAMESPACES, Exit, Expectant, Process, SandboxError
 
 LOG = logging.getLogger(__name__)
 
@@ -266,6 +266,8 @@ class RuntimeService:
                 raise translated(error) from error
             entry.spec = container
             self.inventory.containers[identifier] = entry
+            if isinstance(sandbox.sandbox, Expectant):
+                sandbox.sandbox.expect(image)
         self.inventory.tell(pb.CONTAINER_CREATED_EVENT, identifier, sandbox)
         return pb.CreateContainerResponse(container_id=identifier)
 

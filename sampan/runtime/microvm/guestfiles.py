@@ -13,6 +13,7 @@ from sampan.runtime.microvm import protocol, volumes
 from sampan.runtime.microvm.channel import Channel
 from sampan.runtime.microvm.errors import MicroVMError
 from sampan.runtime.microvm.protocol import Change, Field, Key, Type
+from sampan.runtime.microvm.session import in_order
 from sampan.runtime.microvm.volumes import Treatment, Volume
 from sampan.runtime.microvm.watch import Watch
 
@@ -51,13 +52,7 @@ class GuestFiles:
 
     async def put(self, messages: Iterable[list[Field]]) -> None:
         """All of them, in order, without waiting for each; the first that failed is raised."""
-        calls = [
-            asyncio.ensure_future(self.channel.call(Type.PUT, message)) for message in messages
-        ]
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        await in_order(*(self.channel.call(Type.PUT, message) for message in messages))
 
     async def take_back(self, volume: Volume) -> None:
         """The guest's version of a file becomes the host's."""

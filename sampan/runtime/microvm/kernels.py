@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sampan.linux import trees
 from sampan.runtime.microvm import modules, vmlinux
 from sampan.runtime.microvm.errors import BadArtifact, MissingPiece
 from sampan.runtime.microvm.presence import FETCH, default_place, records
@@ -127,7 +128,7 @@ def store(
         }
         (fresh / RECORD).write_text(json.dumps(record))
         target = place / release
-        shutil.rmtree(target, ignore_errors=True)
+        trees.remove_quietly(target)
         fresh.rename(target)
     return Kernel(target, release, digest, tuple(order), built_in)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import signal
 from contextlib import suppress
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from sampan.linux import trees
 from sampan.runtime.container.cgroups import Cgroup
 from sampan.runtime.microvm import (
     attendant,
@@ -229,7 +229,7 @@ class MicroVMKind:
             )  # fmt: skip
             await sandbox.create(started)
         except (MicroVMError, OSError) as error:
-            await asyncio.to_thread(shutil.rmtree, scratch, True)
+            await asyncio.to_thread(trees.remove_quietly, scratch)
             raise CannotStart(f"microVM: snapshot {name}: {error}") from error
         finally:
             if ram >= 0:
@@ -259,7 +259,7 @@ class MicroVMKind:
         machine = await drivers.named(facts.driver).adopt(Path(facts.directory))
         if machine is None:
             await sandbox.stop(0)
-            shutil.rmtree(facts.directory, ignore_errors=True)
+            trees.remove_quietly(Path(facts.directory))
             return None
         try:
             await sandbox.adopt(machine, facts, record.containers)
@@ -280,7 +280,7 @@ class MicroVMKind:
                 end(path)
         for path in (self.run_directory / "restoring").glob("*"):
             if path.name not in sandboxes:
-                shutil.rmtree(path, ignore_errors=True)
+                trees.remove_quietly(path)
         self.templates.collect()
         self.drives.collect()
         if os.geteuid() == 0:
@@ -353,4 +353,4 @@ def end(directory: Path) -> None:
     for pid in filter(None, pids):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    shutil.rmtree(directory, ignore_errors=True)
+    trees.remove_quietly(directory)

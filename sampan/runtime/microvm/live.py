@@ -16,12 +16,12 @@ import asyncio
 import functools
 import os
 import platform
-import shutil
 import signal
 import socket
 import struct
 from collections.abc import Mapping
 
+from sampan.linux import trees
 from sampan.runtime import kernel
 from sampan.runtime.microvm import attendant, sockets, usernet, vmmfilter, wiring
 from sampan.runtime.microvm.errors import VMMError
@@ -86,17 +86,12 @@ class LiveTemplate:
                     os.close(descriptor)
             for listener in listeners.values():
                 listener.close()
-        try:
+        async with machine.beginning():
             await machine.connect()
             usernet.verify(spec, pid)
             if spec.tap < 0:
                 await machine.join_user_network(spec)
             await machine.resume()
-        except BaseException as error:
-            await asyncio.shield(machine.stop())
-            if isinstance(error, VMMError):
-                raise VMMError(f"{error}: {machine.log()}") from error
-            raise
         return machine
 
     async def _ask(self, uid: int, network: int, replaced: Mapping[int, int]) -> int:
@@ -131,7 +126,7 @@ class LiveTemplate:
         """It has ended on return; its copies go on. Idempotent."""
         self._helper.close()
         await self.machine.stop()
-        shutil.rmtree(self.machine.directory, ignore_errors=True)
+        trees.remove_quietly(self.machine.directory)
 
 
 def told(answer: bytes) -> int:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 import stat
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from sampan.runtime.microvm import qmp, sockets, usernet
 from sampan.runtime.microvm.attendant import Attendant
 from sampan.runtime.microvm.errors import VMMError
+from sampan.runtime.microvm.session import in_order
 from sampan.runtime.microvm.vmm import MachineSpec
 
 SOCKETS = ("agent", "files", "control")
+FIRST_SET = 16  # of QEMU's fd sets, behind those that are on its command line
 MIGRATE_LIMIT = 120.0  # seconds; what is slow is a disk that takes the memory of a large machine
 
 
@@ -27,6 +32,17 @@ class QemuMachine(Attendant):
         self.halted = asyncio.Event()  # the guest has reset or powered off: it runs no more
         self._control: qmp.Control | None = None
         self._migrated: asyncio.Future[str] | None = None
+
+    @asynccontextmanager
+    async def beginning(self) -> AsyncIterator[None]:
+        """When what is done with it here fails, it has ended, and what it said last is told."""
+        try:
+            yield
+        except BaseException as error:
+            await asyncio.shield(self.stop())
+            if isinstance(error, VMMError):
+                raise VMMError(f"{error}: {self.log()}") from error
+            raise
 
     async def connect(self) -> None:
         self._control = await qmp.connect(self.directory / "control", self._event)
@@ -84,7 +100,7 @@ class QemuMachine(Attendant):
         self._migrated = asyncio.get_running_loop().create_future()
         wanted = [{"capability": name, "state": True} for name in ("events", "x-ignore-shared")]
         # Sent in one go. A clone is on no network yet: its card has nobody to tell that it has moved.
-        await asyncio.gather(
+        await in_order(
             self.control.command("migrate-set-capabilities", capabilities=wanted),
             self.control.command("migrate-set-parameters", announce_rounds=0),
             self.control.command("getfd", descriptor=state, fdname="state"),
@@ -106,20 +122,23 @@ class QemuMachine(Attendant):
         await self.control.command("block_resize", node_name=f"drive{slot}", size=size)
 
     async def _put(self, slot: int, file: int, driver: str, *, readonly: bool) -> None:
-        added = await self.control.command("add-fd", descriptor=file)
-        number = added["fdset-id"]
+        """Sent in one go, under a number that is ours to choose: no answer is needed for the next."""
+        number = secrets.randbelow(1 << 30) + FIRST_SET
         node = f"file{number}"
-        await self.control.command(
-            "blockdev-add", driver=driver, node_name=node, filename=f"/dev/fdset/{number}",
-            read_only=readonly, locking="off",
-        )  # fmt: skip
         drive = {"driver": "raw", "node-name": f"drive{slot}", "read-only": readonly, "file": node}
-        await self.control.command("blockdev-reopen", options=[drive])
+        await in_order(
+            self.control.command("add-fd", descriptor=file, fdset_id=number),
+            self.control.command(
+                "blockdev-add", driver=driver, node_name=node, filename=f"/dev/fdset/{number}",
+                read_only=readonly, locking="off",
+            ),
+            self.control.command("blockdev-reopen", options=[drive]),
+        )  # fmt: skip
 
     async def join_user_network(self, spec: MachineSpec) -> None:
         """What `command` gives a machine without root from its start on, for one whose card is at a hub."""
         forwards = [{"str": forward} for forward in forwarded(spec)]
-        await asyncio.gather(
+        await in_order(
             self.control.command(
                 "netdev_add",
                 type="user",

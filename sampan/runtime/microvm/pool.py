@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 from sampan.runtime.microvm.clones import Started, clone, quicken
@@ -19,7 +20,10 @@ from sampan.runtime.microvm.templates import Template
 from sampan.runtime.microvm.vmm import Driver, Live
 
 LOG = logging.getLogger(__name__)
-QUIET = 1.0  # seconds without demand before the pool is filled: a pod that starts needs the processor more
+# Seconds without demand before a live template is made, and before warm machines are: a pod that starts needs the
+# processor more. While there is no live template every further pod starts slowly, so that does not wait for long.
+LULL, QUIET = 0.4, 1.0
+PATIENCE = 1.0  # seconds of demand without a lull
 IDLE = 300.0  # seconds after which a machine that nobody took is given up
 
 Size = tuple[int, int]  # MiB, processors
@@ -94,23 +98,26 @@ class Pool:
         try:
             ready = self._ready.setdefault(size, [])
             while True:
-                await self._quiet(size)
                 driver, template = await self._find(*size)
                 if size not in self._live and self._copies:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(PATIENCE):
+                            await self._quiet(size, LULL)
                     live = await quicken(driver, template, self.place, self._rehearse, self.reach)
                     if live is not None:
                         self._live[size] = live
                 if len(ready) >= self.wanted:
                     break
+                await self._quiet(size, QUIET)
                 ready.append(await self._warm(size, driver))
         except Exception:
             LOG.exception("filling the pool of machines with %d MiB", size[0])
         finally:
             self._filling.pop(size, None)
 
-    async def _quiet(self, size: Size) -> None:
+    async def _quiet(self, size: Size, lasting: float) -> None:
         loop = asyncio.get_running_loop()
-        while (left := self._taken.get(size, 0.0) + QUIET - loop.time()) > 0:
+        while (left := self._taken.get(size, 0.0) + lasting - loop.time()) > 0:
             await asyncio.sleep(left)
 
     async def _warm(self, size: Size, driver: Driver) -> Started:

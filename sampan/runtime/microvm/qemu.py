@@ -7,7 +7,6 @@ inherited, drives are descriptors in QEMU's fd sets, and memory is a file that o
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import os
@@ -40,6 +39,9 @@ PORTS = (
     "virtserialport,chardev=agent,name=agent,nr=1",
     "virtserialport,chardev=files,name=files,nr=2",
 )
+# Emulated without SMAP: its instructions, around each of the kernel's accesses to a program's memory, end a block of
+# translated code and lead out of it. They guard a guest's kernel against its own programs, and no host.
+PROCESSOR = {"kvm": "host", "tcg": "max,-smap"}
 # MiB of translated code: 15 are of a start, 21 when it was rehearsed. What does not fit is thrown away and made anew.
 TRANSLATED = 24
 SHARED_TRANSLATED = (
@@ -92,7 +94,7 @@ class Qemu:
         if program is None:
             raise VMMError(f"{PROGRAM} is not installed")
         status = os.stat(program)
-        return f"qemu {version(program)} {status.st_size} {self.accelerator} {MACHINE} {CARD} {SLOTS} {DISKS} {PORTS}"
+        return f"qemu {version(program)} {status.st_size} {self.accelerator} {PROCESSOR[self.accelerator]} {MACHINE} {CARD} {SLOTS} {DISKS} {PORTS}"
 
     async def start(self, spec: MachineSpec) -> QemuMachine:
         machine, _ = await self._start(spec, {}, [])
@@ -157,7 +159,7 @@ class Qemu:
             for item in listeners.values():
                 item.close()
         machine = QemuMachine(spec.directory, child.pid, child)
-        try:
+        async with machine.beginning():
             machine.record()
             await machine.connect()
             usernet.verify(spec, child.pid)
@@ -165,11 +167,6 @@ class Qemu:
                 await machine.restore(spec.state)
                 if not spec.held:
                     await machine.resume()
-        except BaseException as error:
-            await asyncio.shield(machine.stop())
-            if isinstance(error, VMMError):
-                raise VMMError(f"{error}: {machine.log()}") from error
-            raise
         return machine, given | ({"tap": spec.tap} if spec.tap >= 0 else {})
 
     async def adopt(self, directory: Path) -> QemuMachine | None:
@@ -202,7 +199,7 @@ def command(
         program, "-name", f"sampan-{spec.name[:12]}", "-M", MACHINE, "-nodefaults", "-no-user-config",
         "-display", "none", "-no-reboot", "-action", "shutdown=pause", "-sandbox", SANDBOX,
         "-accel", "kvm" if accelerator == "kvm" else f"tcg,tb-size={SHARED_TRANSLATED if spec.copied else TRANSLATED}",
-        "-cpu", "host" if accelerator == "kvm" else "max",
+        "-cpu", PROCESSOR[accelerator],
         "-m", f"{spec.memory}M", "-smp", str(spec.cpus),
         "-object", f"memory-backend-file,id=ram,size={spec.memory}M,mem-path=/proc/self/fd/{spec.ram},"
                    f"share={'on' if spec.ram_shared else 'off'}",

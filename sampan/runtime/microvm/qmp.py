@@ -66,12 +66,17 @@ class Control(asyncio.Protocol):
         self._waiting.clear()
 
     async def greet(self) -> None:
+        """The answer to its greeting goes out before that has come: QEMU reads it behind."""
+        answered = asyncio.ensure_future(self.command("qmp_capabilities"))
         try:
             async with asyncio.timeout(ANSWER_LIMIT):
                 await self._greeted
         except TimeoutError:
             raise VMMError(f"QEMU said nothing within {ANSWER_LIMIT:g} s") from None
-        await self.command("qmp_capabilities")
+        finally:
+            if not self._greeted.done() or self._greeted.exception():
+                answered.cancel()
+        await answered
 
     async def command(self, name: str, *, descriptor: int = -1, **arguments: Any) -> Any:
         """Its answer. Raises VMMError with QEMU's own words."""

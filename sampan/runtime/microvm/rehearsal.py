@@ -26,7 +26,9 @@ from sampan.runtime.microvm.vmm import SLOTS, Machine
 
 SLOT = SLOTS - 1  # the last drive is kept for this
 LIMIT = 30.0
-PROGRAM = "rehearse"
+PROGRAM, LINK = "rehearse", "rehearsal"  # found by its name, and behind a link, as shells are
+ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root")
+LIMITS = ("cpu.weight=100", "memory.max=max", "pids.max=max")
 WEIGHT = 256 << 10  # bytes behind the program, which it maps; native/rehearse/rehearse.c
 
 
@@ -58,6 +60,7 @@ class Rehearsal:
             (Key.NETMASK, b"\xff\xff\xff\0"),
             (Key.MTU, 1500),
             (Key.GATEWAY, socket.inet_aton("192.0.2.1")),
+            (Key.SYSCTL, "net/ipv4/conf/all/route_localnet=0"),
         ]
         await channel.call(Type.SETUP, name)
         await channel.call(Type.IMAGE, [(Key.SLOT, SLOT)])
@@ -109,8 +112,13 @@ def message() -> list[Field]:
     return [
         (Key.ID, "rehearsal"),
         (Key.SLOT, SLOT),
-        (Key.ARG, f"/{PROGRAM}"),
+        (Key.ARG, LINK),
+        *((Key.ENV, each) for each in ENVIRONMENT),
+        *((Key.CGROUP, each) for each in LIMITS),
         (Key.CWD, "/"),
+        (Key.UMASK, 0o022),
+        (Key.GROUP, 0),
+        requests.OPEN_FILES_LIMIT,
         (Key.CAPS_BOUNDING, requests.mask(granted)),
         (Key.CAPS_PERMITTED, requests.mask(granted)),
         (Key.SECCOMP, seccomp.default(granted, platform.machine())),
@@ -126,7 +134,9 @@ def make(path: Path, content: bytes) -> None:
     """A drive with one program."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=path.parent) as root:
-        program = Path(root, PROGRAM)
+        program = Path(root, "bin", PROGRAM)
+        program.parent.mkdir()
         program.write_bytes(content + bytes(WEIGHT))
         program.chmod(0o755)
+        program.with_name(LINK).symlink_to(f"/bin/{PROGRAM}")
         erofs.build([Path(root)], path, PLACES)

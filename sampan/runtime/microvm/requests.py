@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import resource
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sampan.image import UnpackedImage, lookup
+from sampan.linux import trees
 from sampan.linux.cgroups import weight_of
 from sampan.runtime.container.capabilities import DEFAULT, NAMES
 from sampan.runtime.container.oci import MASKED, READONLY
@@ -36,6 +38,10 @@ POD_FILES = {
     "/etc/hosts": "/run/v/hosts",
 }
 OPEN_FILES = 1 << 20
+OPEN_FILES_LIMIT: Field = (
+    Key.RLIMIT,
+    struct.pack("<QQQ", resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES),
+)
 STORAGE_LIMIT = "sampan.dev/storage-limit"  # annotation of a container: bytes of its writable layer
 BEYOND = 64 << 10  # bytes that it may have more, so that who watches sees a limit exceeded
 
@@ -140,7 +146,7 @@ def process(container: ContainerSpec, who: Identity, args: Sequence[str], tty: b
         (Key.CAPS_PERMITTED, mask(granted) if who.uid == 0 else 0),
         (Key.NO_NEW_PRIVILEGES, security.no_new_privileges),
         (Key.OOM_SCORE, container.resources.oom_score_adj),
-        (Key.RLIMIT, struct.pack("<QQQ", resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES)),
+        OPEN_FILES_LIMIT,
         *((Key.GROUP, group) for group in who.groups),
         *((Key.ARG, word) for word in args),
         *((Key.ENV, f"{name}={value}") for name, value in environment.items()),
@@ -219,13 +225,18 @@ def who_runs(container: ContainerSpec, image: UnpackedImage) -> Identity:
                 shutil.copyfile(file, names / "etc" / name)
         return identity(names, container.security)
     finally:
-        shutil.rmtree(names, ignore_errors=True)
+        trees.remove_quietly(names)
 
 
 def explain(error: GuestError, args: tuple[str, ...]) -> str:
     """An engine's words for the two mistakes that users make."""
     if error.where == "execute the program" and args:
-        if error.number == 2 and "/" not in args[0]:
+        if error.number == errno.ENOENT and "/" not in args[0]:
             return f'exec: "{args[0]}": executable file not found in $PATH'
         return f'exec: "{args[0]}": {os.strerror(error.number).lower()}'
     return str(error)
+
+
+def shell_code(error: GuestError) -> int:
+    """As a shell would end: 127 for what is not there, 126 for what cannot be executed."""
+    return 127 if error.number == errno.ENOENT else 126

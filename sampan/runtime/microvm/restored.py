@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 from sampan.image import UnpackedImage
-from sampan.runtime.microvm import channel, confine, disks, identity, log, protocol, snapshots
+from sampan.linux import trees
+from sampan.runtime.microvm import channel, disks, log, protocol, snapshots
 from sampan.runtime.microvm.clones import Started
 from sampan.runtime.microvm.errors import MicroVMError
-from sampan.runtime.microvm.facts import Facts
 from sampan.runtime.microvm.images import Drives
 from sampan.runtime.microvm.process import POSITIONS, MicroProcess
 from sampan.runtime.microvm.protocol import Key, Type
@@ -50,22 +50,17 @@ class RestoredSandbox(MicroSandbox):
 
     async def create(self, started: Started) -> None:
         """The machine is this pod's own, and held. Raises OSError; the machine is stopped then."""
-        self._machine = started.machine
-        self._facts = Facts(
-            str(started.directory),
-            started.memory,
-            started.cpus,
-            sharing=self._sharing,
-            jailed=confine.usable(),
-            driver=self._driver,
-            edition=self._edition,
-        )
+        self._take(started)
         try:
             await asyncio.to_thread(self._confine, started)
             self._save()
         except BaseException:
             await asyncio.shield(self.stop(0))
             raise
+
+    def expect(self, image: UnpackedImage) -> None:
+        if self._snapshot is None:
+            super().expect(image)
 
     async def start(self, container: ContainerSpec, image: UnpackedImage) -> MicroProcess:
         async with self._starting:
@@ -77,11 +72,11 @@ class RestoredSandbox(MicroSandbox):
         except (MicroVMError, OSError) as error:
             raise CannotStart(f"snapshot of {snapshot.pod}: {error}") from error
         finally:
-            await asyncio.to_thread(shutil.rmtree, self._scratch, True)
+            await asyncio.to_thread(trees.remove_quietly, self._scratch)
 
     async def stop(self, grace: float) -> None:
         await super().stop(grace)
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        trees.remove_quietly(self._scratch)
 
     async def _go_on(
         self, container: ContainerSpec, image: UnpackedImage, snapshot: Snapshot
@@ -106,11 +101,9 @@ class RestoredSandbox(MicroSandbox):
         seen = zip((Key.OUT_SEEN, Key.ERR_SEEN), snapshot.seen, strict=True)
         answer = await link.hello([(Key.CHANNEL, snapshot.number), *seen])
         process.stdin.begin_at(protocol.number(protocol.decode(answer).get(Key.IN_TAKEN)))
-        setup = await identity.setup(self.spec, self._machine.pid)
         # Its processes were made long ago, and share what they share.
-        await link.call(Type.SETUP, [field for field in setup if field[0] != Key.SHARE_PIDS])
-        self._volumes = self._provision()
-        await self._volumes.files.put(identity.pod_files(self.spec))
+        await self._introduce(link, self._machine.pid, but=(Key.SHARE_PIDS,))
+        assert self._volumes is not None
         await self._volumes.renew(container, snapshot.volumes)
         await link.call(Type.UPDATE, [(Key.TARGET, snapshot.number), THAW])
         self._save()

@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import signal
-import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 
 from sampan.cri.streams import Streams
 from sampan.image import UnpackedImage
+from sampan.linux import trees
 from sampan.runtime.container.cgroups import Cgroup
 from sampan.runtime.container.users import Identity
 from sampan.runtime.microvm import (
@@ -44,7 +43,7 @@ from sampan.runtime.microvm.images import Drives
 from sampan.runtime.microvm.process import MicroProcess
 from sampan.runtime.microvm.protocol import Field, Key, Type
 from sampan.runtime.microvm.provision import Provision
-from sampan.runtime.microvm.session import Execution, bridge
+from sampan.runtime.microvm.session import Execution
 from sampan.runtime.microvm.vmm import Machine
 from sampan.runtime.sandbox import (
     CannotStart,
@@ -61,6 +60,7 @@ from sampan.runtime.sandbox import (
 LOG = logging.getLogger(__name__)
 START_LIMIT = 60.0
 SYNC_LIMIT = 10.0
+EXPECTED = rehearsal.SLOT - 1  # drives at most for containers that may never be started
 
 
 class MicroSandbox:
@@ -98,16 +98,8 @@ class MicroSandbox:
 
     async def create(self, started: Started) -> None:
         """Make a machine this pod's own. Raises MicroVMError, OSError; the machine is stopped then."""
-        self._machine, self._channel = started.machine, started.channel
-        self._facts = Facts(
-            str(started.directory),
-            started.memory,
-            started.cpus,
-            sharing=self._sharing,
-            jailed=confine.usable(),
-            driver=self._driver,
-            edition=self._edition,
-        )
+        self._take(started)
+        assert self._channel is not None
         # Beside the rest: the kernel moves a process to another cgroup when all processors have taken note.
         confined = asyncio.ensure_future(asyncio.to_thread(self._confine, started))
         try:
@@ -121,15 +113,29 @@ class MicroSandbox:
             raise
         self._own(self._await_end(), "microVM")
 
+    def _take(self, started: Started) -> None:
+        self._machine = started.machine
+        self._channel = started.channel if started.channel.connected else None
+        self._facts = Facts(
+            str(started.directory),
+            started.memory,
+            started.cpus,
+            sharing=self._sharing,
+            jailed=confine.usable(),
+            driver=self._driver,
+            edition=self._edition,
+        )
+
     def _confine(self, started: Started) -> None:
         if confine.usable():
             confine.confine(self._cgroup, started.machine.pid, self.spec, started.memory)
 
-    async def _introduce(self, link: Channel, vmm: int) -> None:
-        """The guest knows who it is, and has the pod's own files."""
-        await link.call(Type.SETUP, await identity.setup(self.spec, vmm))
+    async def _introduce(self, link: Channel, vmm: int, but: tuple[int, ...] = ()) -> None:
+        """The guest knows who it is, and has the pod's own files. `but`: what of SETUP it is not told."""
+        setup = [each for each in await identity.setup(self.spec, vmm) if each[0] not in but]
         self._volumes = self._provision()
-        await self._volumes.files.put(identity.pod_files(self.spec))
+        files = self._volumes.files.put(identity.pod_files(self.spec))
+        await session.in_order(link.call(Type.SETUP, setup), files)
 
     async def adopt(
         self, machine: Machine, facts: Facts, containers: dict[str, ContainerSpec]
@@ -250,7 +256,7 @@ class MicroSandbox:
         if self._machine is not None:
             await self._machine.stop()
         if self._facts.directory:
-            await asyncio.to_thread(shutil.rmtree, self._facts.directory, True)
+            await asyncio.to_thread(trees.remove_quietly, Path(self._facts.directory))
         (self.spec.directory / RECORD).unlink(missing_ok=True)
         if confine.usable():
             self._cgroup.remove()
@@ -300,6 +306,17 @@ class MicroSandbox:
 
     # containers
 
+    def expect(self, image: UnpackedImage) -> None:
+        self._own(self._fetch(image), "drive for microVM")
+
+    async def _fetch(self, image: UnpackedImage) -> None:
+        async with self._starting:
+            if len(self._facts.slots) < EXPECTED:
+                # Its start tries again, and tells.
+                with suppress(CannotStart, MicroVMError, Gone, OSError):
+                    await self._drive(image)
+                    self._save()
+
     async def start(self, container: ContainerSpec, image: UnpackedImage) -> MicroProcess:
         who = requests.who_runs(container, image)
         try:
@@ -310,7 +327,6 @@ class MicroSandbox:
                 assert self._machine is not None
                 disks = Disks(self.spec, self._facts, self._machine, self.channel)
                 layer, devices = await disks.layer(container), await disks.devices(container)
-                self._save()
             init = inits.init_of(container.args, image.layers)
             target = self._target(container)
             message = requests.start(
@@ -402,21 +418,15 @@ class MicroSandbox:
                 try:
                     await link.call(Type.EXEC, message, channel=number, limit=START_LIMIT)
                 except GuestError as error:
-                    return self._refuse(error, request, streams)
+                    writer = streams.stderr or streams.stdout
+                    if writer is not None:
+                        writer.write(f"{requests.explain(error, request.args)}\n".encode())
+                    return requests.shell_code(error)
                 return await execution.run(streams, tty=request.tty)
         finally:
             link.listeners.pop(number, None)
             with suppress(ChannelLost):
                 link.send_raw(Type.CLOSE, number)
-
-    @staticmethod
-    def _refuse(error: GuestError, request: ExecRequest, streams: Streams) -> int:
-        """As a shell would: 127 for what is not there, 126 for what cannot be executed."""
-        text = f"{requests.explain(error, request.args)}\n".encode()
-        writer = streams.stderr or streams.stdout
-        if writer is not None:
-            writer.write(text)
-        return 127 if error.number == 2 else 126
 
     async def checkpoint(self, container_id: str, location: Path) -> None:
         process = self._processes.get(container_id)
@@ -431,33 +441,9 @@ class MicroSandbox:
             )
 
     async def port(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        link = self.channel
-        number = link.number()
-        connection = Execution(number, link)
-        link.listeners[number] = connection
-        try:
-            await link.call(Type.CONNECT, [(Key.PORT, port)], channel=number)
-        except MicroVMError as error:
-            link.listeners.pop(number, None)
-            raise Gone(f"failed to connect to localhost:{port} inside the pod: {error}") from error
-        ours, theirs = socket.socketpair()
-        for end in (ours, theirs):
-            end.setblocking(False)
-        inner = await asyncio.open_connection(sock=ours)
-        self._own(self._forward(connection, *inner), "port-forward")
-        return await asyncio.open_connection(sock=theirs)
-
-    async def _forward(
-        self, connection: Execution, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        try:
-            await bridge(connection, reader, writer)
-        finally:
-            link = self._channel
-            if link is not None:
-                link.listeners.pop(connection.number, None)
-                with suppress(ChannelLost):
-                    link.send_raw(Type.CLOSE, connection.number)
+        ends, carrying = await session.connect(self.channel, port)
+        self._own(carrying, "port-forward")
+        return ends
 
     # figures and limits
 

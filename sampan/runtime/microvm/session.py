@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sampan.cri.streams import Streams, Writer
-from sampan.runtime.microvm.errors import ChannelLost
+from sampan.runtime.microvm.errors import ChannelLost, MicroVMError
 from sampan.runtime.microvm.protocol import FRAME_MAX, STDERR, STDIN, STDOUT, WINDOW, Key, Type
 from sampan.runtime.sandbox import Gone
 
 if TYPE_CHECKING:
     from sampan.runtime.microvm.channel import Channel
 
+Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 DRAIN = 1.0  # seconds that children of an ended process have for their last words, when they keep its pipe
 
 
@@ -178,6 +180,37 @@ async def bridge(
         writer.close()
 
 
+async def connect(link: Channel, port: int) -> tuple[Ends, Coroutine[Any, Any, None]]:
+    """A connection to `port` on the guest's loopback, and what carries its data as long as it runs. Raises Gone."""
+    number = link.number()
+    connection = Execution(number, link)
+    link.listeners[number] = connection
+    try:
+        await link.call(Type.CONNECT, [(Key.PORT, port)], channel=number)
+    except MicroVMError as error:
+        link.listeners.pop(number, None)
+        raise Gone(f"failed to connect to localhost:{port} inside the pod: {error}") from error
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setblocking(False)
+    inner = await asyncio.open_connection(sock=ours)
+    return await asyncio.open_connection(sock=theirs), carry(link, connection, *inner)
+
+
+async def carry(
+    link: Channel,
+    connection: Execution,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+) -> None:
+    try:
+        await bridge(connection, reader, writer)
+    finally:
+        link.listeners.pop(connection.number, None)
+        with suppress(ChannelLost):
+            link.send_raw(Type.CLOSE, connection.number)
+
+
 async def any_of(*events: Coroutine[Any, Any, Any]) -> None:
     """Return when the first of them has come."""
     waits = [asyncio.ensure_future(each) for each in events]
@@ -186,3 +219,11 @@ async def any_of(*events: Coroutine[Any, Any, Any]) -> None:
     finally:
         for each in waits:
             each.cancel()
+
+
+async def in_order(*calls: Coroutine[Any, Any, Any]) -> None:
+    """Begun at once, for a peer that does what it is sent one after the other. What the first that failed raises is
+    raised when all have ended."""
+    for result in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result

@@ -17,12 +17,12 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sampan.linux import trees
 from sampan.runtime.microvm import attendant, boot, channel, guestneeds, jail, session
 from sampan.runtime.microvm.boot import BootFiles
 from sampan.runtime.microvm.errors import BadArtifact, ChannelLost, VMMError
@@ -97,7 +97,7 @@ class Templates:
                 LOG.warning("%s: it is made anew", error)
         began = time.monotonic()
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        shutil.rmtree(directory, ignore_errors=True)
+        trees.remove_quietly(directory)
         fresh = self.directory / f".{key}.{secrets.token_hex(4)}"
         fresh.mkdir(mode=0o700)
         try:
@@ -106,7 +106,7 @@ class Templates:
             await asyncio.to_thread(save, fresh, ram, memory, seconds)
             fresh.rename(directory)
         except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
+            trees.remove_quietly(fresh)
             raise
         LOG.info("made a template of %d MiB in %.1f s", memory, time.monotonic() - began)
         return template
@@ -150,7 +150,7 @@ class Templates:
         finally:
             if machine is not None:
                 await asyncio.shield(machine.stop())
-            shutil.rmtree(place, ignore_errors=True)
+            trees.remove_quietly(place)
 
     async def _meet(self, machine: Machine, limit: float, began: float) -> float:
         """Seconds until the agent was ready; it has rehearsed on return. Raises ChannelLost with what the guest printed."""
@@ -184,11 +184,11 @@ class Templates:
         for path in self.directory.iterdir():
             record = path / RECORD
             if path.name.startswith(".") or not record.exists():
-                shutil.rmtree(path, ignore_errors=True)
+                trees.remove_quietly(path)
             else:
                 whole.append((record.stat().st_mtime, path))
         for _, path in sorted(whole)[: max(0, len(whole) - keep)]:
-            shutil.rmtree(path, ignore_errors=True)
+            trees.remove_quietly(path)
 
     def close(self) -> None:
         for template in self._loaded.values():

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from sampan.linux import trees
 from sampan.runtime.microvm.protocol import Change, Field, Key
 from sampan.runtime.sandbox import CannotStart, Mount
 
@@ -119,9 +120,10 @@ def check_size(mount: Mount, size: int) -> None:
 
 
 def size_of(directory: Path) -> int:
+    """Bytes of all files; of a tree that is too large, more than COPY_LIMIT and not all."""
     total = 0
-    for root, _, files in os.walk(directory):
-        total += sum(os.lstat(os.path.join(root, name)).st_size for name in files)
+    for _, found in trees.walk(directory):
+        total += sum(status.st_size for _, status in found if not stat.S_ISDIR(status.st_mode))
         if total > COPY_LIMIT:
             break
     return total
