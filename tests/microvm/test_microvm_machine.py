@@ -14,13 +14,18 @@ from sampan.network.pods import Attachment
 from sampan.runtime.microvm import (
     kernels,
     presence,
+    qemu,
     settings,
+    templates,
     wiring,
 )
+from sampan.runtime.microvm.boot import BootFiles
 from sampan.runtime.microvm.errors import BadArtifact, MissingPiece
 from sampan.runtime.microvm.kind import refuse_host_namespaces, size_of
-from sampan.runtime.microvm.qemu import command
+from sampan.runtime.microvm.qemu import Qemu, command
+from sampan.runtime.microvm.rehearsal import Rehearsal
 from sampan.runtime.microvm.settings import Settings
+from sampan.runtime.microvm.templates import Template, Templates
 from sampan.runtime.microvm.vmm import DISKS, SLOTS, MachineSpec
 from sampan.runtime.sandbox import CannotStart, Resources, SandboxSpec
 
@@ -143,3 +148,41 @@ def test_only_own_frames_may_leave() -> None:
     for forged in (arp(mac, mac, theirs), arp(other, mac, ours), arp(mac, other, ours)):
         assert not matches(forged, filters[wiring.ETH_P_ARP])
     assert set(filters) == {wiring.ETH_P_IP, wiring.ETH_P_ARP}
+
+
+class Shelf(Templates):
+    """Templates that are made without a guest."""
+
+    async def _load(self, key: str, *_: Any) -> Template:
+        return Template(key, 128, 1, -1, self.directory / key, 0.0)
+
+
+async def test_a_template_is_of_one_qemu_kernel_agent_processor_and_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def install(name: str, version: str) -> None:
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\necho QEMU emulator version {version}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(qemu, "path", lambda: str(program))
+
+    shelf = Shelf(tmp_path, tmp_path, Rehearsal(tmp_path))
+    kernel = kernels.Kernel(tmp_path, "6.1", "digest", ())
+    files = BootFiles(kernel, b"agent")
+    install("first", "7.2.22")
+    known = [await shelf.get(Qemu("tcg"), files, 128, 1)]
+    assert await shelf.get(Qemu("tcg"), BootFiles(kernel, b"agent"), 128, 1) is known[0]
+    another = kernels.Kernel(tmp_path, "6.1", "another", ())
+    known += [
+        await shelf.get(Qemu("kvm"), files, 128, 1),
+        await shelf.get(Qemu("tcg"), BootFiles(another, b"agent"), 128, 1),
+        await shelf.get(Qemu("tcg"), BootFiles(kernel, b"another"), 128, 1),
+        await shelf.get(Qemu("tcg"), files, 192, 1),
+        await shelf.get(Qemu("tcg"), files, 128, 2),
+    ]
+    install("second", "7.2.23")
+    known.append(await shelf.get(Qemu("tcg"), files, 128, 1))
+    install("first", "7.2.22")
+    monkeypatch.setattr(templates, "processor", lambda: "with other flags")
+    known.append(await shelf.get(Qemu("tcg"), files, 128, 1))
+    assert len({template.key for template in known}) == len(known)

@@ -142,7 +142,9 @@ async def test_what_cannot_be_kept_or_restored_says_why(
     pod = await runtime.pod(KIND)
     mounts = [{"host_path": str(tmp_path / "shared"), "container_path": "/data"}]
     container = await runtime.container(pod, "sleep", "1000", mounts=mounts)
-    with pytest.raises(CRIError, match=r"stay the host's: .*/shared"):
+    with pytest.raises(
+        CRIError, match=r"stay the host's: .*/shared\. .* without --volume .* --files"
+    ):
         await runtime.client.checkpoint_container(
             container_id=container, location=str(tmp_path / "x.tar")
         )

@@ -25,21 +25,29 @@ from sampan.runtime.microvm.snapshots import Snapshot
 from sampan.runtime.microvm.vmm import Machine
 from sampan.runtime.sandbox import NotSupported, SandboxSpec
 
+FILES = "files alone, of any: sampan vm snapshot --files"
+
 
 def refuse(facts: Facts, containers: int) -> None:
     """Raises NotSupported for what could not be found again elsewhere."""
     driver = drivers.named(facts.driver)
     if not driver.keeps_memory:
-        raise NotSupported(f"machines of {driver.name} are not snapshot while they run")
+        raise NotSupported(f"machines of {driver.name} are not snapshot while they run; {FILES}")
     if containers != 1 or len(facts.slots) != 1:
-        raise NotSupported("a snapshot is of a pod with one container, of one image")
-    if facts.shares:
         raise NotSupported(
-            "directories of the host are mounted in this machine, and stay the host's: "
-            f"{', '.join(str(path) for path, _ in facts.shares)}"
+            f"a snapshot is of a pod with one container, of one image; this one has {containers} of {len(facts.slots)}"
+        )
+    if facts.shares:
+        paths = ", ".join(str(path) for path, _ in facts.shares)
+        raise NotSupported(
+            f"directories of the host are mounted in this machine, and stay the host's: {paths}. A machine without --volume "
+            f"can be snapshot, with its disk (--size); {FILES}"
         )
     if others := [path for path in facts.disks if Path(path).name != disks.FILE]:
-        raise NotSupported(f"it has block devices of the host's: {', '.join(others)}")
+        raise NotSupported(
+            f"it has block devices of the host's, of which no copy is made: {', '.join(others)}. A machine without them can be "
+            f"snapshot, with its disk; {FILES}"
+        )
 
 
 async def take(
