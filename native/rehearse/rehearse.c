@@ -9,7 +9,7 @@
 #include <linux/sched.h>
 #include <linux/signal.h>
 
-enum { PAGE = 4096, WEIGHT = 256 * 1024 /* bytes of its file, at least */, EXACTLY = 0 /* of rt_sigprocmask */, TERMINAL_GET = 0x5401, SET_NAME = 15, GET_NAME = 16, KERNELS_OWN = 33 /* AT_SYSINFO_EHDR */ };
+enum { PAGE = 4096, WEIGHT = 1024 * 1024 /* bytes of its file, at least */, EXACTLY = 0 /* of rt_sigprocmask */, TERMINAL_GET = 0x5401, SET_NAME = 15, GET_NAME = 16, KERNELS_OWN = 33 /* AT_SYSINFO_EHDR */ };
 
 static volatile u64 seen;
 static const char own_file[] = "/proc/self/exe";
@@ -32,6 +32,7 @@ static void map_file(const char *path) {
     touch(code, WEIGHT);
     for (size page = 0; page < 4; page++) data[page * PAGE] = 1;
     SYS(mprotect, data, 2 * PAGE, PROT_READ);
+    SYS(mprotect, data + 2 * PAGE, 2 * PAGE, PROT_READ);
     SYS(munmap, code, WEIGHT);
 }
 
@@ -52,12 +53,14 @@ static void ask(void) {
     SYS(ioctl, 1, TERMINAL_GET, answer);
     SYS(fcntl, 1, F_GETFL, 0);
     SYS(rt_sigaction, SIGPIPE, action, 0, sizeof mask);
+    SYS(rt_sigaction, SIGINT, 0, action, sizeof mask);
     SYS(rt_sigprocmask, EXACTLY, &mask, 0, sizeof mask);
     SYS(clock_gettime, 0, answer);
     SYS(prctl, GET_NAME, answer);
     SYS(prctl, SET_NAME, "rehearsal");
 #if defined __x86_64__
     SYS(arch_prctl, 0x3001 /* as C libraries ask for shadow stacks */, answer);
+    SYS(arch_prctl, 0x1002 /* ARCH_SET_FS */, answer);
     SYS(readlink, own_file, answer, sizeof answer);
     SYS(stat, "/", answer);
 #endif

@@ -29,7 +29,7 @@ LIMIT = 30.0
 PROGRAM, LINK = "rehearse", "rehearsal"  # found by its name, and behind a link, as shells are
 ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root")
 LIMITS = ("cpu.weight=100", "memory.max=max", "pids.max=max")
-WEIGHT = 256 << 10  # bytes behind the program, which it maps; native/rehearse/rehearse.c
+WEIGHT = 1 << 20  # bytes behind the program, which it maps; native/rehearse/rehearse.c
 
 
 class Rehearsal:
