@@ -33,6 +33,7 @@ from sampan.image.hosts import Registries
 from sampan.image.lookup import find
 from sampan.image.manifest import Image, default_platforms, describe, read_json, read_layers
 from sampan.image.reference import Reference, is_digest, parse
+from sampan.image.remembered import Remembered
 from sampan.image.sweep import needed_blobs, sweep_blobs, sweep_layers
 from sampan.image.unpack import Limits, unpack_layer
 
@@ -85,6 +86,7 @@ class ImageStore:
         self.limits = limits or Limits()
         self.platforms = tuple(platforms) if platforms else default_platforms()
         self.registries = registries or Registries(insecure=tuple(insecure))
+        self._known = Remembered[Image](self.directory / "index.db")
         self._ready = False
         self._unpacking: dict[str, asyncio.Lock] = {}
 
@@ -199,10 +201,14 @@ class ImageStore:
 
     def inspect(self, ref: str) -> Image:
         """By name (with tag or digest), id, or unique beginning of an id. Raises ImageNotFound, BadReference."""
-        with self.index() as index:
-            image = self._find(index, ref)
+        count = self._known.count()
+        image = self._known.get(count, ref)
         if image is None:
-            raise ImageNotFound(f'image "{ref}": not found')
+            with self.index() as index:
+                image = self._find(index, ref)
+            if image is None:
+                raise ImageNotFound(f'image "{ref}": not found')
+            self._known.put(count, ref, image)
         return image
 
     def _find(self, index: sqlite3.Connection, ref: str) -> Image | None:

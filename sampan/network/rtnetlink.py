@@ -30,6 +30,7 @@ RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 10, 18
 IFLA_NET_NS_FD, IFLA_PROTINFO, IFLA_GROUP = 28, 12, 27
+IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 31, 32
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 IFLA_BRPORT_MODE = 4  # hairpin
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
@@ -123,17 +124,19 @@ class Netlink(NetlinkSocket):
     ) -> None:
         """`name` here and up (a port of bridge `master`, if not 0); `peer` in the namespace of a descriptor.
 
-        `address` is the hardware address of `name`, else the kernel's choice.
+        `address` is the hardware address of `name`, else the kernel's choice. Each end has one queue and says so: else the
+        kernel makes one for each processor, takes all but one away again, and waits for an RCU grace period to do it.
         """
+        queues = attribute(IFLA_NUM_TX_QUEUES, 1) + attribute(IFLA_NUM_RX_QUEUES, 1)
         inner = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
         inner += attribute(IFLA_IFNAME, peer) + attribute(IFLA_MTU, mtu)
-        inner += attribute(IFLA_GROUP, peer_group)
+        inner += attribute(IFLA_GROUP, peer_group) + queues
         if peer_namespace is not None:
             inner += attribute(IFLA_NET_NS_FD, peer_namespace)
         data = attribute(IFLA_INFO_DATA | NLA_F_NESTED, attribute(VETH_INFO_PEER, inner))
         info = attribute(IFLA_LINKINFO | NLA_F_NESTED, attribute(IFLA_INFO_KIND, b"veth") + data)
         body = _LINK.pack(socket.AF_UNSPEC, 0, 0, IFF_UP, IFF_UP)
-        body += attribute(IFLA_IFNAME, name) + attribute(IFLA_MTU, mtu)
+        body += attribute(IFLA_IFNAME, name) + attribute(IFLA_MTU, mtu) + queues
         if address:
             body += attribute(IFLA_ADDRESS, address)
         if master:

@@ -27,6 +27,15 @@ def replace(path: str | os.PathLike[str], text: str) -> None:
     os.replace(beside, path)
 
 
+def overwrite(path: str | os.PathLike[str], offset: int, text: str) -> None:
+    """Put a few bytes in the place of as many: a reader, and a crash, see the old ones or the new, for a page is whole."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.pwrite(descriptor, text.encode(), offset)
+    finally:
+        os.close(descriptor)
+
+
 def _write(path: str | os.PathLike[str], flags: int, *texts: str, mode: int = 0o600) -> None:
     descriptor = os.open(path, flags, mode)
     try:

@@ -309,9 +309,12 @@ class RuntimeService:
             except (SandboxError, ImageError) as error:
                 self._record_exit(entry, Exit(128, time.time_ns(), "StartError", str(error)))
                 raise translated(error) from error
-            entry.image = entry.spec = None
             self.watch(entry, process)
-            entry.save()
+            if entry.spec is not None:
+                entry.save_start()
+            else:  # the record is a former process's, perhaps of an older version
+                entry.save()
+            entry.image = entry.spec = None
         self.inventory.tell(pb.CONTAINER_STARTED_EVENT, entry.id, sandbox)
         return pb.StartContainerResponse()
 

@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from sampan.image.store import ImageStore
 from sampan.network.bridge import BridgeNetwork
 from sampan.network.loopback import LoopbackNetwork
@@ -74,4 +76,4 @@ async def main(base: Path, images: Path, instance: str, cidr: str = "") -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))
+    uvloop.run(main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,13 @@ def test_records_survive(tmp_path):
     (read,), broken = load_all(tmp_path / "c", ContainerEntry.load)
     assert (read.exit, read.config.tty, read.image_config) == (entry.exit, True, {"Cmd": ["x"]})
     assert broken == [tmp_path / "c" / "half"]
+    before = (directory / "container.json").stat()
+    entry.started_at = time.time_ns()
+    entry.save_start()
+    (read,), _ = load_all(tmp_path / "c", ContainerEntry.load)
+    assert (read.started_at, read.exit, read.created_at) == (entry.started_at, entry.exit, 5)
+    after = (directory / "container.json").stat()
+    assert (before.st_ino, before.st_size) == (after.st_ino, after.st_size)
     (directory / "container.json").write_text('{"id": ')
     assert load_all(tmp_path / "c", ContainerEntry.load) == (
         [],
