@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from sampan.client.client import Client
 from sampan.client.informer import Informer
 from sampan.client.resources import CONTROLLERREVISIONS
@@ -21,7 +23,9 @@ HASH = "controller-revision-hash"
 
 
 def data_of(workload: Object) -> Object:
-    return {"spec": {"template": {**workload["spec"]["template"], "$patch": "replace"}}}
+    """Keys in order, as Kubernetes has them: whoever wants to know whether a revision is that of a workload compares bytes."""
+    data = {"spec": {"template": {**workload["spec"]["template"], "$patch": "replace"}}}
+    return orjson.loads(orjson.dumps(data, option=orjson.OPT_SORT_KEYS))  # type: ignore[no-any-return]
 
 
 def template_of(revision: Object) -> Object:

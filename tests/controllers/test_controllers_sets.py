@@ -198,6 +198,8 @@ async def test_going_back_gives_the_old_revision_a_new_number(alive):
         CONTROLLERREVISIONS, lambda items: {each["revision"] for each in items} == {2, 3} and items
     )
     newest = max(found, key=lambda each: each["revision"])
+    held = newest["data"]["spec"]["template"]  # as Kubernetes writes it, which compares bytes
+    assert list(held) == sorted(held) and held["$patch"] == "replace"
     assert newest["data"]["spec"]["template"]["spec"]["containers"][0]["image"] == "a"
 
 

@@ -163,4 +163,4 @@ class OpenAPI:
         return digest.hexdigest().upper()
 
 
-FORMAT = 1  # grows when the writing of documents changes, so that clients fetch them anew
+FORMAT = 2  # grows when the writing of documents changes, so that clients fetch them anew

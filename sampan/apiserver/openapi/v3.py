@@ -14,6 +14,7 @@ from sampan.apiserver.openapi.operations import (
     path_items,
     tag,
 )
+from sampan.apiserver.openapi.prose import told
 from sampan.apiserver.resources.model import Resource
 from sampan.kube import schema
 
@@ -54,8 +55,11 @@ def closure(names: Iterable[str], extra: dict[str, dict[str, Any]]) -> dict[str,
         name = waiting.pop()
         if name in found:
             continue
-        raw = orjson.dumps(extra[name]) if name in extra else schema.raw_definition(name)
-        if raw is None:
+        if name in extra:
+            raw = orjson.dumps(extra[name])
+        elif (known := schema.raw_definition(name)) is not None:
+            raw = told(name, known)
+        else:
             continue
         waiting += [match.decode() for match in _REFERENCE.findall(raw)]
         found[name] = raw.replace(b'"$ref":"', b'"$ref":"' + PREFIX.encode())
