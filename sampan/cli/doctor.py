@@ -19,7 +19,7 @@ from sampan.runtime.sandbox import Support
 def examine(data_dir: Path | None) -> int:
     """Exit status 0 when at least one kind of sandbox works here."""
     typer.echo(f"sampan {__version__}, Python {sys.version.split()[0]}, "
-               f"{'root' if os.geteuid() == 0 else 'not root: rootless mode, pods run as WebAssembly'}\n")  # fmt: skip
+               f"{'root' if os.geteuid() == 0 else 'not root: pods run as WebAssembly or as microVMs'}\n")  # fmt: skip
     kinds = asyncio.run(probe_kinds(data_dir or default_data_dir()))
     others = [*probe_network(), ("kubectl", probe_kubectl())]
     for name, support in [*kinds, *others]:

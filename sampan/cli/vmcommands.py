@@ -101,7 +101,7 @@ def vm_run(
     namespace: Namespace = "default",
     data_dir: DataDir = None,
 ) -> None:
-    """Make a virtual machine of an image and start it; prints its name."""
+    """Make a machine of an image, start it, print its name."""
     from sampan.cli.vm import run
 
     given = list(arguments or [])
@@ -176,7 +176,7 @@ def vm_ssh(
 
 @vm.command("attach", epilog="Example: sampan vm attach web")
 def vm_attach(name: Name, namespace: Namespace = "default", data_dir: DataDir = None) -> None:
-    """Connect to the program of a machine that was run with -i."""
+    """Connect to the program of a machine run with -i."""
     from sampan.cli.vmstreams import attach
 
     raise typer.Exit(attach(config_of(data_dir), name, namespace))
@@ -243,7 +243,7 @@ def vm_restore(
     namespace: Namespace = "default",
     data_dir: DataDir = None,
 ) -> None:
-    """Start a machine that goes on from a snapshot, where that one was."""
+    """Start a machine that goes on from a snapshot."""
     from sampan.cli import vmmemory, vmsnapshot
 
     config = config_of(data_dir)

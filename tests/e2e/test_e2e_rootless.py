@@ -16,6 +16,7 @@ from pathlib import Path
 
 import box
 import pytest
+import ssh_server
 from cluster import AS_ROOT, HELLO, ROOT, Cluster, wait_for
 from pieces import deployment, settled
 from remains import remains
@@ -148,15 +149,19 @@ with socket.create_server(("127.0.0.1", 0)) as listener:
 """
 
 
+def build_box(boat: Cluster) -> None:
+    context = box.build()
+    file = str(context / "Dockerfile.container")
+    boat.sampan("image", "build", "-t", "box:container", "-f", file, str(context))
+
+
 def test_a_microvm_calls_the_cluster_and_nothing_of_the_hosts(boat: Cluster) -> None:
     """User-mode networking: names, services and pods by their addresses on 127/8; of the host's loopback nothing."""
     if not isinstance(boat, UserCluster):
         pytest.skip("a root that has no network namespaces offers no microVMs")
     if missing := box.missing_for_microvms():
         pytest.skip(missing)
-    context = box.build()
-    file = str(context / "Dockerfile.container")
-    boat.sampan("image", "build", "-t", "box:container", "-f", file, str(context))
+    build_box(boat)
     serve = "exec nc -ll -p 7000 -e /bin/echo hello from the guest"
     made = box.pod("microvm", "vm", ports=[{"containerPort": 7000}], command=["/bin/sh", "-c", serve])  # fmt: skip
     del made["spec"]["containers"][0]["args"]
@@ -191,6 +196,28 @@ def test_a_microvm_calls_the_cluster_and_nothing_of_the_hosts(boat: Cluster) -> 
         listener.kill()
         listener.communicate()
     boat.kubectl("delete", "pod", "vm", "--timeout=20s")
+
+
+def test_a_user_logs_in_to_a_machine(boat: Cluster) -> None:
+    """Port 22 of a machine is on no address of the host: it is reached through the API, and undeclared ports are said."""
+    if not isinstance(boat, UserCluster):
+        pytest.skip("a root that has no network namespaces offers no microVMs")
+    if missing := box.missing_for_microvms() or ssh_server.missing():
+        pytest.skip(missing)
+    build_box(boat)
+    boat.sampan("image", "build", "-t", "login:1", str(ssh_server.build(boat.directory / "login")))
+    key = boat.directory / ".ssh" / "id_ed25519"
+    boat.run("mkdir", "-m", "700", str(key.parent))
+    boat.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
+
+    def vm(verb: str, *rest: str) -> subprocess.CompletedProcess[str]:
+        command = (boat.python, "-m", "sampan", "vm", verb, "--data-dir", str(boat.data), *rest)
+        return boat.run(*command, timeout=150, stdin="")
+
+    ran = vm("run", "--ssh", "--name", "login", "-m", "192m", "login:1", "--", "ticks")
+    assert "without root, ports are reached that --publish names" in ran.stderr
+    assert vm("ssh", "login", "--", "hostname").stdout == "login\n"
+    vm("rm", "--force", "login")
 
 
 def test_nothing_has_more_privilege_than_the_user(boat: Cluster) -> None:

@@ -44,6 +44,9 @@ from sampan.runtime.sandbox import CannotStart, SandboxRecord, SandboxSpec, Supp
 LOG = logging.getLogger(__name__)
 # Annotations of a pod: a quantity, and the release of a guest kernel that the node has.
 MEMORY, KERNEL = "sampan.dev/vm-memory", "sampan.dev/vm-kernel"
+USER_NETWORK = (
+    "user-mode network: of a pod's ports those that it declares are reached, no NetworkPolicies"
+)
 GUEST_OWN = 64  # MiB that the guest's kernel takes for itself, at least
 VMM_OWN = 48  # MiB of a pod's overhead that are not the guest's
 LEAST, STEP, MOST = 128, 64, 1 << 20  # MiB
@@ -89,7 +92,8 @@ class MicroVMKind:
         how = accelerated(proven.accelerator) if proven else "not booted yet"
         by = "" if self.settings.driver == "auto" else " (as --microvm-vmm says)"
         release = self._boot_files.kernel.release
-        return Support(True, f"{found.detail}{by}, Linux {release}, {how}")
+        net = "" if os.geteuid() == 0 else f"; {USER_NETWORK}"
+        return Support(True, f"{found.detail}{by}, Linux {release}, {how}{net}")
 
     async def probe(self) -> Support:
         """Boot a guest to its agent."""
@@ -100,8 +104,9 @@ class MicroVMKind:
             driver, template = await self.template(LEAST, 1)
         except (MicroVMError, OSError, TimeoutError) as error:
             return Support(False, support.detail, why=f"a guest does not boot: {error}")
-        detail = support.detail.replace("not booted yet", accelerated(driver.accelerator))
-        return Support(True, f"{detail}, boots in {template.boot_seconds:.1f} s")
+        what, semicolon, limits = support.detail.partition("; ")
+        what = what.replace("not booted yet", accelerated(driver.accelerator))
+        return Support(True, f"{what}, boots in {template.boot_seconds:.1f} s{semicolon}{limits}")
 
     def _settle(self) -> None:
         self.settings = Settings.load(self.directory)
