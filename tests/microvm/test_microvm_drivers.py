@@ -1,7 +1,8 @@
-"""Firecracker and Cloud Hypervisor: what their drivers ask, against recorded definitions of the published APIs.
+"""Firecracker and Cloud Hypervisor: what their drivers ask, against their published APIs and a recording of the program.
 
-A program of the right name stands in for the VMM: it opens the API's socket and answers as the recording says, after
-checking the body of each request against the API's own definition. Neither VMM runs here (both need KVM).
+A program of the right name stands in for the VMM: it opens the API's socket and answers as the API's definition says, after
+checking the body of each request against it. What Firecracker itself answered to the same requests was recorded once
+(tools/vmm_record.py): what is asked now is what it took then. Where it is on the PATH it can be recorded anew.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import stand_in_vmm
 
-from sampan.runtime.microvm import channel, protocol
+from sampan.runtime.microvm import channel, httpvmm, protocol
 from sampan.runtime.microvm.cloud_hypervisor import CloudHypervisor
 from sampan.runtime.microvm.errors import VMMError
 from sampan.runtime.microvm.firecracker import Firecracker
@@ -24,6 +25,7 @@ from sampan.runtime.microvm.protocol import Key
 from sampan.runtime.microvm.vmm import SLOTS, MachineSpec
 
 HERE = Path(__file__).parent
+RECORDED = json.loads((HERE / "exchanges" / "firecracker-recorded.json").read_text())["exchanges"]
 DRIVERS = {"firecracker": Firecracker, "cloud-hypervisor": CloudHypervisor}
 
 
@@ -97,6 +99,7 @@ async def test_a_template_is_made_and_a_clone_started(
     assert await driver.adopt(tmp_path / "clone") is None
     first, second = asked(tmp_path / "template"), asked(tmp_path / "clone")
     if name == "firecracker":
+        assert [likened(*each) for each in (*first, *second)] == taken()
         names = [call for call, _ in first]
         assert names[0] == "PUT /machine-config" and names[-3:] == [
             "PUT /actions",
@@ -124,6 +127,38 @@ async def test_a_template_is_made_and_a_clone_started(
             "vm.add-disk",
         ]
         assert second[2][1]["readonly"] is True
+
+
+def likened(call: str, body: Any) -> tuple[str, Any]:
+    """Without what differs from machine to machine: where files are, numbers of descriptors, the kernel's arguments."""
+    names = ("kernel_image_path", "initrd_path", "boot_args", "mem_file_path", "backend_path")
+
+    def plain(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: "" if key in names else plain(each) for key, each in value.items()}
+
+    return call, plain(body)
+
+
+def taken() -> list[tuple[str, Any]]:
+    """What Firecracker took of the driver; a card takes root."""
+    return [
+        likened(each["call"], each["body"])
+        for each in RECORDED
+        if each["status"] == 204 and (os.geteuid() == 0 or "network" not in each["call"])
+    ]
+
+
+def test_what_firecracker_refused_is_told_in_its_words() -> None:
+    refused = [each for each in RECORDED if each["status"] == 400]
+    told = [httpvmm.words(json.dumps(each["answer"]).encode()) for each in refused]
+    assert len(told) == 4 and told == [each["answer"]["fault_message"] for each in refused]
+    assert told[0] == "The requested operation is not supported after starting the microVM."
+    assert "unknown field `vcpus`" in told[-1]
+    definitions = json.loads((HERE / "exchanges" / "firecracker.json").read_text())["calls"]
+    wanted = definitions["PUT /machine-config"]["body"]
+    assert stand_in_vmm.check(wanted, refused[-1]["body"]), "the stand-in refuses it, too"
 
 
 @pytest.mark.parametrize("name", DRIVERS)

@@ -1,6 +1,6 @@
 """Cloud Hypervisor by its HTTP API, https://github.com/cloud-hypervisor/cloud-hypervisor (vmm/src/api/openapi).
 
-It needs KVM and a binary of the user's. Tested against recorded exchanges of its published API, not against the program:
+It needs KVM and a binary of the user's. Tested against the definitions of its published API, not against the program:
 docs/sandboxes.md says so. What differs from QEMU: the agent is reached by vsock, a snapshot is a directory of three files,
 and drives are plugged in when they are needed, so that there are no placeholders.
 """
@@ -99,7 +99,7 @@ def configuration(spec: MachineSpec) -> dict[str, Any]:
         "console": {"mode": "Off"},
         "vsock": {"cid": GUEST_CID, "socket": "vsock"},
     }
-    if spec.tap >= 0:
+    if httpvmm.has_card():
         found["net"] = [{"id": "net", "tap": wiring.TAP, "num_queues": 2}]
     return found
 

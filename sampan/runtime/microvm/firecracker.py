@@ -1,7 +1,7 @@
 """Firecracker by its HTTP API, https://github.com/firecracker-microvm/firecracker (src/firecracker/swagger).
 
-It needs KVM and a binary of the user's. Tested against recorded exchanges of its published API, not against the program:
-docs/sandboxes.md says so. What differs from QEMU: the agent is reached by vsock, memory and state of a snapshot are files
+It needs KVM and a binary of the user's. Tested against what the program itself has answered (tools/vmm_record.py) and its
+published API; a guest was never seen to run in it: docs/sandboxes.md says so. What differs from QEMU: the agent is reached by vsock, memory and state of a snapshot are files
 that Firecracker writes itself, and a drive is swapped by naming another file.
 """
 
@@ -108,7 +108,7 @@ def calls(spec: MachineSpec) -> list[Call]:
             "is_read_only": True,
         }
         found.append(("PUT", f"/drives/drive{slot}", drive))
-    if spec.tap >= 0:
+    if httpvmm.has_card():
         card = {"iface_id": INTERFACE, "host_dev_name": wiring.TAP}
         found.append(("PUT", f"/network-interfaces/{INTERFACE}", card))
     found.append(("PUT", "/actions", {"action_type": "InstanceStart"}))

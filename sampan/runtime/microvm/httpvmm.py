@@ -16,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sampan.runtime.microvm import attendant, sockets
+from sampan.runtime import kernel
+from sampan.runtime.microvm import attendant, sockets, wiring
 from sampan.runtime.microvm.attendant import Attendant
 from sampan.runtime.microvm.errors import VMMError
 from sampan.runtime.processes import spawn
@@ -129,15 +130,23 @@ class HTTPMachine(Attendant):
 async def launch(
     argv: list[str], directory: Path, descriptors: tuple[int, ...]
 ) -> subprocess.Popen[bytes]:
-    """The VMM, with its API's socket in place. Raises VMMError."""
+    """The VMM, with its API's socket in place. As root it has a network namespace of its own, and in it the tap by the name
+    that template and clones know it by; it is moved to the pod later, as QEMU's is. Raises VMMError."""
     for name in HTTPMachine.leaves:
         (directory / name).unlink(missing_ok=True)
     log = attendant.open_log(directory / attendant.VMM_LOG)
-    try:
-        child = spawn(
+
+    def run() -> subprocess.Popen[bytes]:
+        if os.geteuid() == 0:
+            kernel.unshare(kernel.CLONE_NEWNET)
+            wiring.keep_tap()
+        return spawn(
             argv, env={"PATH": "/usr/bin:/bin"}, pass_fds=descriptors, stdin=subprocess.DEVNULL,
             stdout=log, stderr=log, start_new_session=True, cwd=directory,
         )  # fmt: skip
+
+    try:
+        child = await kernel.in_thread(run)
     except OSError as error:
         raise VMMError(f"{argv[0]}: {error.strerror}") from error
     finally:
@@ -154,6 +163,11 @@ async def launch(
         child.wait()
         raise VMMError(f"{argv[0]} opened no API socket within {APPEAR_LIMIT:g} s") from None
     return child
+
+
+def has_card() -> bool:
+    """Whether its machines have a network card: one takes a tap, and that takes root."""
+    return os.geteuid() == 0
 
 
 def listens(path: Path) -> bool:

@@ -21,7 +21,7 @@ from sampan.network.netlink import attribute
 from sampan.network.netns import enter
 from sampan.network.rtnetlink import Netlink, sysctl
 
-TUNSETIFF = 0x400454CA
+TUNSETIFF, TUNSETPERSIST = 0x400454CA, 0x400454CB
 IFF_TAP, IFF_NO_PI = 0x0002, 0x1000
 TAP = "tap0"
 RTM_NEWLINK, RTM_NEWQDISC, RTM_NEWTFILTER = 16, 36, 44
@@ -66,6 +66,16 @@ def open_tap(descriptor: int) -> None:
     try:
         fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", TAP.encode(), IFF_TAP | IFF_NO_PI))
         os.dup2(tun, descriptor, inheritable=False)
+    finally:
+        os.close(tun)
+
+
+def keep_tap() -> None:
+    """Make a tap in the calling thread's namespace that stays without a holder: for a VMM that opens it by its name."""
+    tun = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", TAP.encode(), IFF_TAP | IFF_NO_PI))
+        fcntl.ioctl(tun, TUNSETPERSIST, 1)
     finally:
         os.close(tun)
 
