@@ -23,6 +23,8 @@ from sampan.image.errors import BadImage
 WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"
 OPAQUE_ATTRIBUTES = ("trusted.overlay.opaque", "user.overlay.opaque")
 XATTR = "SCHILY.xattr."
+# Owner and mode that an unprivileged unpacker cannot give, by the name under which containers/storage keeps them, too.
+OVERRIDE = "user.containers.override_stat"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKS = 40
 _COPY = 1 << 20
@@ -362,9 +364,12 @@ class Extractor:
         else:
             mode &= 0o1777  # a set-id bit would name the wrong user
             mode |= 0o700 if directory is not None else 0o400  # we must still read and enter it
+            if (entry.uid, entry.gid, mode) != (0, 0, entry.mode & 0o7777):
+                meant = f"{entry.uid}:{entry.gid}:{entry.mode & 0o7777:04o}"
+                self._set_attribute(fd, OVERRIDE, meant.encode())
         os.fchmod(fd, mode)
         for key, text in entry.pax_headers.items():
-            if key.startswith(XATTR):
+            if key.startswith(XATTR) and key != XATTR + OVERRIDE:
                 self._set_attribute(fd, key[len(XATTR) :], os.fsencode(text))
         times = self._clamp(entry)
         if directory is None:

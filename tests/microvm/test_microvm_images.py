@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import shutil
 import stat
 import subprocess
+import tarfile
 from pathlib import Path
 
+import pytest
+
+from sampan.image.unpack import unpack_layer
 from sampan.runtime.microvm import (
     erofs,
 )
@@ -84,3 +90,36 @@ def test_layers_become_one_drive(tmp_path: Path) -> None:
     assert not any(".wh." in path for path in tree)
     if shutil.which("fsck.erofs"):
         subprocess.run(["fsck.erofs", target], check=True, capture_output=True)
+
+
+def test_owners_outlive_an_unpacker_without_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who cannot give a file away notes whose it is; the drive's files are the image's again, set-id bits too."""
+    entries = (("etc", 0o755, 0, 0), ("srv", 0o700, 33, 44), ("srv/su", 0o4755, 33, 0), ("plain", 0o640, 0, 0))  # fmt: skip
+    with tarfile.open(tmp_path / "layer.tar", "w") as archive:
+        for name, mode, uid, gid in entries:
+            member = tarfile.TarInfo(name)
+            member.mode, member.uid, member.gid = mode, uid, gid
+            member.type = tarfile.REGTYPE if name in ("srv/su", "plain") else tarfile.DIRTYPE
+            archive.addfile(member, io.BytesIO())
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    digest = hashlib.sha256((tmp_path / "layer.tar").read_bytes()).hexdigest()
+    unpack_layer(tmp_path / "layer.tar", f"sha256:{digest}", tmp_path / "layer")
+    assert not (tmp_path / "layer/srv/su").stat().st_mode & stat.S_ISUID
+    erofs.build([tmp_path / "layer"], tmp_path / "image")
+    assert owners((tmp_path / "image").read_bytes()) == {
+        (mode | (stat.S_IFREG if name in ("srv/su", "plain") else stat.S_IFDIR), uid, gid)
+        for name, mode, uid, gid in entries
+    }
+
+
+def owners(image: bytes) -> set[tuple[int, int, int]]:
+    """(mode, user, group) of every inode."""
+    head = erofs.SUPERBLOCK.unpack_from(image, 1024)
+    found = set()
+    for at in range(head[10] * erofs.BLOCK, len(image) - erofs.EXTENDED.size, erofs.SLOT):
+        form, _, mode, _, _, _, number, uid, gid, *_ = erofs.EXTENDED.unpack_from(image, at)
+        if form == 1 and number:
+            found.add((mode, uid, gid))
+    return found

@@ -35,6 +35,7 @@ KINDS = {
 }  # fmt: skip
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
+OVERRIDE = "user.containers.override_stat"  # noted by who unpacked without root (image/extract.py)
 OPAQUE_ATTRIBUTES = ("trusted.overlay.opaque", "user.overlay.opaque")
 
 
@@ -211,6 +212,7 @@ def place_inodes(nodes: Sequence[Node]) -> int:
 def inode(node: Node) -> bytes:
     """The extended form always: the compact one has no time and no large owners."""
     status = node.status
+    mode, uid, gid = ownership(node)
     raw = NO_BLOCK if node.block == NO_BLOCK else node.block
     if node.kind in (stat.S_IFCHR, stat.S_IFBLK):
         raw = device(status.st_rdev)
@@ -219,10 +221,24 @@ def inode(node: Node) -> bytes:
         links = 2 + sum(child.kind == stat.S_IFDIR for child in node.children.values())
     count = (len(node.attributes) - 12) // 4 + 1 if node.attributes else 0
     head = EXTENDED.pack(
-        1 | PLAIN << 1, count, status.st_mode, 0, node.size, raw, node.slot + 1, status.st_uid, status.st_gid,
+        1 | PLAIN << 1, count, mode, 0, node.size, raw, node.slot + 1, uid, gid,
         max(0, status.st_mtime_ns // 1_000_000_000), status.st_mtime_ns % 1_000_000_000, links,
     )  # fmt: skip
     return head + node.attributes
+
+
+def ownership(node: Node) -> tuple[int, int, int]:
+    """Mode, user and group. Without root all files are the user's who unpacked them: root's in the guest, if nothing else was
+    noted beside them then."""
+    status = node.status
+    if os.geteuid() == 0:
+        return status.st_mode, status.st_uid, status.st_gid
+    try:
+        noted = os.getxattr(node.path, OVERRIDE, follow_symlinks=False)
+        uid, gid, mode = noted.split(b":")[:3]
+        return stat.S_IFMT(status.st_mode) | int(mode, 8) & 0o7777, int(uid), int(gid)
+    except (OSError, ValueError):
+        return status.st_mode, 0, 0
 
 
 def device(number: int) -> int:
@@ -240,7 +256,7 @@ def attributes(path: Path) -> bytes:
     out = bytearray()
     for name in sorted(names):
         number, prefix = next(((n, p) for n, p in PREFIXES if name.startswith(p)), (0, ""))
-        if not number or ".overlay." in name:
+        if not number or ".overlay." in name or name == OVERRIDE:
             continue
         try:
             value = os.getxattr(path, name, follow_symlinks=False)

@@ -16,6 +16,8 @@ from sampan.runtime.sandbox import CannotStart
 
 # Where every container has something mounted: made in the image, a start need not make it in the writable layer.
 PLACES = ("proc/", "sys/", "dev/", "etc/hostname", "etc/hosts", "etc/resolv.conf")
+# A drive that is made without root names owners by what was noted of them.
+OWNED = ("owners",)
 
 
 class Drives:
@@ -26,7 +28,7 @@ class Drives:
     @staticmethod
     def key(image: UnpackedImage) -> str:
         """Layers are unpacked under their digests, so their paths name their content."""
-        named = "\n".join((*map(str, image.layers), *PLACES))
+        named = "\n".join((*map(str, image.layers), *PLACES, *(() if os.geteuid() == 0 else OWNED)))
         return hashlib.sha256(named.encode()).hexdigest()[:32]
 
     async def open(self, image: UnpackedImage) -> int:
