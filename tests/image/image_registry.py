@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections import Counter
@@ -26,6 +27,9 @@ class Registry:
             int
         ] = []  # bytes of a blob after which the connection is cut, in turn
         self.arrived: Callable[[int], Awaitable[None]] | None = None  # awaited before a cut
+        self.meeting: tuple[set[str], asyncio.Barrier] | None = (
+            None  # blobs that wait for each other
+        )
         self.ranges: list[str] = []  # as asked for
         self.retry_after = ""
         self.redirect_to = ""
@@ -108,6 +112,8 @@ class Registry:
             headers = {"Retry-After": self.retry_after} if self.retry_after else {}
             return web.Response(status=self.fail.pop(0), headers=headers)
         name = request.match_info["digest"]
+        if self.meeting is not None and name in self.meeting[0]:
+            await self.meeting[1].wait()
         if self.redirect_to:
             raise web.HTTPTemporaryRedirect(f"{self.redirect_to}/storage/{name}")
         self.ranges.append(request.headers.get("Range", ""))

@@ -17,6 +17,7 @@ from image_make import documents, entry, layer
 from image_registry import PASSWORD, USER, Registry
 
 from sampan.cli.progress import Bar
+from sampan.image import transport
 from sampan.image.auth import Auth, DockerConfig, ask_helper
 from sampan.image.content import GROWING
 from sampan.image.errors import BadImage, ImageError, RegistryError, Unauthorized
@@ -176,6 +177,42 @@ async def test_the_registry_says_when(
     registry.fail, registry.retry_after = [429], "7"
     await store.pull(f"{registry.host}/app:v1")
     assert 7.0 in pauses
+
+
+async def test_pauses_grow_between_tries(
+    registry: Registry, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(registry)
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr("sampan.image.transport.asyncio.sleep", pause)
+    registry.fail = [503] * 20
+    with pytest.raises(RegistryError, match="503"):
+        await store.pull(f"{registry.host}/app:v1")
+    assert len(pauses) == transport.ATTEMPTS - 1 and pauses[0] == transport.FIRST_PAUSE
+    assert pauses == sorted(pauses) and pauses[1] > pauses[0]
+    assert pauses[-1] <= transport.LAST_PAUSE
+
+
+async def test_layers_come_side_by_side(registry: Registry, store: ImageStore) -> None:
+    """None is answered before so many have been asked for."""
+    config, blobs, layers = documents([layer(entry(name, b"!")) for name in "abc"])
+    for blob in (config, *blobs):
+        registry.put_blob(blob)
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": Descriptor.of(OCI_CONFIG, config).json(),
+        "layers": [item.json() for item in layers],
+    }
+    registry.put_manifest("app", "v1", document)
+    registry.meeting = {item.digest for item in layers}, asyncio.Barrier(len(layers))
+    async with asyncio.timeout(20):
+        await store.pull(f"{registry.host}/app:v1")
+    assert len(layers) == 3 and registry.requests["blob"] == 4
 
 
 async def test_refresh_token(registry: Registry, store: ImageStore) -> None:
