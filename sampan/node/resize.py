@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from sampan.cri import api_pb2 as pb
 from sampan.cri.errors import CRIError
 from sampan.kube import objects
-from sampan.kube.quantity import parse
+from sampan.kube.quantity import parse, total
 from sampan.node import podspec
 from sampan.node.observed import ContainerState
 from sampan.node.plan import Resized, Stop, View
@@ -132,7 +132,8 @@ class Resizing:
         """Which of the pod's own amounts are not what its cgroup has."""
         desired = resources_of(pod["spec"])
         if self.pod_actual is None:
-            told = (pod.get("status") or {}).get("resources")
+            # Of a pod that names none they are its containers' sums, which is nothing of its own.
+            told = (pod.get("status") or {}).get("resources") if desired else None
             self.pod_actual = self.pod_allocated = desired if told is None else told
         found = changed(self.pod_actual, desired)
         if not found:
@@ -296,13 +297,50 @@ def into_container(status: Object, container_id: str, resized: Resized, known: O
 
 
 def into_pod(status: Object, pod: Object, resized: Resized) -> None:
-    """The same of a pod that has resources of its own."""
+    """The same of the pod: of its own resources, else of its containers' together, as kubelet's pod cgroup has them."""
     if not pod["spec"].get("resources"):
+        status.update(together(pod, status))
         return
     if resized.pod_actual:
         status["resources"] = resized.pod_actual
     if requests := resized.pod_allocated.get("requests"):
         status["allocatedResources"] = requests
+
+
+def together(pod: Object, status: Object) -> Object:
+    """What the containers have by their statuses, or by the spec while they do not run; a limit only when each has one."""
+    shown = {
+        each["name"]: each
+        for field in ("containerStatuses", "initContainerStatuses")
+        for each in status.get(field) or ()
+    }
+    amounts: dict[str, list[tuple[str, Object]]] = {"limits": [], "requests": [], "agreed": []}
+    for named in podspec.containers(pod):
+        if named.kind in (MAIN, SIDECAR, INIT):
+            desired, entry = resources_of(named.container), shown.get(named.container["name"]) or {}
+            actual = entry.get("resources", desired)
+            for kind in ("limits", "requests"):
+                amounts[kind].append((named.kind, actual.get(kind) or {}))
+            agreed = entry.get("allocatedResources", actual.get("requests") or {})
+            amounts["agreed"].append((named.kind, agreed))
+    limits = [of for _, of in amounts["limits"]]
+    bounded = [name for name in RESIZED if all(name in of for of in limits)]
+    requests = summed(amounts["requests"], RESIZED)
+    told = {"limits": summed(amounts["limits"], bounded), "requests": requests}
+    found: Object = {"resources": {kind: each for kind, each in told.items() if each}}
+    found["allocatedResources"] = summed(amounts["agreed"], RESIZED)
+    return {field: value for field, value in found.items() if value}
+
+
+def summed(amounts: Iterable[tuple[str, Object]], names: Iterable[str]) -> dict[str, str]:
+    """Main containers and sidecars run beside each other, init containers one after another before them."""
+    found = {}
+    for name in names:
+        beside = [parse(of[name]) for kind, of in amounts if kind != INIT and name in of]
+        before = [parse(of[name]) for kind, of in amounts if kind == INIT and name in of]
+        if beside or before:
+            found[name] = str(max([total(beside), *before]))
+    return found
 
 
 def conditions(pod: Object, resized: Resized, moment: str) -> list[Object]:

@@ -289,6 +289,33 @@ def test_a_container_without_amounts_tells_that_it_can_be_resized():
     assert "allocatedResources" not in told["containerStatuses"][0]
 
 
+def test_a_pod_tells_what_its_containers_have_together():
+    """As kubelet 1.36 does for a pod that names no resources of its own."""
+    first, second = container("web"), container("log")
+    pod = make_pod(
+        first | {"resources": amounts("100m", "32Mi")},
+        second | {"resources": {"requests": {"cpu": "50m"}, "limits": {"memory": "64Mi"}}},
+        initContainers=[container("one") | {"resources": amounts("1", "16Mi")}],
+    )
+    told = status.pod_status(pod, view_of(), status.Facts(("10.0.0.1",)), NOW)
+    assert told["resources"] == {
+        "limits": {"memory": "96Mi"},
+        "requests": {"cpu": "1", "memory": "32Mi"},
+    }
+    assert told["allocatedResources"] == {"cpu": "1", "memory": "32Mi"}
+    # While a resize waits, what was agreed and what the runtime has are two things.
+    larger = amounts("200m", "64Mi")
+    resized = Resized({"web-id": amounts("100m", "32Mi")}, {"web-id": larger})
+    waiting = make_pod(first | {"resources": larger})
+    told = status.pod_status(
+        waiting, view_of(running("web"), resized=resized), status.Facts(("10.0.0.1",)), NOW
+    )
+    assert told["resources"] == amounts("100m", "32Mi")
+    assert told["allocatedResources"] == larger["requests"]
+    plain = status.pod_status(make_pod(), view_of(), status.Facts(("10.0.0.1",)), NOW)
+    assert not {"resources", "allocatedResources"} & plain.keys()
+
+
 @pytest.fixture(scope="module")
 def node(harbour: Harbour) -> Iterator[subprocess.Popen[str]]:
     process = harbour.start_node()
