@@ -34,7 +34,14 @@ from sampan.runtime.config import RuntimeConfig
 from sampan.runtime.hostports import HostPorts
 from sampan.runtime.inventory import Inventory, kind_of_image
 from sampan.runtime.records import ContainerEntry, SandboxEntry
-from sampan.runtime.sandbox import USER_NAMESPACES, Exit, Expectant, Process, SandboxError
+from sampan.runtime.sandbox import (
+    USER_NAMESPACES,
+    CannotStart,
+    Exit,
+    Expectant,
+    Process,
+    SandboxError,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -307,7 +314,8 @@ class RuntimeService:
                     sandbox.started = True
                     process = await sandbox.sandbox.start(container, image)
             except (SandboxError, ImageError) as error:
-                self._record_exit(entry, Exit(128, time.time_ns(), "StartError", str(error)))
+                reason = error.reason if isinstance(error, CannotStart) else "StartError"
+                self._record_exit(entry, Exit(128, time.time_ns(), reason, str(error)))
                 raise translated(error) from error
             self.watch(entry, process)
             if entry.spec is not None:

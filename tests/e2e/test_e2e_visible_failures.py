@@ -109,9 +109,7 @@ def test_a_container_that_cannot_start(
     if restarts == "Always":
         status_column(space, name, "RunContainerError", "CreateContainerError", "CrashLoopBackOff")
     else:
-        status_column(
-            space, name, "StartError", "ContainerCannotRun", "CreateContainerError", "Error"
-        )
+        status_column(space, name, "ContainerCannotRun", "CreateContainerError", "Error")
     assert command in space.kubectl("describe", "pod", name)
 
 

@@ -137,7 +137,8 @@ async def test_what_cannot_start_says_why(runtime):
         await runtime.client.start_container(container_id=container)
     status = await runtime.status(container)
     assert status.state == pb.CONTAINER_EXITED
-    assert status.exit_code != 0
+    assert (status.exit_code, status.reason) == (128, "ContainerCannotRun")
+    assert "no/such/program" in status.message
     with pytest.raises(errors.NotFound):
         await runtime.container(pod, "true", image={"image": "no-such-image"})
 
