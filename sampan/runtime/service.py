@@ -29,10 +29,11 @@ from sampan.image import UnpackedImage
 from sampan.image.errors import ImageError, ImageNotFound
 from sampan.linux import trees
 from sampan.network.pods import Attachment, PodRef
-from sampan.runtime import cdi, endings, files, imagevolumes, spec, views
+from sampan.runtime import cdi, endings, imagevolumes, spec, views
 from sampan.runtime.config import RuntimeConfig
 from sampan.runtime.hostports import HostPorts
 from sampan.runtime.inventory import Inventory, kind_of_image
+from sampan.runtime.podfiles import write_files
 from sampan.runtime.records import ContainerEntry, SandboxEntry
 from sampan.runtime.sandbox import (
     USER_NAMESPACES,
@@ -463,31 +464,6 @@ def merge_resources(current: Any, change: Any) -> None:
 def reference_of(entry: SandboxEntry) -> PodRef:
     metadata = entry.config.metadata
     return PodRef(entry.id, metadata.namespace, metadata.name, metadata.uid)
-
-
-def write_files(entry: SandboxEntry) -> Path | None:
-    """The pod's resolv.conf and hosts; the path of the former, None when the host's is to be used."""
-    names = [spec.hostname(entry.config)]
-    lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
-    lines += [f"{address}\t{' '.join(names)}" for address in entry.network.addresses[:1]]
-    files.put(entry.directory / "hosts", "\n".join(lines) + "\n", 0o644)
-    dns = entry.config.dns_config
-    path = entry.directory / "resolv.conf"
-    if not (dns.servers or dns.searches or dns.options):
-        try:
-            host = Path("/etc/resolv.conf").read_text(errors="replace")
-        except FileNotFoundError:
-            host = ""
-        files.put(path, host, 0o644)
-        return path
-    text = []
-    if dns.searches:
-        text.append("search " + " ".join(dns.searches))
-    text += [f"nameserver {server}" for server in dns.servers]
-    if dns.options:
-        text.append("options " + " ".join(dns.options))
-    files.put(path, "\n".join(text) + "\n", 0o644)
-    return path
 
 
 def translated(error: BaseException) -> BaseException:
