@@ -10,6 +10,7 @@
 
 #include <linux/capability.h>
 #include <linux/filter.h>
+#include <linux/keyctl.h>
 #include <linux/close_range.h>
 #include <linux/mount.h>
 #include <linux/prctl.h>
@@ -262,6 +263,7 @@ void child_run(struct child *child) {
     u64 no_signals = 0;
     SYS(rt_sigprocmask, SIG_BLOCK_NONE, &no_signals, 0, sizeof no_signals);
     SYS0(setsid);
+    SYS(keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0); /* keys are not shared with the agent or another container */
     if (child->container) {
         root_prepare(child);
         wait_for_start(child);
@@ -285,8 +287,10 @@ void child_run(struct child *child) {
     }
     set_limits();
     SYS(umask, number(K_UMASK, 022));
+    /* As root first, as runc and crun do: images have a working directory that only root may enter. */
+    long there = SYS(chdir, directory);
     become(uid, gid);
-    must(DIRECTORY, SYS(chdir, directory));
+    if (there < 0) must(DIRECTORY, SYS(chdir, directory));
     execute(arguments, environment);
 }
 
@@ -299,5 +303,6 @@ void child_pause(void) {
         u64 mask;
     } ignore = {(void *)1, 0, NULL, 0};
     SYS(rt_sigaction, SIGCHLD, &ignore, 0, 8);
+    SYS(prctl, PR_SET_NAME, "pause", 0, 0, 0);
     for (;;) SYS(ppoll, 0, 0, 0, 0, 8);
 }

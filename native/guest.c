@@ -6,6 +6,7 @@
 #include <linux/mount.h>
 #include <linux/random.h>
 #include <linux/reboot.h>
+#include <linux/resource.h>
 
 enum { DETACH = 2, CLOCK_REALTIME = 0, DRIVES = 24 };
 
@@ -40,6 +41,11 @@ void guest_boot(void) {
     random_device = open_at("/dev/urandom", O_WRONLY, 0);
     /* Pods have no IPv6 address, so eth0 shall neither give itself one nor ask around for routers. */
     write_file("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1", 1);
+    /* A pod's ports are its own, so any user in it may have any of them. */
+    write_file("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0", 1);
+    /* The kernel would allow a plain user as few processes as the guest's memory is small; cgroups are for that. */
+    static const u64 unlimited[2] = {~0ull, ~0ull};
+    SYS(prlimit64, 0, RLIMIT_NPROC, unlimited, 0);
     network_begin();
     /* Nothing wakes a guest that has nothing to do: no memory is compacted in advance, few figures are gathered. */
     write_file("/proc/sys/vm/compaction_proactiveness", "0", 1);

@@ -141,7 +141,12 @@ def catches(pid: int, number: int) -> bool:
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
-    mask = next((line[7:] for line in text.splitlines() if line.startswith("SigCgt:")), "0")
+    return handles(text, number)
+
+
+def handles(status: str, number: int) -> bool:
+    """The same, of what /proc/PID/status says."""
+    mask = next((line[7:] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -364,8 +365,10 @@ class RuntimeService:
         if entry.exit is None and entry.process is not None and entry.watcher is not None:
             if request.timeout > 0:
                 name = spec.stop_signal(entry.config, entry.image_config)
-                await entry.process.signal(spec.signal_number(name))
-                await asyncio.wait([entry.watcher], timeout=request.timeout)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(request.timeout):
+                        await entry.process.signal(spec.signal_number(name))
+                        await asyncio.wait([entry.watcher])
             if entry.exit is None:
                 await entry.process.kill()
                 await asyncio.shield(entry.watcher)

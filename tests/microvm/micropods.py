@@ -26,8 +26,12 @@ def sandbox_of(home: Path, pod: str) -> dict[str, Any]:
     return found
 
 
+def machine_of(home: Path, pod: str) -> Path:
+    return Path(sandbox_of(home, pod)["directory"])
+
+
 def vmm_of(home: Path, pod: str) -> int:
-    record = Path(sandbox_of(home, pod)["directory"]) / "vmm.json"
+    record = machine_of(home, pod) / "vmm.json"
     return int(json.loads(record.read_bytes())["pid"])
 
 

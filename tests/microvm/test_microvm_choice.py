@@ -9,6 +9,7 @@ import os
 import shutil
 import struct
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from runtime_fixture import Runtime
@@ -83,6 +84,22 @@ def test_a_doctor_says_which_vmm_is_missing(path: Path) -> None:
 
 
 @pytest.mark.root
+def test_kernels_that_are_out_of_reach_are_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root's are to a user where root ran first: its data directory has the kernels in it, and is its own."""
+
+    def closed(self: Path, pattern: str) -> NoReturn:  # root itself may look anywhere
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "glob", closed)
+    assert presence.records(tmp_path / "own") == []
+    with pytest.raises(MissingPiece):
+        kernels.find(tmp_path / "own")
+    with pytest.raises(MissingPiece, match="it has: none"):
+        kernels.named(tmp_path / "own", "9.9")
+
+
 async def test_a_pod_s_own_kernel(runtime: Runtime, home: Path, tmp_path: Path) -> None:
 
     with pytest.raises(CRIError, match=r"no guest kernel 1\.2\.3 on this node; it has: "):

@@ -10,8 +10,9 @@ import struct
 import time
 from pathlib import Path
 
+import jails
 import pytest
-from micropods import KIND, run, until, vmm_of
+from micropods import KIND, machine_of, run, until, vmm_of
 from runtime_fixture import Runtime
 
 from sampan.runtime.microvm import clones, live
@@ -19,7 +20,6 @@ from sampan.runtime.microvm.kind import MicroVMKind
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 TOGETHER = 8
-NAMESPACES = ("net", "mnt", "pid", "ipc", "uts")
 # rdrand rax; jnc there; push rax; write(1, rsp, 8); exit(0): an emulated processor's numbers are the emulator's.
 ASKS_THE_PROCESSOR = bytes.fromhex(
     "480fc7f073fa50b801000000bf010000004889e6ba080000000f05b83c00000031ff0f05"
@@ -59,11 +59,6 @@ def live_template(home: Path) -> int:
     return int(json.loads((mark.parent / "vmm.json").read_bytes())["pid"])
 
 
-def status_of(pid: int) -> dict[str, str]:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
 def descriptors(pid: int) -> set[str]:
     """What a process has open that another could disturb."""
     found = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
@@ -86,7 +81,6 @@ async def test_copies_are_apart_from_each_other_and_from_their_template(
     first = await start(runtime)
     await until_ready(home)
     template = live_template(home)
-    assert status_of(template)["CapPrm"] == "0" * 16 and status_of(template)["Seccomp"] == "2"
     pods = await asyncio.gather(*(runtime.pod(KIND) for _ in range(TOGETHER)))
     outputs = await asyncio.gather(*(run(runtime, pod, RANDOM) for pod in pods))
     seen = [line for _, text in outputs for line in text.split() if line != "-"]
@@ -95,25 +89,22 @@ async def test_copies_are_apart_from_each_other_and_from_their_template(
     machines = [vmm_of(home, pod) for pod in (first, *pods)]
     users, spaces, opened = set(), set(), descriptors(template)
     for pid in machines:
-        status = status_of(pid)
-        users.add(status["Uid"])
-        assert len(set(status["Uid"].split() + status["Gid"].split())) == 1
-        assert status["CapPrm"] == status["CapEff"] == status["CapAmb"] == "0" * 16
-        assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2"
-        assert status["NSpid"].split()[-1] == "1"
-        assert set(status["Groups"].split()) <= set(status["Gid"].split())
+        users.add(jails.check(pid))
+        assert jails.status_of(pid)["NSpid"].split()[-1] == "1"
         assert os.getsid(pid) == pid
-        found = {os.readlink(f"/proc/{pid}/ns/{name}") for name in NAMESPACES}
-        assert not found & spaces and len(found) == len(NAMESPACES)
+        found = {os.readlink(f"/proc/{pid}/ns/{name}") for name in jails.NAMESPACES}
+        assert not found & spaces and len(found) == len(jails.NAMESPACES)
         spaces |= found
         assert not descriptors(pid) & opened
         opened |= descriptors(pid)
-    assert len(users) == len(machines) and status_of(template)["Uid"] not in users
-    # Each has the seccomp filter on every thread, and the threads that an emulator has.
-    for pid in machines[1:]:
-        assert threads(pid) >= 4
-        tasks = Path(f"/proc/{pid}/task").iterdir()
-        assert all("Seccomp:\t2" in (task / "status").read_text() for task in tasks)
+    assert len(users) == len(machines)
+    assert jails.check(template, namespaces=("net", "mnt", "ipc", "uts")) not in users
+    assert all(threads(pid) >= 4 for pid in machines[1:]), "the threads that an emulator has"
+    # What is copied is no further out than what was started.
+    for pod, pid in zip((first, pods[-1]), (machines[0], machines[-1]), strict=True):
+        assert jails.writable_files(pid) <= {str(machine_of(home, pod) / "vmm.log")}
+        reach = [home, runtime.config.socket, machine_of(home, pods[0])]
+        assert jails.escapes(pid, jails.check(pid), reach) == []
     assert not os.path.exists(f"/proc/{machines[-1]}/root/proc/self")
 
 

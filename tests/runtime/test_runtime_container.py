@@ -115,6 +115,20 @@ async def test_user_is_looked_up_in_the_image(runtime):
 
 
 @either
+async def test_a_working_directory_that_only_root_may_enter(runtime, tmp_path):
+    """As runc and crun have it: it is entered before the user is taken on."""
+    (tmp_path / "vault").mkdir(mode=0o700)
+    container = await runtime.container(
+        await runtime.pod(), "sh", "-c", "busybox pwd; ls . 2>&1; exit 3",
+        working_dir="/vault", mounts=[{"host_path": str(tmp_path / "vault"), "container_path": "/vault"}],
+        linux={"security_context": {"run_as_user": {"value": 1000}}},
+    )  # fmt: skip
+    assert (await runtime.ended(container)).exit_code == 3
+    assert (await runtime.log(container)).startswith("/vault\n")
+    assert "ermission denied" in await runtime.log(container)
+
+
+@either
 async def test_a_signal_that_comes_before_its_handler_is_not_lost(runtime):
     """Process 1 that has just been executed has no handler yet, and the kernel would drop it."""
     pod = await runtime.pod()
@@ -182,7 +196,10 @@ async def test_containers_of_a_pod_share_what_a_pod_shares(runtime):
             for container in (one, two)
         }
         assert len(links) == 1
-        assert links != {os.readlink(f"/proc/self/ns/{name}").encode()}
+        if (
+            runtime.handler == "container"
+        ):  # a guest's first namespaces have the numbers of the host's
+            assert links != {os.readlink(f"/proc/self/ns/{name}").encode()}
 
 
 @either
@@ -193,7 +210,7 @@ async def test_shared_process_namespace(runtime):
     two = await runtime.container(pod, "sleep", "1001", linux=linux)
     answer = await runtime.exec(one, "ps")
     assert b"sleep 1001" in answer.stdout
-    assert b"/pause" in answer.stdout
+    assert b"pause" in answer.stdout
     await runtime.client.stop_container(container_id=two, timeout=0)
     assert b"sleep 1001" not in (await runtime.exec(one, "ps")).stdout
 
@@ -235,7 +252,12 @@ async def test_stats_and_update(runtime):
     assert status.resources.linux.cpu_shares == 100
     pods = (await runtime.client.list_pod_sandbox_stats()).stats
     assert pods[0].linux.containers[0].attributes.id == container
-    with pytest.raises(errors.Unimplemented, match="checkpoints are of running microVMs"):
+    refused = {
+        "container": (errors.Unimplemented, "checkpoints are of running microVMs"),
+        "microvm": (errors.CRIError, ""),
+    }
+    error, words = refused[runtime.handler]
+    with pytest.raises(error, match=words):
         await runtime.client.checkpoint_container(container_id=container, location="/nowhere")
 
 

@@ -131,7 +131,8 @@ async def test_devices(runtime: Runtime) -> None:
 async def test_open_files_do_not_depend_on_who_started_the_runtime(runtime: Runtime) -> None:
     """A shell with a low soft limit is not handed on."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = 1 << 20 if hard == resource.RLIM_INFINITY else min(hard, 1 << 20)
+    alone = runtime.handler == "microvm"  # a kernel that bounds nobody else
+    most = 1 << 20 if alone or hard == resource.RLIM_INFINITY else min(hard, 1 << 20)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1000, hard))
     try:
         container = await runtime.container(await runtime.pod(), "sleep", "1000")

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,10 @@ def default_place() -> Path:
 
 def records(own: Path) -> list[Path]:
     """The kernels that are here, what pods are booted with first: the newest that was not brought for a machine alone."""
-    found = {
-        record: facts(record)
-        for place in places(own)
-        for record in place.glob(f"*/{KERNEL_RECORD}")
-    }
+    found: dict[Path, dict[str, Any]] = {}
+    for place in places(own):
+        with suppress(PermissionError):  # root's data directory, to a user where root came first
+            found |= {record: facts(record) for record in place.glob(f"*/{KERNEL_RECORD}")}
     return sorted(found, key=lambda path: (bool(found[path].get("own")), -path.stat().st_mtime))
 
 

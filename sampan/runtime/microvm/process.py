@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sampan.cri.streams import Streams
-from sampan.runtime import files
-from sampan.runtime.microvm import inits
-from sampan.runtime.microvm.errors import ChannelLost
+from sampan.runtime import files, kernel
+from sampan.runtime.microvm import inits, protocol
+from sampan.runtime.microvm.errors import ChannelLost, MicroVMError
 from sampan.runtime.microvm.log import Log
 from sampan.runtime.microvm.protocol import STDERR, STDOUT, Key, Type
 from sampan.runtime.microvm.session import Session
@@ -28,6 +29,7 @@ LOG = logging.getLogger(__name__)
 EXIT = "exit.json"
 POSITIONS = "streams"
 BEHIND = 256  # pieces that an attached client may be behind before it is let go
+YOUTH = 2_000_000_000  # ns in which a program is expected to have set its signal handlers; an emulated one is slow
 LAST_WORDS = 2.0  # seconds for the output of an ended container whose pipe somebody still holds
 
 
@@ -49,6 +51,7 @@ class MicroProcess:
         self.started_at = started_at
         self._init = init
         self.stdin = Session(channel_number)  # what is sent to the container's standard input
+        self.guest_pid = 0  # process 1 of a namespace of its own, when it is known
         self._finish = finish
         self._channel: Channel | None = None
         self._log = Log(spec.log_path, spec.directory / POSITIONS)
@@ -138,7 +141,38 @@ class MicroProcess:
         return self._exit
 
     async def signal(self, number: int) -> None:
-        self._send((Key.NUMBER, inits.stop_signal(self._init, number)))
+        """To process 1, for which the kernel drops what it does not catch: one so young that it may not have come to
+        set its handler is told again when it has.
+        """
+        number = inits.stop_signal(self._init, number)
+        waits = self._young and number != signal.SIGKILL
+        caught = not waits or await self._catches(number)
+        self._send((Key.NUMBER, number))
+        while not caught and self._young and self.running:
+            await asyncio.sleep(0.01)
+            if caught := await self._catches(number):
+                self._send((Key.NUMBER, number))
+
+    async def terminate(self) -> None:
+        """By its stop signal; it has ended on return, however long that takes."""
+        await self.signal(getattr(signal, self.spec.stop_signal, signal.SIGTERM))
+        await self.wait()
+
+    @property
+    def _young(self) -> bool:
+        return self.guest_pid > 0 and time.time_ns() - self.started_at < YOUTH
+
+    async def _catches(self, number: int) -> bool:
+        if self._channel is None:
+            return True
+        try:
+            answer = await self._channel.call(
+                Type.GET, [(Key.PATH, f"/proc/{self.guest_pid}/status")]
+            )
+        except MicroVMError:
+            return True  # it has ended, or will never say
+        content = protocol.decode(answer).get(Key.CONTENT, b"")
+        return kernel.handles(content.decode("ascii", "replace"), number)
 
     async def kill(self) -> None:
         self._send((Key.ALL, 1))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -237,12 +236,10 @@ class MicroSandbox:
     async def stop(self, grace: float) -> None:
         running = [process for process in self._processes.values() if process.running]
         if grace > 0 and running and not self._why:
-            for process in running:
-                await process.signal(getattr(signal, process.spec.stop_signal, signal.SIGTERM))
-            waits = [asyncio.ensure_future(process.wait()) for process in running]
-            _, late = await asyncio.wait(waits, timeout=grace)
-            for wait in late:
-                wait.cancel()
+            ends = [asyncio.ensure_future(process.terminate()) for process in running]
+            _, late = await asyncio.wait(ends, timeout=grace)
+            for end in late:
+                end.cancel()
         self._closing = True
         for process in running:
             process.ends(Exit(137, time.time_ns(), "Error"), silent=True)
@@ -356,12 +353,14 @@ class MicroSandbox:
         self._facts.users[container.id] = [who.uid, who.gid, list(who.groups), who.home]
         self._save()
         try:
-            await link.call(Type.START, message, channel=number, limit=START_LIMIT)
+            answer = await link.call(Type.START, message, channel=number, limit=START_LIMIT)
         except BaseException:
             link.listeners.pop(number, None)
             del self._facts.channels[container.id]
             await process.close()
             raise
+        if (Key.PID_MODE, requests.PIDS_OWN) in message:
+            process.guest_pid = protocol.number(protocol.decode(answer).get(Key.PID))
         self._processes[container.id] = process
         return process
 
