@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,14 @@ def test_a_snapshot_is_one_file_and_what_is_damaged_is_refused(tmp_path: Path) -
     again.mkdir()
     assert os.spawnlp(os.P_WAIT, "tar", "tar", "-C", str(again), "-xf", str(path)) == 0
     assert (again / "disk").read_bytes() == (tmp_path / "d").read_bytes()
+    with tarfile.open(path) as whole, tarfile.open(tmp_path / "linked.tar", "w") as linked:
+        record = whole.getmember(snapshots.RECORD)
+        linked.addfile(record, whole.extractfile(record))
+        leads_out = tarfile.TarInfo("state")
+        leads_out.type, leads_out.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        linked.addfile(leads_out)
+    with pytest.raises(BadArtifact, match="'state' that is not known here"):
+        snapshots.unpack(tmp_path / "linked.tar", again)
     data = bytearray(path.read_bytes())
     data[data.index(b"QEVMQEVM") + 9] ^= 1
     path.write_bytes(data)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from sampan.linux import cgroups
-from sampan.runtime import files
+from sampan.runtime import files, usage
 from sampan.runtime.container.cgroups import Cgroup
 from sampan.runtime.sandbox import Resources, SandboxSpec
 
@@ -37,6 +37,14 @@ def join(cgroup: Cgroup, pid: int) -> None:
     for directory in cgroup.directories():
         if directory.exists():
             files.set_value(directory / "cgroup.procs", str(pid))
+
+
+def taken(cgroup: Cgroup, pid: int) -> tuple[int, int]:
+    """(CPU ns, bytes of memory) of a machine. Without root it has no group, and is its VMM alone."""
+    if usable():
+        whole = cgroup.stats()
+        return whole.cpu_nanoseconds, whole.memory_bytes
+    return usage.of_process(pid)[:2]
 
 
 def usable() -> bool:

@@ -455,9 +455,9 @@ class MicroSandbox:
         names = {process.number: name for name, process in self._processes.items()}
         figures.read(answer, names, result)
         # The pod is what its machine takes from the host.
-        whole = self._cgroup.stats()
-        result.cpu_nanoseconds = whole.cpu_nanoseconds
-        result.memory_bytes = whole.memory_bytes
+        if self._machine is not None:
+            pid = self._machine.pid
+            result.cpu_nanoseconds, result.memory_bytes = confine.taken(self._cgroup, pid)
         result.pids = sum(each.pids for each in result.containers.values())
         return result
 

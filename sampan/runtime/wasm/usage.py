@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-
 from sampan.runtime.sandbox import ContainerStats
+from sampan.runtime.usage import of_process
 from sampan.runtime.wasm.cgroups import Cgroup
-
-_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 def of_container(pid: int, cgroup: Cgroup) -> ContainerStats:
     """Zeros when the process has just ended."""
     found = cgroup.usage()
-    cpu, rss, threads = _of_process(pid)
+    cpu, rss, threads = of_process(pid)
     memory = rss if found.memory is None else found.memory
     return ContainerStats(
         cpu_nanoseconds=cpu if found.cpu is None else found.cpu,
@@ -22,24 +19,6 @@ def of_container(pid: int, cgroup: Cgroup) -> ContainerStats:
         memory_rss=rss if found.rss is None else found.rss,
         pids=threads if found.pids is None else found.pids,
     )
-
-
-def _of_process(pid: int) -> tuple[int, int, int]:
-    """(cpu ns, proportional memory in bytes, threads); the zygote's shared pages count in part."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        memory = int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            for line in file:
-                if line.startswith(b"Pss:"):
-                    memory = int(line.split()[1]) * 1024
-                    break
-    except (FileNotFoundError, ProcessLookupError):
-        return 0, 0, 0
-    except PermissionError:
-        pass  # smaps of a process that is not dumpable; resident size has to do
-    return (int(fields[11]) + int(fields[12])) * _TICK, memory, int(fields[17])
 
 
 def of_network(pid: int) -> tuple[int, int]:
