@@ -93,7 +93,6 @@ class Key(IntEnum):
     OOM_SCORE = 55
     PRIVILEGED = 56
     PID_MODE = 57
-    DEVICE = 58
     TARGET = 59
     OUT_SEEN = 60
     ERR_SEEN = 61
