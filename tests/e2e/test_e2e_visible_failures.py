@@ -276,7 +276,7 @@ def test_who_fills_the_disk_past_his_limit_is_evicted(space: Space) -> None:
     own = {"limits": {"ephemeral-storage": "4Mi"}}
     deep = "p=$(printf 'd/%.0s' $(seq 1100)); mkdir -p $p; cd $p; head -c 8m /dev/zero >f"
     attempts: dict[str, tuple[dict[str, Any], str, str]] = {
-        "hold": ({"volumeMounts": mounts}, "head -c 8m /dev/zero >/hold/f",
+        "hold": ({"volumeMounts": mounts}, "dd if=/dev/zero of=/hold/f bs=1M count=8",
                  'Usage of EmptyDir volume "hold" exceeds the limit "4Mi". '),
         "deep": ({"volumeMounts": mounts}, f"cd /hold; {deep}",
                  'Usage of EmptyDir volume "hold" exceeds the limit "4Mi". '),
