@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import first_start
 import orjson
 import pytest
 
@@ -104,7 +105,8 @@ async def open_server(directory: Path, **config: Any) -> Harness:
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[Harness]:
+async def api(tmp_path: Path, started_before: Path) -> AsyncIterator[Harness]:
+    first_start.lend(started_before, tmp_path / "pki", tmp_path / "store" / "state.db")
     harness = await open_server(tmp_path)
     await harness.server.start(serve=False)
     yield harness

@@ -179,6 +179,7 @@ async def test_admission_is_measured(api: Harness) -> None:
             ),
         ]
 
+    await api.call("POST", MAPS, config_map("first"))
     before = await counted()
     await api.call("POST", MAPS, config_map("a"))
     assert [each - 1 for each in await counted()] == before

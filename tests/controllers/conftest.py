@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import first_start
 import pytest
 
 from sampan import controllers
@@ -145,7 +146,8 @@ class World:
 
 
 @pytest.fixture
-async def server(tmp_path):
+async def server(tmp_path, started_before):
+    first_start.lend(started_before, tmp_path / "pki", tmp_path / "state.db")
     store = await SQLiteStore.open(tmp_path / "state.db")
     server = APIServer(store, ServerConfig(tmp_path / "pki", tmp_path / "kubeconfig.yaml", port=0))
     await server.start(serve=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import first_start
 import pytest
 
 from sampan.apiserver.config import ServerConfig
@@ -86,7 +87,8 @@ class Cluster:
 
 
 @pytest.fixture
-async def cluster(tmp_path):
+async def cluster(tmp_path, started_before):
+    first_start.lend(started_before, tmp_path / "pki", tmp_path / "state.db")
     store = await SQLiteStore.open(tmp_path / "state.db")
     server = APIServer(store, ServerConfig(tmp_path / "pki", tmp_path / "kubeconfig.yaml", port=0))
     await server.start(serve=False)
