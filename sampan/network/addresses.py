@@ -82,6 +82,8 @@ class AddressPool:
                 )
             except (FileNotFoundError, ValueError):
                 self._last = self._first - 1
+        if not self._first <= self._last < self._first + self._count:
+            self._last = self._first - 1  # given out in another network, before a `move`
         start = self._last + 1 - self._first
         held = set(self._owners().values())
         for step in range(self._count):

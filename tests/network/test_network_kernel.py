@@ -126,7 +126,7 @@ def test_local_policy_keeps_the_client_address(seen: dict[str, Any]) -> None:
 
 def test_pods_go_on_while_the_network_becomes_another(seen: dict[str, Any]) -> None:
     assert seen["moved"] == {
-        "new": True,
+        "new": "10.77.0.2",
         "node to new": "F 10.77.0.1",
         "old to new": "F old",  # routed, in its own name
         "new to old": "A new",
