@@ -37,7 +37,7 @@ CLASSES = (
     BURSTABLE.lower(),
     BEST_EFFORT.lower(),
 )  # of service: Guaranteed pods are beside the others' groups
-AGAIN, SELDOM = 0.02, 10.0  # seconds until a busy group is tried again, at first and at last
+AGAIN, SELDOM = 0.02, 2.0  # seconds until a busy group is tried again, at first and at last
 STAY = 1.0  # seconds; what is in the group of an ended pod for longer is nobody's
 
 
