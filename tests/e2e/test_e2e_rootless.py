@@ -5,6 +5,7 @@ The user runs Debian's Python on this checkout and the installed libraries, sinc
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -195,6 +196,10 @@ def test_a_microvm_calls_the_cluster_and_nothing_of_the_hosts(boat: Cluster) -> 
     finally:
         listener.kill()
         listener.communicate()
+    summary = json.loads(boat.kubectl("get", "--raw", "/api/v1/nodes/boat/proxy/stats/summary"))
+    (told,) = [item for item in summary["pods"] if item["podRef"]["name"] == "vm"]
+    inner = told["containers"][0]["memory"]["usageBytes"]
+    assert told["memory"]["usageBytes"] > inner > 0, "no cgroup counts its machine"
     boat.kubectl("delete", "pod", "vm", "--timeout=20s")
 
 

@@ -304,7 +304,7 @@ def test_who_fills_the_disk_past_his_limit_is_evicted(space: Space) -> None:
             return status["reason"], status["message"]
 
         if message:
-            assert wait_for(evicted, what=f"the end of {name}") == ("Evicted", message)
+            assert wait_for(evicted, 60, f"the end of {name}") == ("Evicted", message)
             assert space.event(name, "Evicted") == message
     assert space.read("pods/fills-modest-container")["status"]["phase"] == "Running"
     gone = ("--grace-period=0", "--force", "--wait=false")

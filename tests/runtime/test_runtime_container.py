@@ -253,13 +253,9 @@ async def test_stats_and_update(runtime):
     assert status.resources.linux.cpu_shares == 100
     pods = (await runtime.client.list_pod_sandbox_stats()).stats
     assert pods[0].linux.containers[0].attributes.id == container
-    refused = {
-        "container": (errors.Unimplemented, "checkpoints are of running microVMs"),
-        "microvm": (errors.CRIError, ""),
-    }
-    error, words = refused[runtime.handler]
-    with pytest.raises(error, match=words):
-        await runtime.client.checkpoint_container(container_id=container, location="/nowhere")
+    if runtime.handler == "container":
+        with pytest.raises(errors.Unimplemented, match="checkpoints are of running microVMs"):
+            await runtime.client.checkpoint_container(container_id=container, location="/nowhere")
 
 
 @either
