@@ -5,7 +5,7 @@ Pure: what needs the disk (volumes) or the network (images, objects) was done be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,9 @@ from sampan.node.resources import container_resources
 from sampan.node.userranges import UserRange
 
 STORAGE_LIMIT = "sampan.dev/storage-limit"  # annotation of a container: bytes
+IMAGE_VOLUMES = (
+    "sampan.dev/image-volumes"  # annotation of a container: ids of images, with commas between
+)
 
 # What a container must not see or change of /proc and /sys (moby's and Kubernetes' default lists).
 MASKED = (
@@ -52,12 +55,14 @@ PROPAGATION = {"None": 0, "HostToContainer": 1, "Bidirectional": 2}
 
 @dataclass(frozen=True, slots=True)
 class MountPoint:
-    """A prepared mount: `source` exists on the host."""
+    """A prepared mount: `source` exists on the host, or is an image whose files are mounted (KEP-4639)."""
 
     source: str
     target: str
     readonly: bool = False
     propagation: int = 0
+    is_image: bool = False
+    sub_path: str = ""  # in the image
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +76,37 @@ class ImageFacts:
     platform: str = ""  # linux, wasip1 …; empty when the runtime does not tell
 
 
+def _mount(mount: MountPoint, ids: Any) -> Any:
+    if mount.is_image:
+        return api.Mount(
+            image=api.ImageSpec(image=mount.source),
+            image_sub_path=mount.sub_path,
+            container_path=mount.target,
+            readonly=True,
+        )
+    return api.Mount(
+        host_path=mount.source,
+        container_path=mount.target,
+        readonly=mount.readonly,
+        propagation=mount.propagation,
+        uidMappings=ids,
+        gidMappings=ids,
+    )
+
+
+def image_volumes(mounts: Iterable[MountPoint]) -> dict[str, str]:
+    """So that whoever deletes unused images knows these."""
+    found = ",".join(sorted({mount.source for mount in mounts if mount.is_image}))
+    return {IMAGE_VOLUMES: found} if found else {}
+
+
 def make(
     pod: Object,
     named: Named,
     restarts: int,
     image: ImageFacts,
     env: Mapping[str, str],
-    mounts: Iterable[MountPoint],
+    mounts: Sequence[MountPoint],
     machine_memory: int,
     target: str = "",
     users: UserRange | None = None,
@@ -94,17 +123,7 @@ def make(
         args=args,
         working_dir=environment.expand(container.get("workingDir") or "", env),
         envs=[api.KeyValue(key=key, value=_wire(value)) for key, value in env.items()],
-        mounts=[
-            api.Mount(
-                host_path=mount.source,
-                container_path=mount.target,
-                readonly=mount.readonly,
-                propagation=mount.propagation,
-                uidMappings=ids,
-                gidMappings=ids,
-            )
-            for mount in mounts
-        ],
+        mounts=[_mount(mount, ids) for mount in mounts],
         labels={
             CONTAINER_NAME: container["name"],
             POD_NAME: meta["name"],
@@ -117,6 +136,7 @@ def make(
             MESSAGE_PATH: container.get("terminationMessagePath") or "/dev/termination-log",
             MESSAGE_POLICY: container.get("terminationMessagePolicy") or "File",
             POD_GRACE: str(podspec.termination_grace(pod)),
+            **image_volumes(mounts),
             **storage_limit(container),
         },
         log_path=f"{container['name']}/{restarts}.log",

@@ -19,6 +19,7 @@ from typing import Any
 from sampan.cri import api_pb2 as api
 from sampan.cri.client import CRIClient
 from sampan.cri.errors import CRIError
+from sampan.node.containerconfig import IMAGE_VOLUMES
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ class ImageGC:
         used: set[str] = set()
         for container in containers.containers:
             used |= {container.image_ref, container.image_id, container.image.image}
+            used.update(container.annotations.get(IMAGE_VOLUMES, "").split(","))
         present: set[str] = set()
         for image in images.images:
             present.add(image.id)

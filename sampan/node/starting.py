@@ -196,8 +196,26 @@ class Starting:
 
     async def _image(self, named: Named, handler: str) -> containerconfig.ImageFacts:
         """Raises ImageError after it was noted on the container."""
+        image = environment.expand(named.container.get("image", ""), {})
+        return await self._ensure(named, image, pull_policy(named.container), handler)
+
+    async def _image_volumes(self, named: Named, handler: str) -> dict[str, str]:
+        """Volumes of the container that are images (KEP-4639), and these images' ids. Raises as `_image`."""
+        mounted = {mount["name"] for mount in named.container.get("volumeMounts") or ()}
+        found = {}
+        for volume in self.worker.pod["spec"].get("volumes") or ():
+            source = volume.get("image")
+            if source is not None and volume["name"] in mounted:
+                image = source.get("reference") or ""
+                given = {"image": image, "imagePullPolicy": source.get("pullPolicy")}
+                facts = await self._ensure(named, image, pull_policy(given), handler)
+                found[volume["name"]] = facts.ref
+        return found
+
+    async def _ensure(
+        self, named: Named, image: str, policy: str, handler: str
+    ) -> containerconfig.ImageFacts:
         container = named.container
-        image = environment.expand(container.get("image", ""), {})
         namespace = self.worker.pod["metadata"]["namespace"]
         pull_secrets = self.worker.pod["spec"].get("imagePullSecrets") or ()
         context = self.context
@@ -213,7 +231,7 @@ class Starting:
         try:
             facts = await self.worker.ending.unless_ending(
                 context.images.ensure(
-                    image, pull_policy(container), handler, secrets, self.worker.report_for(named)
+                    image, policy, handler, secrets, self.worker.report_for(named)
                 )
             )
         except ImageError as error:
@@ -241,10 +259,11 @@ class Starting:
             image = self._looked_up.pop(action.name, None)
             if image is None:
                 image = await self._image(named, sandbox.handler)
+            volumes = await self._image_volumes(named, sandbox.handler)
             self.blocked.pop(action.name, None)
             if action.again:
                 self.backoff.next(action.name, time.time())
-            await self._run_container(named, sandbox, action.restarts, image)
+            await self._run_container(named, sandbox, action.restarts, image, volumes)
         except VolumeError as error:
             self._volume_failed(error)
         except ImageError:
@@ -262,7 +281,9 @@ class Starting:
         sandbox: SandboxState,
         restarts: int,
         image: containerconfig.ImageFacts,
+        images: dict[str, str],
     ) -> None:
+        """`images`: volumes that are images."""
         context, container, name = self.context, named.container, named.container["name"]
         lookup = NamespaceLookup(context.references, self.worker.pod["metadata"]["namespace"])
         addresses = sandbox.addresses
@@ -273,7 +294,7 @@ class Starting:
         env = environment.make(
             self.worker.pod, container, lookup, services, context.node_facts, addresses
         )
-        mounts = self.worker.volumes.mounts(container, env)
+        mounts = self.worker.volumes.mounts(container, env, images)
         taken = {mount.target for mount in mounts}
         if "/etc/hosts" not in taken and (text := self._hosts(addresses)):
             mounts.append(self.worker.volumes.hosts(text))

@@ -12,7 +12,7 @@ from node_pods import container, make_pod
 from sampan.network.resolv import ResolvConf
 from sampan.node import containerconfig, environment, resources, sandboxconfig
 from sampan.node.config import NodeConfig
-from sampan.node.containerconfig import ImageFacts, MountPoint
+from sampan.node.containerconfig import IMAGE_VOLUMES, ImageFacts, MountPoint
 from sampan.node.environment import NodeFacts, expand
 from sampan.node.errors import ContainerError, SandboxError
 from sampan.node.podspec import MAIN, Named
@@ -165,7 +165,10 @@ def test_sandbox_config(tmp_path: Path) -> None:
 
 def container_config(pod: dict[str, Any], image: ImageFacts = ImageFacts("sha256:1")) -> Any:
     held = pod["spec"]["containers"][0]
-    mounts = [MountPoint("/host", "/in", True)]
+    mounts = [
+        MountPoint("/host", "/in", True),
+        MountPoint("sha256:2", "/data", True, is_image=True, sub_path="a"),
+    ]
     return containerconfig.make(pod, Named(MAIN, held), 3, image, {"A": "1"}, mounts, 2**30)
 
 
@@ -189,6 +192,9 @@ def test_container_config() -> None:
     assert made.linux.security_context.run_as_user.value == 7
     assert list(made.linux.security_context.capabilities.drop_capabilities) == ["ALL"]
     assert (made.mounts[0].host_path, made.mounts[0].readonly) == ("/host", True)
+    image = made.mounts[1]
+    assert (image.image.image, image.image_sub_path, image.host_path) == ("sha256:2", "a", "")
+    assert made.annotations[IMAGE_VOLUMES] == "sha256:2"  # so that it is not deleted as unused
 
 
 @pytest.mark.parametrize(

@@ -198,15 +198,18 @@ async def test_mounts_with_subpaths(volumes: PodVolumes) -> None:
         Objects(),
         {"name": "data", "emptyDir": {}},
         {"name": "conf", "configMap": {"name": "charts"}},
+        {"name": "files", "image": {"reference": "x"}},
     )
     held = container(
         volumeMounts=[
+            {"name": "files", "mountPath": "/f", "subPath": "a"},
             {"name": "data", "mountPath": "/d", "subPathExpr": "$(WHO)/logs"},
             {"name": "conf", "mountPath": "/c", "subPath": "north", "readOnly": True},
             {"name": "data", "mountPath": "/p", "mountPropagation": "HostToContainer"},
         ]
     )
-    first, second, third = volumes.mounts(held, {"WHO": "crew"})
+    image, first, second, third = volumes.mounts(held, {"WHO": "crew"}, {"files": "sha256:2"})
+    assert (image.source, image.sub_path, image.is_image) == ("sha256:2", "a", True)
     assert first.source == str(volumes.paths["data"] / "crew" / "logs")
     assert Path(second.source).read_text() == "ice" and second.readonly
     assert third.propagation == 1

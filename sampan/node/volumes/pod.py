@@ -101,6 +101,8 @@ class PodVolumes:
                 places.empty_dir(path, volume.get("emptyDir") or {}, self.root, group)
         elif plugin == "hostPath":
             path = places.host_path(volume["hostPath"])
+        elif plugin == "image":
+            return  # the runtime mounts it with each container
         elif plugin in ("persistentVolumeClaim", "ephemeral"):
             if not fresh:
                 return
@@ -143,11 +145,19 @@ class PodVolumes:
         }
 
     def mounts(
-        self, container: Object, env: Mapping[str, str], *, first_start: bool = True
+        self, container: Object, env: Mapping[str, str], images: Mapping[str, str] | None = None
     ) -> list[MountPoint]:
-        """Raises ContainerError (CreateContainerConfigError) when a sub-path cannot be had."""
+        """`images`: volumes that are images, and their ids. Raises ContainerError (CreateContainerConfigError) when a
+        sub-path cannot be had."""
         result = []
         for index, mount in enumerate(container.get("volumeMounts") or ()):
+            if images and (image := images.get(mount["name"])):
+                within = environment.expand(mount.get("subPathExpr") or "", env)
+                within = within or mount.get("subPath") or ""
+                result.append(
+                    MountPoint(image, mount["mountPath"], True, is_image=True, sub_path=within)
+                )
+                continue
             source = self.paths.get(mount["name"])
             if source is None:
                 text = f"volume {mount['name']!r} of container {container['name']!r} is not mounted"
