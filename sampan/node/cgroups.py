@@ -25,6 +25,7 @@ from sampan.node.resources import BEST_EFFORT, BURSTABLE, MIN_SHARES, PERIOD
 
 log = logging.getLogger(__name__)
 
+RULES = {"memory.oom.group": "1", "memory.swap.max": "0"}
 DEFAULTS = {
     "cpu.cfs_period_us": str(PERIOD),
     "cpu.cfs_quota_us": "-1",
@@ -75,6 +76,15 @@ class Groups:
         """Before its sandbox, and when a resize is over."""
         if self.root and group:
             self._write(group, settings(of_pod(pod), unified=layout().unified))
+
+    def rules(self) -> dict[str, str]:
+        """What every container gets besides its amounts, where cgroup v2 has it, by kubelet's defaults: its processes end
+        together when one is killed for want of memory (KEP-2400's NoSwap beside it: none of them is swapped out instead).
+        """
+        if not self.root or not layout().unified:
+            return {}
+        directory = layout().hierarchies[""] / self.root
+        return {name: value for name, value in RULES.items() if (directory / name).exists()}
 
     def lift(self, group: str, pod: Object) -> None:
         """No limits while containers below change theirs: v1 has no child exceed its parent."""

@@ -110,8 +110,11 @@ def make(
     machine_memory: int,
     target: str = "",
     users: UserRange | None = None,
+    rules: Mapping[str, str] | None = None,
 ) -> Any:
-    """A ContainerConfig. `target`: container id whose processes an ephemeral container shall see."""
+    """A ContainerConfig. `target`: container id whose processes an ephemeral container shall see. `rules`: files of cgroup
+    v2 that every container gets.
+    """
     ids = sandboxconfig.mapping(users)
     container = named.container
     meta = pod["metadata"]
@@ -145,7 +148,7 @@ def make(
         tty=bool(container.get("tty")),
         linux=api.LinuxContainerConfig(
             resources=api.LinuxContainerResources(
-                **container_resources(pod, container, machine_memory)
+                **container_resources(pod, container, machine_memory), unified=rules
             ),
             security_context=security(pod, container, image, target, users),
         ),

@@ -313,6 +313,7 @@ class Starting:
             context.machine.memory,
             target,
             self._users(),
+            context.cgroups.rules(),
         )
         config.devices.extend(self.worker.volumes.devices(container))
         await context.devices.give(self.worker.pod, container, config)

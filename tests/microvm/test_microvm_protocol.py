@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from sampan.runtime.microvm import protocol
 from sampan.runtime.microvm.protocol import FRAME_MAX, Frame, FrameReader, Malformed
+from sampan.runtime.microvm.requests import limits
+from sampan.runtime.sandbox import Resources
 
 NATIVE = Path(__file__).resolve().parents[2] / "native"
 sys.path.insert(0, str(NATIVE))
@@ -167,3 +169,11 @@ def test_the_agents_parser_says_what_ours_says(parser: Path) -> None:
 @given(st.lists(st.binary(max_size=120), min_size=1, max_size=40))
 def test_the_agents_parser_on_whatever_hypothesis_finds(parser: Path, made: list[bytes]) -> None:
     assert ask(parser, made) == [expected(case) for case in made]
+
+
+def test_a_guest_is_told_no_limit_of_what_its_kernel_may_not_count() -> None:
+    rules = {"memory.oom.group": "1", "memory.swap.max": "0", "io.weight": "7"}
+    assert limits(Resources(unified=rules)) == [("io.weight", "7")]
+    assert limits(Resources(memory=1 << 20, unified=rules)) == [
+        ("memory.max", "1048576"), ("memory.oom.group", "1"), ("io.weight", "7"),
+    ]  # fmt: skip

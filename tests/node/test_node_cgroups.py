@@ -6,14 +6,16 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from node_pods import container, make_pod
 
-from sampan.linux.cgroups import inhabitants, layout, remove
-from sampan.node import cgroups, resources
+from sampan.linux.cgroups import Layout, inhabitants, layout, remove
+from sampan.node import cgroups, containerconfig, resources
 from sampan.node.cgroups import Groups, settings
+from sampan.node.podspec import MAIN, Named
 
 SMALL = {"requests": {"cpu": "250m"}, "limits": {"cpu": "500m", "memory": "64Mi"}}
 
@@ -57,6 +59,28 @@ def test_what_a_pod_asks_for_counts_instead_of_its_containers() -> None:
     assert (first["cpu_shares"], second["cpu_shares"]) == (256, 2048)
     assert first["memory_limit_in_bytes"] == second["memory_limit_in_bytes"] == 1 << 30
     assert (first["oom_score_adj"], second["oom_score_adj"]) == (625, 875)
+
+
+def test_what_every_container_gets_on_v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubelet's defaults, for what the kernel has: one without swap has no file for it."""
+    groups = Groups("boat", 2)
+    (tmp_path / "boat").mkdir()
+    monkeypatch.setattr(cgroups, "layout", lambda: Layout(True, {"": tmp_path}))
+    assert groups.rules() == {}
+    (tmp_path / "boat" / "memory.oom.group").touch()
+    assert groups.rules() == {"memory.oom.group": "1"}
+    (tmp_path / "boat" / "memory.swap.max").touch()
+    rules = groups.rules()
+    assert rules == {"memory.oom.group": "1", "memory.swap.max": "0"}
+    assert Groups("", 2).rules() == {}
+    made = pod("a", SMALL)
+    named = Named(MAIN, made["spec"]["containers"][0])
+    config = containerconfig.make(
+        made, named, 0, containerconfig.ImageFacts("box"), {}, (), 1 << 30, rules=rules
+    )
+    assert dict(config.linux.resources.unified) == rules
+    monkeypatch.setattr(cgroups, "layout", lambda: Layout(False, {"memory": tmp_path}))
+    assert groups.rules() == {}
 
 
 @pytest.fixture

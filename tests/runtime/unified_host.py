@@ -68,6 +68,11 @@ async def test_limits(runtime: Runtime) -> None:
         await runtime.client.update_container_resources(container_id=plain, linux=change)
         shown = await runtime.exec(plain, "cat", "/sys/fs/cgroup/memory.max")
         assert shown.stdout == b"67108864\n"
+        unified = {"memory.oom.group": "1", "memory.swap.max": "0"}
+        small = {"resources": {"memory_limit_in_bytes": 24 << 20, "unified": unified}}
+        greedy = "sh -c 'x=abcdefgh; while :; do x=$x$x; done'; sleep 1000"
+        hog = await runtime.ended(await runtime.container(pod, "sh", "-c", greedy, linux=small))
+        assert (hog.reason, hog.exit_code) == ("OOMKilled", 137)
     else:
         with pytest.raises(Unimplemented, match=r"memory.max = 67108864"):
             await runtime.client.update_container_resources(container_id=plain, linux=change)

@@ -211,7 +211,13 @@ def limits(resources: Resources) -> list[tuple[str, str]]:
         settings.append(("memory.max", "max" if resources.memory < 0 else str(resources.memory)))
     if resources.pids:
         settings.append(("pids.max", "max" if resources.pids < 0 else str(resources.pids)))
-    settings.extend((name, value) for name, value in resources.unified.items() if "/" not in name)
+    for name, value in resources.unified.items():
+        # A guest has no swap, and its kernel may be built without; nor may it count memory that nobody limits.
+        idle = name.startswith("memory.swap.") or (
+            name == "memory.oom.group" and not resources.memory
+        )
+        if "/" not in name and not idle:
+            settings.append((name, value))
     return settings
 
 
