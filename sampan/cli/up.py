@@ -28,7 +28,7 @@ WORDS = {
     ("server", "ready"): "node Ready",
 }
 LAST = ("server", "ready")
-PATIENCE = 120.0  # seconds without the node becoming Ready, after which `up` returns and says so
+PATIENCE = 120.0  # seconds without the node becoming Ready, after which `up` says so, and returns unless it is to stay
 LISTENERS = (
     ("server", "port", "bind_address"),
     ("node", "node_port", "bind_address"),
@@ -53,7 +53,8 @@ def start(config: Config, *, foreground: bool, merge: bool) -> int:
                 f"sampan: the node is not Ready after {PATIENCE:.0f} s; it goes on; see: sampan status, {config.logs}",
                 err=True,
             )
-            return 1
+            # A service manager would take an end for a failure, and begin from the start for as long as it is slow.
+            return stay(process) if foreground else 1
         if ready:
             break
         if process.wait() != BUSY:  # else another `sampan up` was quicker by a moment

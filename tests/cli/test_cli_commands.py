@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from sampan.cli import up
 from sampan.cli.apiserver_flags import check
 from sampan.cli.app import app
 from sampan.cli.config import Config, ConfigError
@@ -158,3 +161,22 @@ def test_version_and_a_word_that_is_no_command(sampan: Sampan) -> None:
     assert re.match(r"sampan \d+\.\d+\.\d+ \(Kubernetes API v1\.\d+", done.stdout), done.stdout
     wrong = sampan("sail")
     assert wrong.exit_code == 2 and "sail" in wrong.stderr
+
+
+@pytest.mark.parametrize(("foreground", "status"), [(True, 7), (False, 1)])
+def test_a_slow_node_ends_no_up_that_is_to_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, foreground: bool, status: int
+) -> None:
+    """A service manager would begin again and again, where etcd comes up later than Sampan for one."""
+    silent, told = os.pipe()
+    process = subprocess.Popen(["true"])
+    monkeypatch.setattr(up, "PATIENCE", 0.01)
+    monkeypatch.setattr(up, "check_ports", lambda config: None)
+    monkeypatch.setattr(up, "launch", lambda *arguments: (process, silent))
+    monkeypatch.setattr(up, "stay", lambda stays: 7 if stays is process else 0)
+    config = Config.make(tmp_path / "data", rootless=True)
+    try:
+        assert up.start(config, foreground=foreground, merge=False) == status
+    finally:
+        os.close(told)
+        process.wait()
