@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
@@ -114,6 +115,21 @@ def test_versions_that_differ_are_named_one_by_one() -> None:
     texts = [each.partition(": ")[0] + " … " + each.rpartition(": ")[2] for each in wrong(found)]
     assert "spec.versions … must contain unique version names" in texts
     assert "spec.versions … must have exactly one version marked as storage version" in texts
+
+
+def test_authorities_of_a_conversion_webhook_stay_readable() -> None:
+    def served(bundle: str) -> dict[str, Any]:
+        config = {"url": "https://x", "caBundle": base64.b64encode(bundle.encode()).decode()}
+        webhook = {"clientConfig": config, "conversionReviewVersions": ["v1"]}
+        found = crd(conversion={"strategy": "Webhook", "webhook": webhook})
+        found["status"] = {"conditions": [{"type": "Established", "status": "True"}]}
+        return found
+
+    good = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    faulty = "spec.conversion.webhookClientConfig.caBundle"
+    for old, new, wanted in (("x", "y", []), (good, good, []), (good, "x", [faulty])):
+        causes = definition.validate_changes(served(new), served(old))
+        assert [cause.field for cause in causes] == wanted
 
 
 def test_names_conversion_columns_and_scale() -> None:

@@ -7,6 +7,7 @@ and `spec.subresources…`, not of `spec.versions[0]…`. We report the same pat
 
 from __future__ import annotations
 
+import base64
 from typing import Any, Final
 
 from sampan.kube import errors, names
@@ -72,9 +73,28 @@ def validate_changes(new: Object, old: Object) -> Causes:
     if is_established(old):
         _immutable("spec.scope", spec.get("scope"), before.get("scope"), causes)
         _immutable("spec.names.kind", named.get("kind"), named_before.get("kind"), causes)
+        bundle, bundle_before = _bundle(spec), _bundle(before)
+        if bundle and _unreadable(bundle) and not (bundle_before and _unreadable(bundle_before)):
+            text = "unable to load root certificates: unable to parse bytes as PEM block"
+            path = "spec.conversion.webhookClientConfig.caBundle"
+            causes.append(errors.invalid_value(path, bundle, text))
     _immutable("spec.group", spec.get("group"), before.get("group"), causes)
     _immutable("spec.names.plural", named.get("plural"), named_before.get("plural"), causes)
     return causes
+
+
+def _bundle(spec: Object) -> str:
+    """The authorities of a conversion webhook: once a kind is served, one that cannot be read would stop it all."""
+    webhook = (spec.get("conversion") or {}).get("webhook") or {}
+    return (webhook.get("clientConfig") or {}).get("caBundle") or ""
+
+
+def _unreadable(bundle: str) -> bool:
+    try:
+        _, begin, rest = base64.b64decode(bundle).partition(b"-----BEGIN CERTIFICATE-----")
+    except ValueError:
+        return True
+    return not begin or b"-----END CERTIFICATE-----" not in rest
 
 
 def validate_status(crd: Object) -> Causes:
