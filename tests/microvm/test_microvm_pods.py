@@ -10,7 +10,7 @@ from typing import Any
 
 import jails
 import pytest
-from micropods import KIND, Sink, machine_of, run, until, vmm_of
+from micropods import KIND, Sink, machine_of, run, sandbox_of, until, vmm_of
 from runtime_fixture import Runtime
 
 from sampan.cri.errors import CRIError
@@ -20,6 +20,18 @@ from sampan.runtime.microvm.session import Execution
 from sampan.runtime.sandbox import ExecRequest
 
 pytestmark = pytest.mark.root
+
+
+async def test_an_image_is_in_its_drive_before_its_container_is_started(
+    runtime: Runtime, home: Path
+) -> None:
+    pod = await runtime.pod(KIND)
+    container = await runtime.container(pod, "echo", "here", start=False)
+    await until(lambda: len(sandbox_of(home, pod)["slots"]) == 1, "the image in its drive")
+    await runtime.client.start_container(container_id=container)
+    await runtime.ended(container)
+    assert await runtime.log(container) == "here"
+    assert len(sandbox_of(home, pod)["slots"]) == 1
 
 
 async def test_a_pod_runs_in_a_kernel_of_its_own(runtime: Runtime) -> None:
