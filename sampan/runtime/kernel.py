@@ -150,6 +150,14 @@ def handles(status: str, number: int) -> bool:
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
+def state(pid: int) -> str:
+    """One letter: "R" runs or would like to, "D" waits for the disk, "S" sleeps (proc_pid_stat(5)). "": it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
 def start_ticks(pid: int) -> int:
     """When the process began, in clock ticks since boot: with the pid it names a process for good. 0: it is gone."""
     try:

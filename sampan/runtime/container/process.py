@@ -27,6 +27,7 @@ from sampan.runtime.sandbox import ContainerSpec, Exit, Gone
 
 RECORD = "process.json"
 YOUTH = 300_000_000  # ns in which a program is expected to have set its signal handlers
+STARVED = 5_000_000_000  # the same for one that is still waiting for a processor or for its pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +136,17 @@ class ContainerProcess:
                 os.kill(self.pid, number)
             except ProcessLookupError:
                 return
-            young = time.time_ns() - self.started_at < YOUTH
-            if caught or not young or not self._facts.own_pids:
+            if caught or not self._young or not self._facts.own_pids:
                 return
-            while self.alive and young and not kernel.catches(self.pid, number):
+            while self.alive and self._young and not kernel.catches(self.pid, number):
                 await asyncio.sleep(0.01)
-                young = time.time_ns() - self.started_at < YOUTH
-            if not young:
+            if not kernel.catches(self.pid, number):
                 return
+
+    @property
+    def _young(self) -> bool:
+        age = time.time_ns() - self.started_at
+        return age < YOUTH or (age < STARVED and kernel.state(self.pid) in ("R", "D"))
 
     async def kill(self) -> None:
         if not self.running:
