@@ -147,3 +147,10 @@ async def test_a_daemon_set_counts_its_templates(api: Harness) -> None:
     changes = {"metadata": {"annotations": None}, "spec": {"template": {"spec": {"hostPID": True}}}}
     other = await api.patch("merge", f"{path}/d", changes)
     assert (other["metadata"]["annotations"][note], other["metadata"]["generation"]) == ("2", 3)
+
+
+async def test_a_namespace_means_nothing_to_what_has_none(api: Harness) -> None:
+    role = {"metadata": {"name": "lookout", "namespace": "elsewhere"}, "rules": []}
+    path = "/apis/rbac.authorization.k8s.io/v1/clusterroles"
+    made = await api.call("POST", path, role, 201)
+    assert "namespace" not in made["metadata"]
