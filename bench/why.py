@@ -10,17 +10,17 @@ WHY: dict[tuple[str, str], str] = {
     ),
     ("cri", "runtime: idle (PSS)"): (
         "Measured alone, where it shares its libraries with nobody; in a cluster what it shares with the other parts is counted "
-        "by halves and thirds. grpcio is 3 MB of it."
+        "by halves and thirds."
     ),
     ("cri", "wasm: pod and container start"): (
-        "10.4 and 11.1 ms on the bridge at real-time priority (sandbox 1.9, create 2.6, start 5.5); the rest is waiting for a "
-        "processor among the three processes that take part."
+        "5.9 to 8.5 ms at real-time priority beside other work (sandbox 1.4 to 2.1, create 0.9 to 1.6, start 3.7 to 4.8); the "
+        "rest is waiting for a processor among the three processes that take part."
     ),
     ("cri", "wasm, on the bridge and in cgroups: pod and container start"): (
-        "As above: the bridge and the cgroups add 0.7 ms, since networks wait ready for the next pod."
+        "As above; networks wait ready for the next pod, and are made again while this one starts."
     ),
     ("cri", "wasm, on the bridge and in cgroups: 30 at once"): (
-        "Bound by the processors: two networks wait ready, the other 28 are made while the pods start, at 2 ms each."
+        "Bound by the processors: two networks wait ready, the other 28 are made while the pods start, at 1.1 to 1.7 ms each."
     ),
     ("microvm", "microvm: warm start to first output"): (
         "102 to 154 ms in this run: a start in a machine that waits is no faster than in one that is copied for it, which has the "
