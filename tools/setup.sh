@@ -88,7 +88,7 @@ stamp=".venv/.sampan-$kind"
 if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
     say "installing Sampan and its libraries from PyPI (once; about a minute)"
     # The compiler is one of the build's requirements: here once, instead of once more in a place of the build's own.
-    .venv/bin/python -m pip install -q --disable-pip-version-check "setuptools>=70.1" ziglang
+    .venv/bin/python -m pip install -q --disable-pip-version-check "setuptools>=77" ziglang
     .venv/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".$extras"
     touch "$stamp"
 fi
