@@ -60,18 +60,12 @@ def _inflaters() -> tuple[Any, type[Exception]]:
     return isal_zlib, damage
 
 
-def zstandard() -> Any:
-    """The standard library's module since Python 3.14, or the same for an older Python."""
+def _unzstd(source: BinaryIO) -> Iterator[bytes]:
     zstd: Any
     try:
-        from compression import zstd  # type: ignore[import-not-found,no-redef]
+        from compression import zstd  # type: ignore[import-not-found,no-redef] # Python 3.14
     except ImportError:
         from backports import zstd  # type: ignore[no-redef]
-    return zstd
-
-
-def _unzstd(source: BinaryIO) -> Iterator[bytes]:
-    zstd = zstandard()
     source.seek(0)
     try:
         with zstd.ZstdFile(source) as engine:
