@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sampan.runtime.microvm import boot, httpvmm, kernels
+from sampan.runtime.microvm import boot, httpvmm, jail, kernels
 from sampan.runtime.microvm.errors import VMMError
 from sampan.runtime.microvm.firecracker import Firecracker
 from sampan.runtime.microvm.vmm import MachineSpec
@@ -57,14 +57,16 @@ async def record(place: Path) -> str:
     machine = await driver.start(
         MachineSpec(
             "ab" * 32, first, MEMORY, kernel=files.kernel.image, initial_files=initial,
-            command_line=boot.command_line("kvm"), ram=ram, ram_shared=True,
+            command_line=boot.command_line("kvm"), ram=ram, ram_shared=True, uid=jail.uid_of("ab" * 4),
         )
     )  # fmt: skip
     try:
         await machine.snapshot(state)
     finally:
         await machine.stop()
-    clone = await driver.start(MachineSpec("cd" * 32, second, MEMORY, ram=ram, state=state))
+    clone = await driver.start(
+        MachineSpec("cd" * 32, second, MEMORY, ram=ram, state=state, uid=jail.uid_of("cd" * 4))
+    )
     try:
         await clone.attach_drive(2, os.open(initial, os.O_RDONLY))
         await clone.pause()

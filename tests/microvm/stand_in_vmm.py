@@ -1,21 +1,25 @@
-"""Stands in for a VMM with an HTTP API: answers as a recording of the API's definitions says, and keeps what it was asked.
+"""Stands in for a VMM with an HTTP API: answers as the API's definitions say, and tells what it was asked and where it is.
 
-    stand_in_vmm.py RECORDING.json …the VMM's own arguments…
-
-Works in its current directory, as the driver starts it: `control` is the API's socket, `vsock` the guest's, `asked` the
-journal. A file `refuse` makes it answer with the recorded failure.
+`install` makes a program of it, for a Python of /usr: whole in one file, so that it runs in a jail as the VMM itself would.
+It works in its current directory, as the driver starts it: `control` is the API's socket, `vsock` the guest's. On stderr
+it says first what it finds of its surroundings, in /proc/self and by trying, then each request. A kernel that is `damaged`
+makes it answer with the recorded failure.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
 import socketserver
 import struct
 import sys
 import threading
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 KINDS = {"integer": int, "string": str, "boolean": bool}
 VERSIONS = {"firecracker": "Firecracker v1.10.1", "cloud-hypervisor": "cloud-hypervisor v42.0"}
@@ -56,7 +60,60 @@ def check(wanted: Any, found: Any, where: str = "body") -> str:
     return ""
 
 
+def kernel_of(body: Any) -> str:
+    wanted = (body or {}).get("payload", body or {})
+    return str(wanted.get("kernel") or wanted.get("kernel_image_path") or "")
+
+
+def tell(what: dict[str, Any]) -> None:
+    sys.stderr.write(json.dumps(what) + "\n")
+    sys.stderr.flush()
+
+
+def surroundings() -> dict[str, Any]:
+    """What a process may do here, as it can find out itself."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    status = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    mounts = [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return {
+        "ids": {int(each) for name in ("Uid", "Gid") for each in status[name].split()}.pop(),
+        "alone": len({*status["Uid"].split(), *status["Gid"].split()}) == 1,
+        "groups": [int(each) for each in status["Groups"].split()],
+        "capabilities": [status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")],
+        "no_new_privs": status["NoNewPrivs"],
+        "pid": status["NSpid"].split()[-1],
+        "root": sorted(os.listdir("/")),
+        "writable": sorted(row[4] for row in mounts if "rw" in row[5].split(",")),
+        "namespaces": {name: os.readlink(f"/proc/self/ns/{name}") for name in ("mnt", "net", "pid", "ipc", "uts")},
+        "others": [each for each in os.listdir("/proc") if each.isdigit() and os.stat(f"/proc/{each}").st_uid != os.getuid()],
+        "files": sorted(os.listdir("files")),
+        "may": [name for name, attempt in ATTEMPTS.items() if succeeds(attempt)],
+    }  # fmt: skip
+
+
+ATTEMPTS: dict[str, Callable[[], Any]] = {
+    "write to files/": lambda: os.open("files/x", os.O_WRONLY | os.O_CREAT, 0o600),
+    "write to /usr": lambda: os.open("/usr/x", os.O_WRONLY | os.O_CREAT, 0o600),
+    "become root": lambda: os.setuid(0),
+    "open KVM": lambda: os.open("/dev/kvm", os.O_RDWR),
+    "open the tap's device": lambda: os.open("/dev/net/tun", os.O_RDWR),
+    "make its socket": lambda: os.open("probe", os.O_WRONLY | os.O_CREAT, 0o600),
+    "see the host's files": lambda: os.stat("/etc/passwd"),
+}
+
+
+def succeeds(attempt: Callable[[], Any]) -> bool:
+    try:
+        attempt()
+    except OSError:
+        return False
+    return True
+
+
 class API(socketserver.StreamRequestHandler):
+    name: ClassVar[str] = ""
+    calls: ClassVar[dict[str, Any]] = {}
+
     def handle(self) -> None:
         method, target, _ = self.rfile.readline().decode().split(" ", 2)
         size = 0
@@ -65,8 +122,7 @@ class API(socketserver.StreamRequestHandler):
             if name.lower() == "content-length":
                 size = int(value)
         body = json.loads(self.rfile.read(size)) if size else None
-        with open("asked", "a") as journal:
-            journal.write(json.dumps({"call": f"{method} {target}", "body": body}) + "\n")
+        tell({"call": f"{method} {target}", "body": body})
         status, answer = self.answer(method, target, body)
         data = json.dumps(answer).encode() if answer is not None else b""
         self.wfile.write(
@@ -80,13 +136,13 @@ class API(socketserver.StreamRequestHandler):
                 return 400, {"fault_message": f"the path names {parts[2]}, and the body another"}
             parts[2] = PLACES[parts[1]]
         call = f"{method} {'/'.join(parts)}"
-        if call not in RECORDING["calls"]:
+        if call not in self.calls:
             return 404, {"fault_message": f"no such path: {call}"}
-        definition = RECORDING["calls"][call]
+        definition = self.calls[call]
         if wrong := check(definition["body"], body):
             return 400, {"fault_message": wrong}
-        if os.path.exists("refuse"):
-            return FAILURES[NAME]
+        if (kernel := kernel_of(body)) and Path(kernel).read_bytes() == b"damaged":
+            return FAILURES[self.name]
         self.act(call, body)
         return int(next(code for code in definition["answers"] if code.startswith("2"))), None
 
@@ -126,12 +182,33 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
 
 
-if __name__ == "__main__":
-    NAME = Path(sys.argv[1]).stem
-    RECORDING = json.loads(Path(sys.argv[1]).read_text())
-    if "--version" in sys.argv:
-        print(VERSIONS[NAME])
-        sys.exit()
+def serve(name: str, definitions: bytes) -> None:
+    tell({"surroundings": surroundings()})
+    API.name, API.calls = name, json.loads(definitions)["calls"]
     guest = Server("vsock", Guest)
     threading.Thread(target=guest.serve_forever, daemon=True).start()
     Server("control", API).serve_forever()
+
+
+def interpreter() -> str | None:
+    """A Python that a jail shows: it has the programs of /usr and no others."""
+    return shutil.which("python3", path="/usr/bin:/bin")
+
+
+def install(program: Path, definitions: Path) -> None:
+    """An executable archive (PEP 441)."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.write(__file__, "__main__.py")
+        archive.write(definitions, "definitions.json")
+    program.write_bytes(f"#!{interpreter()} -I\n".encode() + packed.getvalue())
+    program.chmod(0o755)
+
+
+if __name__ == "__main__":
+    if "--version" in sys.argv:
+        print(VERSIONS[Path(sys.argv[0]).name])
+        sys.exit()
+    with zipfile.ZipFile(sys.argv[0]) as archive:
+        packed_definitions = archive.read("definitions.json")
+    serve(Path(sys.argv[0]).name, packed_definitions)

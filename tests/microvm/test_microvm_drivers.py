@@ -14,10 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jails
 import pytest
 import stand_in_vmm
 
-from sampan.runtime.microvm import channel, httpvmm, protocol
+from sampan.runtime.microvm import channel, httpvmm, jail, protocol, quarters
 from sampan.runtime.microvm.cloud_hypervisor import CloudHypervisor
 from sampan.runtime.microvm.errors import VMMError
 from sampan.runtime.microvm.firecracker import Firecracker
@@ -26,35 +27,46 @@ from sampan.runtime.microvm.vmm import SLOTS, MachineSpec
 
 HERE = Path(__file__).parent
 RECORDED = json.loads((HERE / "exchanges" / "firecracker-recorded.json").read_text())["exchanges"]
-DRIVERS = {"firecracker": Firecracker, "cloud-hypervisor": CloudHypervisor}
+ROOT, KVM = os.geteuid() == 0, os.path.exists("/dev/kvm")
+DRIVERS: dict[str, type[Any]] = {"firecracker": Firecracker, "cloud-hypervisor": CloudHypervisor}
 
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory on the PATH with programs of both names; what they were asked is in `asked` of a machine's directory."""
+    """A directory on the PATH with programs of both names, and the kernel that they are told of."""
+    if stand_in_vmm.interpreter() is None:
+        pytest.skip("no Python below /usr, where a jail would show it")
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in DRIVERS:
-        program = programs / name
-        script = f'#!{sys.executable}\nimport runpy, sys\nsys.argv.insert(1, "{HERE / "exchanges" / name}.json")\n'
-        program.write_text(
-            f'{script}runpy.run_path("{HERE / "stand_in_vmm.py"}", run_name="__main__")\n'
-        )
-        program.chmod(0o755)
+        stand_in_vmm.install(programs / name, HERE / "exchanges" / f"{name}.json")
+    for name in ("kernel", "initial"):
+        (tmp_path / name).write_text("whole")
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     return programs
 
 
+def told(directory: Path) -> list[dict[str, Any]]:
+    lines = (directory / "vmm.log").read_text().splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
 def asked(directory: Path) -> list[tuple[str, Any]]:
-    return [
-        (call["call"], call["body"])
-        for call in map(json.loads, (directory / "asked").read_text().splitlines())
-    ]
+    return [(each["call"], each["body"]) for each in told(directory) if "call" in each]
 
 
-def spec(directory: Path, ram: int, **fields: Any) -> MachineSpec:
+def spec(directory: Path, ram: int, name: str = "ab" * 32, **fields: Any) -> MachineSpec:
     directory.mkdir()
-    return MachineSpec("ab" * 32, directory, 128, 1, ram=ram, **fields)
+    uid = jail.uid_of(name) if ROOT else 0
+    return MachineSpec(name, directory, 128, 1, ram=ram, uid=uid, **fields)
+
+
+def booting(directory: Path, ram: int) -> MachineSpec:
+    base = directory.parent
+    return spec(
+        directory, ram, kernel=base / "kernel", initial_files=base / "initial",
+        command_line="quiet", ram_shared=True,
+    )  # fmt: skip
 
 
 def memory() -> int:
@@ -71,11 +83,7 @@ async def test_a_template_is_made_and_a_clone_started(
     assert driver.edition().endswith(("1.10.1", str(SLOTS), "42.0"))
     ram = memory()
     state = os.open(tmp_path / "state", os.O_RDWR | os.O_CREAT)
-    made = spec(
-        tmp_path / "template", ram, kernel=Path("/k/vmlinux"), initial_files=Path("/k/initial"),
-        command_line="quiet", ram_shared=True, tap=0,
-    )  # fmt: skip
-    machine = await driver.start(made)
+    machine = await driver.start(booting(tmp_path / "template", ram))
     try:
         link = await channel.connect(await machine.dial(), name)
         answer = protocol.decode(await link.hello())
@@ -111,7 +119,7 @@ async def test_a_template_is_made_and_a_clone_started(
         assert load["mem_backend"]["backend_type"] == "File" and load["resume_vm"] is True
         assert second[1] == (
             "PATCH /drives/drive2",
-            {"drive_id": "drive2", "path_on_host": "image2"},
+            {"drive_id": "drive2", "path_on_host": "files/image2"},
         )
     else:
         assert [call.rpartition("/")[2] for call, _ in first] == [
@@ -131,7 +139,9 @@ async def test_a_template_is_made_and_a_clone_started(
 
 def likened(call: str, body: Any) -> tuple[str, Any]:
     """Without what differs from machine to machine: where files are, numbers of descriptors, the kernel's arguments."""
-    names = ("kernel_image_path", "initrd_path", "boot_args", "mem_file_path", "backend_path")
+    names = (
+        "kernel_image_path", "initrd_path", "boot_args", "mem_file_path", "backend_path", "path_on_host", "snapshot_path",
+    )  # fmt: skip
 
     def plain(value: Any) -> Any:
         if not isinstance(value, dict):
@@ -146,7 +156,7 @@ def taken() -> list[tuple[str, Any]]:
     return [
         likened(each["call"], each["body"])
         for each in RECORDED
-        if each["status"] == 204 and (os.geteuid() == 0 or "network" not in each["call"])
+        if each["status"] == 204 and (ROOT or "network" not in each["call"])
     ]
 
 
@@ -161,13 +171,85 @@ def test_what_firecracker_refused_is_told_in_its_words() -> None:
     assert stand_in_vmm.check(wanted, refused[-1]["body"]), "the stand-in refuses it, too"
 
 
+@pytest.mark.skipif(not ROOT, reason="a jail takes root")
+@pytest.mark.parametrize("how", [*DRIVERS, "jailer"])
+async def test_the_vmm_is_jailed(how: str, stand_in: Path, tmp_path: Path) -> None:
+    """By what it finds itself, and by what the host sees of it."""
+    jailer = stand_in / "jailer"
+    if how == "jailer":
+        definitions = HERE / "exchanges" / "firecracker.json"
+        jailer.write_text(
+            f'#!/bin/sh\nexec {sys.executable} {HERE / "stand_in_jailer.py"} {definitions} "$@"\n'
+        )
+        jailer.chmod(0o755)
+    name = "firecracker" if how == "jailer" else how
+    directory, ram = tmp_path / "m", memory()
+    made = booting(directory, ram)
+    machine = await DRIVERS[name]().start(made)
+    try:
+        found = told(directory)[0]["surroundings"]
+        assert found["ids"] == made.uid and found["alone"] and found["no_new_privs"] == "1"
+        assert set(found["groups"]) <= {made.uid}
+        assert set(found["capabilities"]) == {jails.NOTHING}
+        assert found["pid"] == "1" and not found["others"]
+        for kind, link in found["namespaces"].items():
+            assert link != os.readlink(f"/proc/self/ns/{kind}"), kind
+        may = {"make its socket", "open the tap's device", *(("open KVM",) if KVM else ())}
+        assert set(found["may"]) == may
+        if how == "jailer":
+            assert set(found["root"]) == {"dev", "files", "firecracker", "proc"}
+            assert found["writable"] == ["/"], "the jailer's tmpfs"
+        else:
+            assert set(found["root"]) <= {*jails.ROOT, "vmm", name}
+            places = {each for each in found["writable"] if not each.startswith("/dev/")}
+            assert places == {"/vmm"}
+        assert {"kernel", "initial"} <= set(found["files"])
+        status = jails.status_of(machine.pid)
+        assert {int(each) for each in status["Uid"].split()} == {made.uid}
+        links = Path(f"/proc/{machine.pid}/net/dev").read_text().splitlines()[2:]
+        assert {line.split(":")[0].strip() for line in links} == {"lo", "tap0"}
+        image = os.open(tmp_path / "kernel", os.O_RDONLY)
+        await machine.attach_drive(2, image)
+        os.close(image)
+        assert "image2" in os.listdir(machine.inside / "files")
+        state = os.open(tmp_path / "state", os.O_RDWR | os.O_CREAT)
+        await machine.snapshot(state)
+    finally:
+        await machine.stop()
+    assert os.pread(ram, 6, 0) == b"memory"
+    clone = await DRIVERS[name]().start(spec(tmp_path / "clone", ram, "cd" * 32, state=state))
+    await clone.stop()
+    if how == "jailer":
+        load = asked(tmp_path / "clone")[0][1]
+        assert load["mem_backend"]["backend_path"] == "/proc/self/fd/0", "all that a jailer leaves"
+    ids = told(tmp_path / "clone")[0]["surroundings"]["ids"]
+    assert ids not in (0, made.uid), "each has a user of its own"
+
+
+@pytest.mark.skipif(not ROOT, reason="a jail takes root")
+def test_a_jailer_is_called_as_its_documentation_says(stand_in: Path, tmp_path: Path) -> None:
+    made, program = spec(tmp_path / "m", memory()), str(stand_in / "firecracker")
+    assert quarters.beside(program) is None
+    (stand_in / "jailer").write_text("")
+    assert quarters.beside(program) is None, "no program"
+    (stand_in / "jailer").chmod(0o755)
+    jailer = quarters.beside(program)
+    assert jailer is not None
+    place = quarters.of_jailer(made, jailer, program, ["--api-sock", "control"])
+    assert " ".join(place.argv) == (
+        f"{jailer} --id {'ab' * 16} --exec-file {program} --uid {made.uid} --gid {made.uid} "
+        f"--chroot-base-dir {tmp_path}/m/root -- --api-sock control"
+    )
+    assert place.stdin == made.ram and not place.descriptors, "it closes all but three"
+
+
 @pytest.mark.parametrize("name", DRIVERS)
 async def test_a_refusal_is_told_in_the_vmms_own_words(
     name: str, stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "refused"
-    made = spec(directory, memory(), kernel=Path("/k"), initial_files=Path("/i"))
-    (directory / "refuse").touch()
+    made = booting(directory, memory())
+    (tmp_path / "kernel").write_text("damaged")
     with pytest.raises(VMMError, match=r"not supported after starting|Cannot load the kernel"):
         await DRIVERS[name]().start(made)
     assert not (directory / "vmm.json").exists()
@@ -192,9 +274,7 @@ async def test_a_vmm_that_ends_at_once_is_no_hang(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     async with asyncio.timeout(10):
         with pytest.raises(VMMError, match=r"ended with 3: no KVM here"):
-            await DRIVERS[name]().start(
-                spec(tmp_path / "m", memory(), kernel=Path("/k"), initial_files=Path("/i"))
-            )
+            await DRIVERS[name]().start(spec(tmp_path / "m", memory()))
 
 
 WANTED = {"id!": "string", "size": "integer 1..8", "mode": "On|Off", "parts": [{"at!": "integer"}]}

@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from sampan.runtime.microvm import attendant, httpvmm, wiring
+from sampan.runtime.microvm import attendant, httpvmm, quarters, wiring
 from sampan.runtime.microvm.errors import BadArtifact, VMMError
 from sampan.runtime.microvm.httpvmm import HTTPMachine
 from sampan.runtime.microvm.vmm import MachineSpec
@@ -26,6 +26,7 @@ INSTALL = "see https://github.com/cloud-hypervisor/cloud-hypervisor/releases"
 GUEST_CID = 3
 API = "/api/v1"
 SNAPSHOT = "snapshot"
+SOURCE = f"file:///proc/self/cwd/{SNAPSHOT}"  # wherever it works
 MEMORY, CONFIG, STATE = "memory-ranges", "config.json", "state.json"
 
 
@@ -54,15 +55,16 @@ class CloudHypervisor:
         program = shutil.which(PROGRAM)
         if program is None:
             raise VMMError(f"{PROGRAM} is not on the PATH")
-        argv = [program, "--api-socket", "path=control"]
-        child = await httpvmm.launch(argv, spec.directory, (spec.ram,) if spec.ram >= 0 else ())
+        # A snapshot's memory is a file that it makes itself, and is copied from there.
+        room = spec.memory if spec.ram_shared else 0
+        place = quarters.of(spec, program, ["--api-socket", "path=control"], room)
+        httpvmm.lend_boot_files(spec)
+        child = await httpvmm.launch(spec, place)
         machine = CloudHypervisorMachine(spec.directory, child.pid, child, spec.ram)
         try:
             if spec.state >= 0:
-                unpack_state(spec.state, spec.directory, spec.ram)
-                await machine.ask(
-                    "PUT", f"{API}/vm.restore", {"source_url": source(spec.directory)}
-                )
+                unpack_state(spec.state, machine.inside, place.ram)
+                await machine.ask("PUT", f"{API}/vm.restore", {"source_url": SOURCE})
                 await machine.resume()
             else:
                 await machine.ask("PUT", f"{API}/vm.create", configuration(spec))
@@ -90,8 +92,8 @@ def configuration(spec: MachineSpec) -> dict[str, Any]:
         "cpus": {"boot_vcpus": spec.cpus, "max_vcpus": spec.cpus},
         "memory": {"size": spec.memory << 20},
         "payload": {
-            "kernel": str(spec.kernel),
-            "initramfs": str(spec.initial_files),
+            "kernel": f"{quarters.FILES}/kernel",
+            "initramfs": f"{quarters.FILES}/initial",
             "cmdline": spec.command_line,
         },
         "rng": {"src": "/dev/urandom"},
@@ -99,13 +101,9 @@ def configuration(spec: MachineSpec) -> dict[str, Any]:
         "console": {"mode": "Off"},
         "vsock": {"cid": GUEST_CID, "socket": "vsock"},
     }
-    if httpvmm.has_card():
+    if spec.uid:  # it takes a tap, and that takes root
         found["net"] = [{"id": "net", "tap": wiring.TAP, "num_queues": 2}]
     return found
-
-
-def source(directory: Path) -> str:
-    return f"file://{directory / SNAPSHOT}"
 
 
 def pack_state(directory: Path) -> bytes:
@@ -114,7 +112,7 @@ def pack_state(directory: Path) -> bytes:
     return json.dumps(parts).encode()
 
 
-def unpack_state(state: int, directory: Path, ram: int) -> None:
+def unpack_state(state: int, directory: Path, ram: str) -> None:
     """The three files of a snapshot, memory as a link to the template's. Raises BadArtifact."""
     place = directory / SNAPSHOT
     place.mkdir(exist_ok=True)
@@ -126,7 +124,7 @@ def unpack_state(state: int, directory: Path, ram: int) -> None:
         raise BadArtifact("template", f"its state is damaged: {error}") from error
     memory = place / MEMORY
     memory.unlink(missing_ok=True)
-    memory.symlink_to(f"/proc/self/fd/{ram}")
+    memory.symlink_to(ram)
 
 
 class CloudHypervisorMachine(HTTPMachine):
@@ -144,16 +142,18 @@ class CloudHypervisorMachine(HTTPMachine):
 
     async def snapshot(self, state: int) -> None:
         await self.pause()
-        place = self.directory / SNAPSHOT
+        place = self.inside / SNAPSHOT
         place.mkdir(exist_ok=True)
-        await self.ask("PUT", f"{API}/vm.snapshot", {"destination_url": source(self.directory)})
+        owner = self.inside.stat()
+        os.chown(place, owner.st_uid, owner.st_gid)
+        await self.ask("PUT", f"{API}/vm.snapshot", {"destination_url": SOURCE})
         packed = pack_state(place)
         os.ftruncate(state, 0)
         os.pwrite(state, packed, 0)
         httpvmm.copy_into(place / MEMORY, self._ram)
 
     async def attach_drive(self, slot: int, file: int) -> None:
-        image = self.directory / f"image{slot}"
-        httpvmm.link_file(file, image)
-        disk = {"path": str(image), "readonly": True, "id": f"drive{slot}"}
+        httpvmm.link_file(file, self.files / f"image{slot}")
+        path = f"{quarters.FILES}/image{slot}"
+        disk = {"path": path, "readonly": True, "id": f"drive{slot}"}
         await self.ask("PUT", f"{API}/vm.add-disk", disk)

@@ -7,6 +7,7 @@ docs/vsock.md); after that it is the stream to the guest.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import shutil
@@ -16,11 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sampan.runtime import kernel
-from sampan.runtime.microvm import attendant, sockets, wiring
+from sampan.runtime.microvm import attendant, jail, quarters, sockets, wiring
 from sampan.runtime.microvm.attendant import Attendant
 from sampan.runtime.microvm.errors import VMMError
-from sampan.runtime.processes import spawn
+from sampan.runtime.microvm.quarters import Quarters
+from sampan.runtime.microvm.vmm import MachineSpec
 
 AGENT_PORT = 1024
 ANSWER_LIMIT = 20.0
@@ -89,10 +90,12 @@ class HTTPMachine(Attendant):
 
     def __init__(self, directory: Path, pid: int, child: subprocess.Popen[bytes] | None) -> None:
         super().__init__(directory, pid, child)
+        self.inside = Path(f"/proc/{pid}/cwd")  # the directory that it works in
+        self.files = directory / quarters.FILES  # what it can read there as files/
         self.halted = asyncio.Event()
 
     async def ask(self, method: str, target: str, body: Any = None) -> Any:
-        return await request(self.directory / "control", method, target, body)
+        return await request(self.inside / "control", method, target, body)
 
     async def attach_disk(self, slot: int, file: int) -> None:
         raise VMMError("this VMM's machines have no writable drives")
@@ -102,7 +105,7 @@ class HTTPMachine(Attendant):
 
     async def dial(self) -> socket.socket:
         loop = asyncio.get_running_loop()
-        connection = opened(self.directory / "vsock")
+        connection = opened(self.inside / "vsock")
         try:
             async with asyncio.timeout(ANSWER_LIMIT):
                 await loop.sock_sendall(connection, f"CONNECT {AGENT_PORT}\n".encode())
@@ -123,51 +126,41 @@ class HTTPMachine(Attendant):
     async def console(self) -> str:
         """Their serial port is a file or the VMM's own output."""
         with suppress(OSError):
-            return (self.directory / "console").read_text(errors="replace")[-16384:]
+            return (self.inside / "console").read_text(errors="replace")[-16384:]
         return self.log()
 
 
-async def launch(
-    argv: list[str], directory: Path, descriptors: tuple[int, ...]
-) -> subprocess.Popen[bytes]:
-    """The VMM, with its API's socket in place. As root it has a network namespace of its own, and in it the tap by the name
+async def launch(spec: MachineSpec, place: Quarters) -> subprocess.Popen[bytes]:
+    """The VMM, with its API's socket in place. As root it is jailed, and has in its network namespace the tap by the name
     that template and clones know it by; it is moved to the pod later, as QEMU's is. Raises VMMError."""
+    directory, program = spec.directory, place.argv[0]
     for name in HTTPMachine.leaves:
         (directory / name).unlink(missing_ok=True)
     log = attendant.open_log(directory / attendant.VMM_LOG)
-
-    def run() -> subprocess.Popen[bytes]:
-        if os.geteuid() == 0:
-            kernel.unshare(kernel.CLONE_NEWNET)
-            wiring.keep_tap()
-        return spawn(
-            argv, env={"PATH": "/usr/bin:/bin"}, pass_fds=descriptors, stdin=subprocess.DEVNULL,
-            stdout=log, stderr=log, start_new_session=True, cwd=directory,
-        )  # fmt: skip
-
     try:
-        child = await kernel.in_thread(run)
+        child = await jail.start(
+            place.argv, place.descriptors, log, directory / "root", spec.uid,
+            functools.partial(wiring.keep_tap, spec.uid), enter=place.enter, cwd=place.cwd, stdin=place.stdin,
+        )  # fmt: skip
     except OSError as error:
-        raise VMMError(f"{argv[0]}: {error.strerror}") from error
+        raise VMMError(f"{program}: {error.strerror or error}") from error
     finally:
         os.close(log)
     try:
         async with asyncio.timeout(APPEAR_LIMIT):
-            while not listens(directory / "control"):
+            while not listens(Path(f"/proc/{child.pid}/cwd/control")):
                 if child.poll() is not None:
                     said = attendant.last_words(directory / attendant.VMM_LOG)
-                    raise VMMError(f"{argv[0]} ended with {child.returncode}: {said}")
+                    raise VMMError(f"{program} ended with {child.returncode}: {said}")
                 await asyncio.sleep(0.002)
-    except TimeoutError:
+    except BaseException as error:
         child.kill()
         child.wait()
-        raise VMMError(f"{argv[0]} opened no API socket within {APPEAR_LIMIT:g} s") from None
+        if isinstance(error, TimeoutError):
+            why = f"{program} opened no API socket within {APPEAR_LIMIT:g} s"
+            raise VMMError(why) from None
+        raise
     return child
-
-
-def has_card() -> bool:
-    """Whether its machines have a network card: one takes a tap, and that takes root."""
-    return os.geteuid() == 0
 
 
 def listens(path: Path) -> bool:
@@ -180,13 +173,31 @@ def listens(path: Path) -> bool:
 
 
 def link_file(descriptor: int, target: Path) -> None:
-    """Give an open file a name that the VMM can be told: a hard link, or a copy on another file system."""
+    """Give an open file a name that the VMM can be told: a hard link; a copy, where there can be none or not all may read."""
     target.unlink(missing_ok=True)
     try:
+        if not os.fstat(descriptor).st_mode & 0o004:
+            raise PermissionError
         os.link(f"/proc/self/fd/{descriptor}", target, follow_symlinks=True)
     except OSError:
         with open(f"/proc/self/fd/{descriptor}", "rb") as source, target.open("wb") as out:
             shutil.copyfileobj(source, out)
+        target.chmod(0o444)
+
+
+def lend_boot_files(spec: MachineSpec) -> None:
+    """Kernel and initial files, by the names that the VMM knows them by. Raises VMMError."""
+    for name, source in (("kernel", spec.kernel), ("initial", spec.initial_files)):
+        if source is None:
+            continue
+        try:
+            descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise VMMError(f"{source}: {error.strerror}") from error
+        try:
+            link_file(descriptor, spec.directory / quarters.FILES / name)
+        finally:
+            os.close(descriptor)
 
 
 def copy_into(source: Path, descriptor: int) -> None:
@@ -197,8 +208,8 @@ def copy_into(source: Path, descriptor: int) -> None:
             os.write(descriptor, data)
 
 
-def empty_drive(path: Path, size: int) -> Path:
+def empty_drive(path: Path, size: int) -> None:
     if not path.exists():
         with path.open("wb") as file:
             os.truncate(file.fileno(), size)
-    return path
+        path.chmod(0o444)

@@ -38,7 +38,7 @@ KVM = "/dev/kvm"
 LOCKED = mounts.MS_BIND | mounts.MS_REMOUNT | mounts.MS_RDONLY | mounts.MS_NOSUID
 # setgroups, setresgid, setresuid: the C library's own would change every thread of the process.
 CALLS = {"x86_64": (116, 119, 117), "aarch64": (159, 149, 147)}
-PR_SET_DUMPABLE = 4
+PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
 NO_ENVIRONMENT: Mapping[str, str] = {}
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -60,12 +60,16 @@ async def start(
     bare: bool = False,
     environment: Mapping[str, str] = NO_ENVIRONMENT,
     copied: bool = False,
+    enter: Callable[[], None] | None = None,
+    cwd: str = "/",
+    stdin: int = -1,
 ) -> subprocess.Popen[bytes]:
     """Run the VMM as user `uid` in a jail (0: without one). `inside` is called in its network namespace first.
 
     `place`: an empty directory; its content is only ever seen by the VMM. `bare`: a program that is named by a descriptor
     gets a root without any other, and becomes the user itself; so does one that is `copied`, in no PID namespace of its own:
-    with that its copies would end.
+    with that its copies would end. `enter`: goes into another root than the one of programs, and becomes the user if the
+    program does not.
     """
 
     drops = bool(uid) and not bare and not copied
@@ -79,28 +83,31 @@ async def start(
             kernel.unshare(namespaces | (0 if copied else CLONE_NEWPID))
             if inside is not None:
                 inside()
-            if bare:
-                build_bare_root(place)
+            if enter is not None:
+                enter()
             else:
-                build_root(place, uid)
-            os.chroot(place)
-            os.chdir("/")
-            if drops:
-                drop_to(uid)
+                if bare:
+                    build_bare_root(place)
+                else:
+                    build_root(place, uid)
+                os.chroot(place)
+                os.chdir("/")
+                if drops:
+                    drop_to(uid)
         try:
             return spawn(
                 argv,
                 env={"PATH": "/usr/bin:/bin", **environment},
                 pass_fds=tuple(descriptors),
-                stdin=nothing,
+                stdin=stdin if stdin >= 0 else nothing,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                cwd="/",
+                cwd=cwd,
             )
         finally:
             os.close(nothing)
-            if drops:
+            if drops or enter is not None:
                 _libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
 
     launching = asyncio.ensure_future(kernel.in_thread(launch))
@@ -115,8 +122,8 @@ async def start(
         raise
 
 
-def build_root(place: Path, uid: int) -> None:
-    """In a mount namespace of the calling thread's own."""
+def build_root(place: Path, uid: int, furnish: Callable[[], None] | None = None) -> None:
+    """In a mount namespace of the calling thread's own. `furnish` adds to it before it can only be read."""
     mounts.mount("", "/", flags=mounts.MS_REC | mounts.MS_PRIVATE)
     mounts.mount("jail", str(place), "tmpfs", mounts.MS_NOSUID, "mode=755,size=64k")
     for name in PROGRAMS:
@@ -136,6 +143,8 @@ def build_root(place: Path, uid: int) -> None:
             if name.startswith("/etc/"):
                 mounts.mount("", str(target), flags=LOCKED)
     give_kvm(place, uid)
+    if furnish is not None:
+        furnish()
     close_root(place)
 
 
@@ -146,10 +155,15 @@ def build_bare_root(place: Path) -> None:
 
 
 def close_root(place: Path) -> None:
-    """/proc for /proc/self/fd, where nothing but the jail's own processes is shown; then nothing can be written."""
+    """Then nothing can be written."""
+    give_proc(place)
+    mounts.mount("", str(place), flags=mounts.MS_REMOUNT | mounts.MS_RDONLY | mounts.MS_NOSUID)
+
+
+def give_proc(place: Path) -> None:
+    """/proc for /proc/self/fd, where nothing but the jail's own processes is shown."""
     (place / "proc").mkdir()
     mounts.mount("proc", str(place / "proc"), "proc", 14 | mounts.MS_RDONLY, "hidepid=invisible")
-    mounts.mount("", str(place), flags=mounts.MS_REMOUNT | mounts.MS_RDONLY | mounts.MS_NOSUID)
 
 
 def give_kvm(place: Path, uid: int) -> None:
@@ -177,3 +191,9 @@ def drop_to(uid: int) -> None:
         if _libc.syscall(*arguments):
             number = ctypes.get_errno()
             raise OSError(number, f"leave root: {os.strerror(number)}")
+
+
+def gain_nothing() -> None:
+    """No program that the calling thread becomes has more than it (no_new_privs)."""
+    if _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "gain no new privileges")

@@ -21,7 +21,7 @@ from sampan.network.netlink import attribute
 from sampan.network.netns import enter
 from sampan.network.rtnetlink import Netlink, sysctl
 
-TUNSETIFF, TUNSETPERSIST = 0x400454CA, 0x400454CB
+TUNSETIFF, TUNSETPERSIST, TUNSETOWNER = 0x400454CA, 0x400454CB, 0x400454CC
 IFF_TAP, IFF_NO_PI = 0x0002, 0x1000
 TAP = "tap0"
 RTM_NEWLINK, RTM_NEWQDISC, RTM_NEWTFILTER = 16, 36, 44
@@ -70,14 +70,20 @@ def open_tap(descriptor: int) -> None:
         os.close(tun)
 
 
-def keep_tap() -> None:
-    """Make a tap in the calling thread's namespace that stays without a holder: for a VMM that opens it by its name."""
+def keep_tap(uid: int) -> None:
+    """Make a tap in the calling thread's namespace that stays without a holder: for a VMM that opens it by its name.
+
+    The user may open it without CAP_NET_ADMIN. It is up, which Cloud Hypervisor would else make it: that takes the capability.
+    """
     tun = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", TAP.encode(), IFF_TAP | IFF_NO_PI))
+        fcntl.ioctl(tun, TUNSETOWNER, uid)
         fcntl.ioctl(tun, TUNSETPERSIST, 1)
     finally:
         os.close(tun)
+    with Wiring() as netlink:
+        netlink.set_up(netlink.index(TAP))
 
 
 class Wiring(Netlink):
