@@ -60,12 +60,18 @@ def _inflaters() -> tuple[Any, type[Exception]]:
     return isal_zlib, damage
 
 
-def _unzstd(source: BinaryIO) -> Iterator[bytes]:
+def zstandard() -> Any:
+    """The standard library's module since Python 3.14, or the same for an older Python."""
     zstd: Any
     try:
-        from compression import zstd  # type: ignore[import-not-found,no-redef] # Python 3.14
+        from compression import zstd  # type: ignore[import-not-found,no-redef]
     except ImportError:
         from backports import zstd  # type: ignore[no-redef]
+    return zstd
+
+
+def _unzstd(source: BinaryIO) -> Iterator[bytes]:
+    zstd = zstandard()
     source.seek(0)
     try:
         with zstd.ZstdFile(source) as engine:

@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import lzma
 import shutil
 import struct
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sampan.runtime.microvm import (
-    kernels,
-    modules,
-    vmlinux,
-)
+from sampan.image.decompress import zstandard
+from sampan.runtime.microvm import kernels, modules, vmlinux
 from sampan.runtime.microvm.boot import BootFiles
 from sampan.runtime.microvm.errors import BadArtifact
 
 
-def kernel_package(path: Path, broken: bool = False) -> Path:
-    """A Debian package with a boot image whose kernel is a small ELF with Xen's note, packed by gzip."""
-    import gzip
-    import io
-    import tarfile
-
+def kernel_package(path: Path, broken: bool = False, like: int = 12) -> Path:
+    """A Debian package with a boot image whose kernel is a small ELF with Xen's note: as Debian 12 has it, packed by gzip
+    and with plain modules, or as 13: by zstd, modules by xz, FUSE built in.
+    """
+    new = like == 13
     note = struct.pack("<III", 4, 8, vmlinux.PHYS32_ENTRY) + b"Xen\0" + bytes(8)
     elf = bytearray(64 + 56 + len(note))
     elf[:5] = b"\x7fELF\x02"
     struct.pack_into("<Q", elf, 32, 64)
     struct.pack_into("<HH", elf, 54, 56, 1)
     struct.pack_into("<IIQQQQ", elf, 64, 4, 0, 120, 0, 0, len(note))
-    elf[120:] = note
-    packed = gzip.compress(bytes(elf)) + struct.pack("<I", len(elf))
+    elf[120:] = note + (modules.EXTRAS["fuse"] if new else b"")
+    squeezed = zstandard().compress(bytes(elf)) if new else gzip.compress(bytes(elf))
+    packed = squeezed + struct.pack("<I", len(elf))
     boot = bytearray(1024)
     boot[0x1F1] = 1
     boot[0x1FE:0x200] = b"\x55\xaa"
@@ -46,12 +47,16 @@ def kernel_package(path: Path, broken: bool = False) -> Path:
         return b"\x7fELF.modinfo\0depends=" + depends.encode() + b"\0rest"
 
     signed = module("virtio-ring") + bytes(30) + bytes(8) + struct.pack(">I", 30) + modules.SIGNED
-    files = {
-        "./boot/vmlinuz-9.9-test": image,
-        "./lib/modules/9.9-test/kernel/drivers/virtio/virtio_mmio.ko": signed,
-        "./lib/modules/9.9-test/kernel/drivers/virtio/virtio-ring.ko": module(""),
-        "./lib/modules/9.9-test/kernel/drivers/gpu/other.ko": module(""),
+    drivers = {
+        "virtio/virtio_mmio.ko": signed,
+        "virtio/virtio-ring.ko": module(""),
+        "gpu/other.ko": module(""),
     }
+    files = {"./boot/vmlinuz-9.9-test": image}
+    place = f"./{'usr/' if new else ''}lib/modules/9.9-test/kernel/drivers"
+    for name, content in drivers.items():
+        packed = lzma.compress(content) if new else content
+        files[f"{place}/{name}{'.xz' if new else ''}"] = packed
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w:xz") as archive:
         for name, content in files.items():
@@ -67,9 +72,10 @@ def kernel_package(path: Path, broken: bool = False) -> Path:
     return path
 
 
-def test_a_kernel_out_of_a_debian_package(tmp_path: Path) -> None:
-    made = kernels.unpack(kernel_package(tmp_path / "k.deb"), tmp_path / "kernels")
-    assert made.release == "9.9-test"
+@pytest.mark.parametrize("like", [12, 13])
+def test_a_kernel_out_of_a_debian_package(tmp_path: Path, like: int) -> None:
+    made = kernels.unpack(kernel_package(tmp_path / "k.deb", like=like), tmp_path / "kernels")
+    assert made.release == "9.9-test" and made.shares_files == (like == 13)
     assert made.modules == ("virtio_ring", "virtio_mmio")
     assert made.image.read_bytes().startswith(b"\x7fELF")
     assert modules.SIGNED not in made.module_files()[1]
@@ -147,6 +153,28 @@ def lz4_literals(data: bytes) -> bytes:
         + bytes(block)
         + count.to_bytes(4, "little")
     )
+
+
+def test_zstd_ends_where_its_frame_does() -> None:
+    packed = zstandard().compress(b"kernel" * 100)
+    assert vmlinux.unpack(packed + struct.pack("<I", 600)) == b"kernel" * 100
+    with pytest.raises(ValueError, match="cut short"):
+        vmlinux.unpack(packed[:-4])
+    with pytest.raises(ValueError, match="damaged zstd"):
+        vmlinux.unpack(packed[:6] + b"\xff" * 60)
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".xz", ".zst"])
+def test_modules_are_read_however_they_are_packed(ending: str) -> None:
+    pack = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard().compress}
+    packed = pack.get(ending, bytes)(b"\x7fELF and so on")
+    assert modules.opened(f"a/b.ko{ending}", packed) == b"\x7fELF and so on"
+    assert modules.name_of(f"a/b-c.ko{ending}") == "b_c"
+    with pytest.raises(ValueError, match=r"not read here \(\.bz2\)"):
+        modules.opened("b.ko.bz2", packed)
+    if ending:
+        with pytest.raises(ValueError, match="a damaged module"):
+            modules.opened(f"b.ko{ending}", packed[: len(packed) // 2] + b"?")
 
 
 @given(st.binary(min_size=1, max_size=2000))

@@ -29,8 +29,6 @@ NEEDS = (
     Need("overlay", b"overlay\0", "CONFIG_OVERLAY_FS"),
 )
 ACPI_DEVICE = b"LNRO0005"
-# What guests can do without. A name as short as `fuse` ends others, so this is known by what it says (fs/fuse/inode.c).
-EXTRAS = {"fuse": b"init (API version "}
 
 
 def lacking(image: bytes, modules: dict[str, bytes], vmm: str) -> list[str]:
@@ -44,10 +42,6 @@ def lacking(image: bytes, modules: dict[str, bytes], vmm: str) -> list[str]:
     if qemu and not any(ACPI_DEVICE in each for each in (*modules.values(), image)):
         found.append("CONFIG_ACPI")
     return found
-
-
-def built_in(image: bytes) -> tuple[str, ...]:
-    return tuple(name for name, mark in EXTRAS.items() if mark in image)
 
 
 def check(image: bytes, modules: dict[str, bytes], vmm: str, name: str) -> None:

@@ -106,13 +106,7 @@ def digest_of(directory: Path, names: tuple[str, ...]) -> str:
 
 
 def store(
-    place: Path,
-    release: str,
-    image: bytes,
-    found: dict[str, bytes],
-    *,
-    built_in: tuple[str, ...] = (),
-    own: bool = False,
+    place: Path, release: str, image: bytes, found: dict[str, bytes], *, own: bool = False
 ) -> Kernel:
     """Write a kernel below `place`, in the place of one of the same release. `own`: for who names it."""
     order = modules.in_order(found, (*modules.WANTED, *modules.VSOCK))
@@ -124,7 +118,7 @@ def store(
         (fresh / "vmlinux").write_bytes(image)
         for name in order:
             (fresh / "modules" / f"{name}.ko").write_bytes(modules.without_signature(found[name]))
-        digest = digest_of(fresh, tuple(order))
+        digest, built_in = digest_of(fresh, tuple(order)), modules.built_in(image)
         record = {
             "release": release,
             "digest": digest,
@@ -151,8 +145,9 @@ def unpack(package: Path, place: Path, say: Say = lambda _: None) -> Kernel:
                 if name.startswith("boot/vmlinuz-"):
                     release = name.removeprefix("boot/vmlinuz-")
                     image = contents(archive, member)
-                elif name.endswith(".ko") and inside.startswith(modules.PLACES):
-                    found[modules.name_of(name)] = contents(archive, member)
+                elif modules.is_module(name) and inside.startswith(modules.PLACES):
+                    packed = contents(archive, member)
+                    found[modules.name_of(name)] = modules.opened(name, packed)
     except (OSError, EOFError, ValueError, tarfile.TarError, lzma.LZMAError) as error:
         raise BadArtifact(package, f"not a Debian kernel package: {error}") from error
     if not image:
@@ -193,7 +188,7 @@ def fetch(place: Path | None = None, say: Say = print) -> Kernel:
         )
     name = depends_of(META_PACKAGE)
     with tempfile.TemporaryDirectory(prefix="sampan-kernel-") as scratch:
-        say(f"downloading {name} (27 MB)")
+        say(f"downloading {name} (about 30 MB)")
         done = subprocess.run(
             [apt, "download", "-qq", name], cwd=scratch, capture_output=True, text=True, check=False
         )  # fmt: skip

@@ -6,9 +6,14 @@ Signatures are cut off: nothing checks them in a guest, and checking them is wha
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import stat
 import struct
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+
+from sampan.image.decompress import zstandard
 
 WANTED = ("virtio_mmio", "virtio_console", "virtio_blk", "virtio_net", "erofs", "overlay", "fuse")
 VSOCK = ("vmw_vsock_virtio_transport",)  # where the VMM has no serial port of virtio
@@ -18,12 +23,46 @@ PLACES = (
     "drivers/net/net_failover", "net/core/", "net/vmw_vsock/", "fs/erofs/", "fs/overlayfs/", "fs/fuse/",
     "lib/", "crypto/",
 )  # fmt: skip
+# What guests can do without. A name as short as `fuse` ends others, so this is known by what it says (fs/fuse/inode.c).
+EXTRAS = {"fuse": b"init (API version "}
 SIGNED = b"~Module signature appended~\n"
+
+
+# How distributions compress them.
+OPENERS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.decompress,
+    ".xz": lzma.decompress,
+    ".zst": lambda data: bytes(zstandard().decompress(data)),
+}
+
+
+def built_in(image: bytes) -> tuple[str, ...]:
+    return tuple(name for name, mark in EXTRAS.items() if mark in image)
+
+
+def is_module(path: str) -> bool:
+    return ".ko" in path.rpartition("/")[2]
 
 
 def name_of(path: str) -> str:
     """A module's own name: its file's, with `-` as `_`."""
-    return path.rpartition("/")[2].removesuffix(".ko").replace("-", "_")
+    return path.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
+
+
+def opened(path: str, data: bytes) -> bytes:
+    """The module in a file of that name, uncompressed. Raises ValueError."""
+    ending = path.rpartition("/")[2].partition(".ko")[2]
+    opener = OPENERS.get(ending)
+    if opener is None:
+        raise ValueError(f"a module compressed in a way that is not read here ({ending})")
+    damage: tuple[type[Exception], ...] = (OSError, EOFError, lzma.LZMAError, zlib.error)
+    if ending == ".zst":
+        damage = (*damage, zstandard().ZstdError)
+    try:
+        return opener(data)
+    except damage as error:
+        raise ValueError(f"a damaged module: {error}") from error
 
 
 def dependencies(module: bytes) -> list[str]:

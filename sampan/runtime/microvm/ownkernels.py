@@ -9,12 +9,10 @@ a console or vsock of virtio, erofs and overlayfs: one without is not kept.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import itertools
-import lzma
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sampan.image import lookup
@@ -25,12 +23,6 @@ from sampan.runtime.microvm.kernels import Kernel
 BANNER = re.compile(rb"Linux version (\d[0-9A-Za-z.+_~-]*) ")
 NAMES = ("boot/vmlinux", "boot/vmlinuz", "boot/bzImage")
 ROOTS = ("lib/modules", "usr/lib/modules")
-# How distributions compress modules; Python 3.11 reads no zstd.
-OPENERS: dict[str, Callable[[bytes], bytes]] = {
-    ".ko": bytes,
-    ".ko.gz": gzip.decompress,
-    ".ko.xz": lzma.decompress,
-}
 
 
 def from_file(path: Path, place: Path, vmm: str) -> Kernel:
@@ -64,16 +56,10 @@ def modules_in(layers: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
         for path in sorted((layer / root).rglob("*.ko*")):
             if lookup.find(layers, f"/{path.relative_to(layer)}") != path:
                 continue  # a higher layer has another or none, or it is a link
-            stem, dot, rest = path.name.partition(".ko")
-            opener = OPENERS.get(dot + rest)
-            if opener is None:
-                raise BadArtifact(
-                    path, f"a module compressed in a way that is not read here ({rest})"
-                )
             try:
-                yield modules.name_of(f"{stem}.ko"), opener(path.read_bytes())
-            except (OSError, EOFError, lzma.LZMAError) as error:
-                raise BadArtifact(path, f"a damaged module: {error}") from error
+                yield modules.name_of(path.name), modules.opened(path.name, path.read_bytes())
+            except (OSError, ValueError) as error:
+                raise BadArtifact(path, str(error)) from error
 
 
 def keep(image: bytes, found: dict[str, bytes], place: Path, vmm: str, name: str) -> Kernel:
@@ -85,5 +71,4 @@ def keep(image: bytes, found: dict[str, bytes], place: Path, vmm: str, name: str
     for each in sorted(found):
         digest.update(hashlib.sha256(found[each]).digest())
     release = f"{banner[1].decode()}-{digest.hexdigest()[:8]}"
-    extras = guestneeds.built_in(image)
-    return kernels.store(place, release, image, found, built_in=extras, own=True)
+    return kernels.store(place, release, image, found, own=True)

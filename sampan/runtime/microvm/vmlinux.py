@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+from sampan.image.decompress import ZSTD, zstandard
 from sampan.runtime.microvm.errors import BadArtifact
 
 ELF = b"\x7fELF"
@@ -54,6 +55,7 @@ def unpack(packed: bytes) -> bytes:
     methods: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
         (b"\x1f\x8b", lambda data: gzip.decompress(data[:-4])),
         (b"\xfd7zXZ", lambda data: lzma.LZMADecompressor().decompress(data, LARGEST)),
+        (ZSTD, unpack_zstd),
         (b"BZh", lambda data: bz2.BZ2Decompressor().decompress(data, LARGEST)),
         (b"\x02\x21\x4c\x18", unpack_lz4),
         (b"\x5d\x00\x00", lambda data: lzma.LZMADecompressor().decompress(data, LARGEST)),
@@ -63,6 +65,19 @@ def unpack(packed: bytes) -> bytes:
         if packed.startswith(magic):
             return method(packed)
     raise ValueError(f"its compression is not known here (it begins with {packed[:4].hex()})")
+
+
+def unpack_zstd(data: bytes) -> bytes:
+    """The first frame: what follows is the kernel's size word."""
+    zstd = zstandard()
+    engine = zstd.ZstdDecompressor()
+    try:
+        out = bytes(engine.decompress(data, LARGEST))
+    except zstd.ZstdError as error:
+        raise ValueError(f"damaged zstd: {error}") from error
+    if not engine.eof:
+        raise ValueError("it is cut short")
+    return out
 
 
 def unpack_lz4(data: bytes) -> bytes:
