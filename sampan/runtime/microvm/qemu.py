@@ -30,8 +30,11 @@ from sampan.runtime.sandbox import Support
 LOG = logging.getLogger(__name__)
 LEAST = (7, 2)
 # With a real-time clock: a kernel that finds none waits for it twice, a second each time (mc146818_get_time).
+# The firmware by name: by default it is what a distribution calls bios-microvm.bin, which is qboot in Debian 12 and SeaBIOS
+# in 13, and SeaBIOS finds no kernel without option ROMs.
 MACHINE = (
-    "microvm,x-option-roms=off,isa-serial=on,rtc=on,pit=off,pic=off,ioapic2=on,memory-backend=ram"
+    "microvm,firmware=qboot.rom,x-option-roms=off,isa-serial=on,rtc=on,pit=off,pic=off,ioapic2=on,"
+    "memory-backend=ram"
 )
 # The agent looks for its ports by these numbers.
 PORTS = (
