@@ -2,8 +2,8 @@
 """What `./run` shows: one service as WebAssembly, as a container and as a microVM, watched through a real kubectl.
 
 Starts a cluster in a temporary directory, builds the example's images, applies it, calls it, scales it, kills a pod, prints
-what it measured, and stops without leaving anything behind. Without root it does the same with WebAssembly alone; without
-QEMU or a guest kernel, with the other two.
+what it measured, and stops without leaving anything behind. Without root it does the same with WebAssembly alone; where
+no guest boots, with the other two.
 """
 
 from __future__ import annotations
@@ -300,14 +300,14 @@ def get(url: str) -> str:
 
 
 def kinds_here() -> tuple[str, ...]:
-    """For root: microVMs too, where their pieces are."""
-    from sampan.runtime.microvm.kind import MicroVMKind
+    """For root: microVMs too, where a guest boots."""
+    from sampan.cli.doctor import probe_kind
 
-    nowhere = Path("/nonexistent")
-    support = asyncio.run(MicroVMKind(nowhere, nowhere, "none").glance())
+    support = asyncio.run(probe_kind("microvm", Path("/nonexistent")))
     if support.usable:
         return ("wasm", "container", "microvm")
-    print(f"  without microVMs: {support.why}; to have them: {support.install}", file=sys.stderr)
+    mend = f"; to have them: {support.install}" if support.install else ""
+    print(f"  without microVMs: {support.why}{mend}", file=sys.stderr)
     return ("wasm", "container")
 
 

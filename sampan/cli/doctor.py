@@ -31,23 +31,25 @@ def examine(data_dir: Path | None) -> int:
 
 
 async def probe_kinds(data_dir: Path) -> list[tuple[str, Support]]:
-    """By the settings of a cluster that is there, in directories of their own: nothing of it is touched."""
-    from sampan.runtime.kinds import KINDS, load
+    from sampan.runtime.kinds import KINDS
 
-    found = []
+    return [(name, await probe_kind(name, data_dir)) for name in KINDS]
+
+
+async def probe_kind(name: str, data_dir: Path) -> Support:
+    """By the settings of a cluster that is there, in a directory of its own: nothing of it is touched."""
+    from sampan.runtime.kinds import load
+
     with tempfile.TemporaryDirectory(prefix="sampan-doctor-") as scratch:
-        for name in KINDS:
-            directory = Path(scratch) / name
-            directory.mkdir()
-            settings = data_dir / "runtime" / name / "settings.json"
-            if settings.is_file():
-                shutil.copy(settings, directory)
-            kind = load(name, directory, directory, "spdoctor")
-            try:
-                found.append((name, await kind.probe()))
-            finally:
-                await kind.close()
-    return found
+        directory = Path(scratch)
+        settings = data_dir / "runtime" / name / "settings.json"
+        if settings.is_file():
+            shutil.copy(settings, directory)
+        kind = load(name, directory, directory, "spdoctor")
+        try:
+            return await kind.probe()
+        finally:
+            await kind.close()
 
 
 def probe_network() -> list[tuple[str, Support]]:
