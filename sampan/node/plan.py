@@ -37,6 +37,7 @@ class Blocked:
     message: str
     since: float
     until: float
+    image: str = ""  # that could not be had
 
 
 @dataclass(frozen=True, slots=True)

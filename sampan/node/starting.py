@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from sampan.node.errors import (
     SandboxError,
     VolumeError,
 )
-from sampan.node.images import pull_policy
+from sampan.node.images import Report, pull_policy
 from sampan.node.observed import RUNNING, SandboxState, sandbox_state
 from sampan.node.plan import Blocked, Start
 from sampan.node.podspec import EPHEMERAL, Named, Object
@@ -197,23 +198,31 @@ class Starting:
     async def _image(self, named: Named, handler: str) -> containerconfig.ImageFacts:
         """Raises ImageError after it was noted on the container."""
         image = environment.expand(named.container.get("image", ""), {})
-        return await self._ensure(named, image, pull_policy(named.container), handler)
+        report = self.worker.report_for(named)
+        return await self._ensure(named, image, pull_policy(named.container), handler, report)
 
     async def _image_volumes(self, named: Named, handler: str) -> dict[str, str]:
-        """Volumes of the container that are images (KEP-4639), and these images' ids. Raises as `_image`."""
+        """Volumes of the container that are images (KEP-4639), and these images' ids. Raises as `_image`.
+
+        As kubelet tells it: pulls are events of the pod, the container that has to wait for one has its reason.
+        """
         mounted = {mount["name"] for mount in named.container.get("volumeMounts") or ()}
         found = {}
         for volume in self.worker.pod["spec"].get("volumes") or ():
             source = volume.get("image")
             if source is not None and volume["name"] in mounted:
                 image = source.get("reference") or ""
+                # A local build may have moved the name since another container was told of it.
+                self.context.images.forget(image)
                 given = {"image": image, "imagePullPolicy": source.get("pullPolicy")}
-                facts = await self._ensure(named, image, pull_policy(given), handler)
+                facts = await self._ensure(
+                    named, image, pull_policy(given), handler, self.worker.event
+                )
                 found[volume["name"]] = facts.ref
         return found
 
     async def _ensure(
-        self, named: Named, image: str, policy: str, handler: str
+        self, named: Named, image: str, policy: str, handler: str, report: Report
     ) -> containerconfig.ImageFacts:
         container = named.container
         namespace = self.worker.pod["metadata"]["namespace"]
@@ -230,16 +239,14 @@ class Starting:
         ]
         try:
             facts = await self.worker.ending.unless_ending(
-                context.images.ensure(
-                    image, policy, handler, secrets, self.worker.report_for(named)
-                )
+                context.images.ensure(image, policy, handler, secrets, report)
             )
         except ImageError as error:
             name, now = container["name"], time.time()
             self.worker.event("Warning", "Failed", f"Error: {error.reason}", named)
             self._image_backoff.next(image, now)
             until = now + self._image_backoff.delay(image)
-            self.blocked[name] = Blocked(error.reason, str(error), now, until)
+            self.blocked[name] = Blocked(error.reason, str(error), now, until, image)
             self.sandbox_after = until if self.worker.observed.sandbox() is None else 0.0
             raise
         self._image_backoff.forget(image)
@@ -370,12 +377,12 @@ class Starting:
     def show_pull_back_off(self, name: str) -> bool:
         blocked = self.blocked[name]
         named = podspec.find(self.worker.pod, name)
-        image = named.container.get("image", "") if named else ""
-        text = f'Back-off pulling image "{image}"'
-        self.worker.event("Normal", "BackOff", text, named)
+        text = f'Back-off pulling image "{blocked.image}"'
+        own = named is not None and blocked.image == named.container.get("image")
+        self.worker.event("Normal", "BackOff", text, named if own else None)
         self.worker.event("Warning", "Failed", "Error: ImagePullBackOff", named)
         message = f"{text}: ErrImagePull: {blocked.message}"
-        self.blocked[name] = Blocked("ImagePullBackOff", message, blocked.since, blocked.until)
+        self.blocked[name] = replace(blocked, reason="ImagePullBackOff", message=message)
         return True
 
     def forget_volume_failure(self) -> None:

@@ -2,17 +2,19 @@
 
 They are mounted when the container is created, so that an image or a sub-path that is not there fails the creation, and
 unmounted when it is removed. With root an image of one layer is a bind mount and one of several an overlayfs without a
-writable layer. Without root nothing can be mounted: an image of one layer is its directory.
+writable layer. Without root nothing can be mounted: an image of one layer is its directory, one of several a
+tree of hard links. Nothing in an image volume can be run.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sampan.cri.errors import FailedPrecondition, InvalidArgument, NotFound
+from sampan.cri.errors import InvalidArgument, NotFound
 from sampan.image.errors import ImageNotFound
 from sampan.image.store import ImageStore
 from sampan.linux import mounts
@@ -20,9 +22,10 @@ from sampan.runtime import kernel
 from sampan.runtime.beneath import resolve
 from sampan.runtime.spec import image_volume
 
-READ_ONLY = (
-    mounts.MS_REMOUNT | mounts.MS_BIND | mounts.MS_RDONLY | mounts.MS_NOSUID | mounts.MS_NODEV
-)
+if TYPE_CHECKING:
+    from sampan.runtime.microvm.erofs import Node
+
+LOCKED = mounts.MS_RDONLY | mounts.MS_NOEXEC | mounts.MS_NOSUID | mounts.MS_NODEV
 
 
 async def mount_all(images: ImageStore, wanted: Any, directory: Path) -> None:
@@ -46,9 +49,7 @@ def mount(layers: tuple[Path, ...], place: Path, sub_path: str) -> None:
     """Runs in a thread of its own: it may change its working directory."""
     place.mkdir(parents=True, mode=0o755)
     if os.geteuid() != 0:
-        if len(layers) > 1:
-            raise FailedPrecondition("an image volume of several layers needs root")
-        source = within(layers[0], sub_path) if layers else place
+        source = within(whole(layers, place), sub_path)
         place.rmdir()
         place.symlink_to(source)
         return
@@ -58,11 +59,10 @@ def mount(layers: tuple[Path, ...], place: Path, sub_path: str) -> None:
         names = ":".join(os.path.relpath(layer, base) for layer in reversed(layers))
         kernel.unshare(kernel.CLONE_FS)
         os.chdir(base)
-        flags = mounts.MS_NOSUID | mounts.MS_NODEV
-        mounts.mount("overlay", str(place), "overlay", flags, f"lowerdir={names}")
+        mounts.mount("overlay", str(place), "overlay", LOCKED, f"lowerdir={names}")
     elif layers:
         mounts.mount(str(layers[0]), str(place), flags=mounts.MS_BIND)
-        mounts.mount("", str(place), flags=READ_ONLY)
+        mounts.mount("", str(place), flags=mounts.MS_REMOUNT | mounts.MS_BIND | LOCKED)
     if not sub_path:
         return
     try:
@@ -76,6 +76,30 @@ def mount(layers: tuple[Path, ...], place: Path, sub_path: str) -> None:
     except BaseException:
         mounts.unmount(place)
         raise
+
+
+def whole(layers: tuple[Path, ...], place: Path) -> Path:
+    """One directory with the image's files, beside `place` if no layer is that."""
+    if len(layers) == 1:
+        return layers[0]
+    tree = place.with_suffix(".tree")
+    if layers:
+        from sampan.runtime.microvm.erofs import merge
+
+        link(merge(layers), tree)
+    else:
+        tree.mkdir()
+    return tree
+
+
+def link(node: Node, place: Path) -> None:
+    """A directory of the merged view, whose files are the layers' by another name."""
+    place.mkdir(mode=0o755)
+    for name, child in node.children.items():
+        if child.kind == stat.S_IFDIR:
+            link(child, place / name)
+        elif child.kind in (stat.S_IFREG, stat.S_IFLNK):
+            os.link(child.path, place / name, follow_symlinks=False)
 
 
 def within(root: Path, sub_path: str) -> Path:

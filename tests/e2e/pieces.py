@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import box
@@ -70,3 +71,30 @@ def settled(boat: Cluster, app: str, count: int, namespace: str = "default") -> 
 def ready(pod: dict[str, Any]) -> bool:
     conditions = pod["status"].get("conditions", ())
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def cargo_image(boat: Cluster, directory: Path, word: str) -> None:
+    """`cargo:1`, two layers: a/word and b/word, which say `word` and where they are, and a script a/run."""
+    for name in ("a", "b"):
+        (directory / name).mkdir(exist_ok=True)
+        (directory / name / "word").write_text(f"{word} {name}\n")
+    (directory / "a" / "run").write_text("#!/bin/sh\necho ran\n")
+    (directory / "a" / "run").chmod(0o755)
+    (directory / "Dockerfile").write_text("FROM scratch\nCOPY a /a\nCOPY b /b\n")
+    boat.sampan("image", "build", "-t", "cargo:1", str(directory))
+
+
+def cargo_pod(kind: str) -> dict[str, Any]:
+    """With the image's files as a volume, whole and in parts: `look` says all of its words, `box` follows one."""
+    mounts = [
+        {"name": "cargo", "mountPath": "/whole"},
+        {"name": "cargo", "mountPath": "/part", "subPath": "a"},
+        {"name": "cargo", "mountPath": "/named", "subPathExpr": "$(HOLD)"},
+    ]
+    fields = {"volumeMounts": mounts, "env": [{"name": "HOLD", "value": "b"}]}
+    words = ("/whole/a/word", "/whole/b/word", "/part/word", "/named/word")
+    spec = {
+        "initContainers": [box.container(kind, "cat", *words, name="look", **fields)],
+        "volumes": [{"name": "cargo", "image": {"reference": "cargo:1"}}],
+    }
+    return box.pod(kind, f"cargo-{kind}", "follow", words[0], spec=spec, **fields)

@@ -1,8 +1,13 @@
-"""What a StatefulSet writes stays: through the deletion of its pods, a stop of the whole cluster, and until its claim goes."""
+"""What a StatefulSet writes stays: through the deletion of its pods, a stop of the whole cluster, and until its claim goes.
+
+And the files of an image are a volume (KEP-4639), for every kind of sandbox, while the image may be replaced and the node die.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +16,8 @@ import box
 import pytest
 from cluster import Cluster, wait_for
 from conftest import load_box
-from pieces import KINDS, ready
+from pieces import KINDS, cargo_image, cargo_pod, ready
+from remains import mounts
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +132,68 @@ def test_a_volume_goes_with_its_claim_or_stays_as_its_policy_says(boat: Cluster)
         what="Released",
     )
     assert (path / "cargo").read_text().startswith(f"gold by {kept}")
+
+
+def waiting(boat: Cluster, name: str, container: str) -> dict[str, str]:
+    pod = boat.read(f"/api/v1/namespaces/default/pods/{name}")
+    states = {c["name"]: c["state"] for c in pod["status"].get("containerStatuses", ())}
+    return dict(states.get(container, {}).get("waiting", {}))
+
+
+def events(boat: Cluster, name: str) -> set[tuple[str, str, str]]:
+    """(reason, the container that it is about, message)"""
+    chosen = f"events?fieldSelector=involvedObject.name%3D{name}"
+    return {
+        (event["reason"], event["involvedObject"].get("fieldPath", ""), event["message"])
+        for event in boat.read(f"/api/v1/namespaces/default/{chosen}")["items"]
+    }
+
+
+def test_an_image_is_a_volume_for_every_kind(boat: Cluster, tmp_path: Path) -> None:
+    cargo_image(boat, tmp_path, "gold")
+    absent = "127.0.0.1:1/absent:1"
+    for kind in KINDS:
+        pod = cargo_pod(kind)
+        pod["spec"]["volumes"].append({"name": "absent", "image": {"reference": absent}})
+        for name, mount in (
+            ("absent", {"name": "absent", "mountPath": "/data"}),
+            ("astray", {"name": "cargo", "mountPath": "/data", "subPath": "no/such"}),
+        ):
+            extra = box.container(kind, "sleep", name=name, volumeMounts=[mount])
+            pod["spec"]["containers"].append(extra)
+        boat.apply(pod)
+        boat.sampan("image", "tag", box.image("box", kind), f"again:{kind}")
+    for kind in KINDS:
+        name = f"cargo-{kind}"
+        wait_for(lambda n=name: "gold a" in boat.kubectl("logs", n, "-c", "box"), 30, name)
+        assert boat.kubectl("logs", name, "-c", "look") == "gold a\ngold b\ngold a\ngold b\n"
+        inside = ("exec", name, "-c", "box", "--")
+        boat.kubectl_fails(*inside, box.BOX[kind], "write", "/whole/a/word", "lead")
+        if kind != "wasm":  # whose guests cannot execute anything
+            assert "ermission denied" in boat.kubectl_fails(*inside, "/part/run")
+        wait_for(
+            lambda n=name: waiting(boat, n, "absent").get("reason") == "ImagePullBackOff",
+            what="ImagePullBackOff",
+        )
+        said = f'Back-off pulling image "{absent}"'
+        assert waiting(boat, name, "absent")["message"].startswith(f"{said}: ErrImagePull: ")
+        assert waiting(boat, name, "astray")["reason"] == "CreateContainerError"
+        assert "no/such" in waiting(boat, name, "astray")["message"]
+        field = "spec.containers{absent}"
+        expected = {("BackOff", "", said), ("Failed", field, "Error: ErrImagePull")}
+        wait_for(lambda n=name, e=expected: e <= events(boat, n), what="the events")
+    # Another image of that name is what a container has when it starts again, and not before.
+    cargo_image(boat, tmp_path, "silver")
+    for kind in KINDS:
+        image = {"spec": {"containers": [{"name": "box", "image": f"again:{kind}"}]}}
+        boat.kubectl("patch", "pod", f"cargo-{kind}", "-p", json.dumps(image))
+    for kind in KINDS:
+        name = f"cargo-{kind}"
+        wait_for(lambda n=name: "silver a" in boat.kubectl("logs", n, "-c", "box"), 30, name)
+    for part in ("runtime", "node"):
+        os.kill(boat.status()["parts"][part]["pid"], signal.SIGKILL)
+    boat.kubectl("delete", "pod", "--wait=false", *(f"cargo-{kind}" for kind in KINDS))
+    for kind in KINDS:
+        boat.kubectl("wait", "--for=delete", f"pod/cargo-{kind}", "--timeout=30s")
+    place = str(boat.data / "runtime" / "containers")
+    wait_for(lambda: not any(place in mount for mount in mounts(boat)), what="no mount left")

@@ -21,7 +21,7 @@ from sampan.runtime.microvm.protocol import Change, Type
 from sampan.runtime.microvm.shares import Shares
 from sampan.runtime.microvm.vmm import Machine
 from sampan.runtime.microvm.volumes import Treatment, Volume
-from sampan.runtime.sandbox import CannotStart, ContainerSpec, SandboxSpec
+from sampan.runtime.sandbox import CannotStart, ContainerSpec, Mount, SandboxSpec
 
 Placed = tuple[Volume, str]  # and where in the container
 
@@ -66,7 +66,7 @@ class Provision:
             if mount.target == self._disk:
                 continue  # it holds the disk, which is attached as a drive
             try:
-                volume = volumes.plan(mount, mounts, self._own, sharing=self._facts.sharing)
+                volume = self._plan(mount, mounts)
             except CannotStart:
                 if present:
                     continue
@@ -94,7 +94,7 @@ class Provision:
         for mount in container.mounts:
             if mount.target == self._disk:
                 continue
-            volume = volumes.plan(mount, mounts, self._own, sharing=self._facts.sharing)
+            volume = self._plan(mount, mounts)
             guest = places.get(mount.target)
             if guest is None or volume.treatment is Treatment.SHARED:
                 raise CannotStart(
@@ -107,6 +107,10 @@ class Provision:
             placed.append((volume, mount.target))
         self._placed[container.id] = placed
         self._facts.places[container.id] = dict(places)
+
+    def _plan(self, mount: Mount, mounts: str) -> Volume:
+        planned = volumes.plan(mount, mounts, self._own, sharing=self._facts.sharing)
+        return replace(planned, noexec=mount.is_image)
 
     def places(self, container_id: str) -> dict[str, str]:
         """Where the volumes of a container are in the guest, by target."""
