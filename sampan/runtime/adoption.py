@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from sampan.linux import mounts, trees
 from sampan.network.pods import PodRef
-from sampan.runtime import endings, spec
+from sampan.runtime import endings, groups, spec
 from sampan.runtime.records import ContainerEntry, SandboxEntry, load_all
 from sampan.runtime.sandbox import Exit, SandboxRecord
 
@@ -110,3 +110,4 @@ async def collect(service: RuntimeService, strays: list[Path]) -> None:
                     await sweep(living, strays)
             except ImportError as error:
                 LOG.warning("leftovers of the kind %r cannot be looked for: %s", name, error)
+    await groups.collect(service.config.instance, living)

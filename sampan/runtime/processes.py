@@ -59,7 +59,10 @@ async def kill(pid: int) -> None:
     except ProcessLookupError:
         return
     process.signal(signal.SIGKILL)
-    await process.wait()
+    try:
+        await process.wait()
+    finally:
+        process.close()
 
 
 def spawn(

@@ -13,6 +13,7 @@ from typing import Any
 from sampan.cri.client import CRIClient
 from sampan.cri.errors import Unavailable
 from sampan.image.store import ImageStore
+from sampan.linux import cgroups
 from sampan.network.loopback import LoopbackNetwork
 from sampan.runtime.config import RuntimeConfig
 from sampan.runtime.serve import serve
@@ -134,3 +135,9 @@ class Runtime:
             found = await self.client.list_pod_sandbox(wait=True)
         for item in found.items:
             await self.client.remove_pod_sandbox(pod_sandbox_id=item.id)
+        assert not (left := self.groups()), f"cgroups left behind: {left}"
+
+    def groups(self) -> list[str]:
+        """Control groups of pods and of what is in them, in every hierarchy of either version."""
+        tops = cgroups.layout().everywhere(self.config.instance)
+        return [str(path) for top in tops for path in top.rglob("*") if path.is_dir()]

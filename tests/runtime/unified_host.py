@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from runtime_fixture import Runtime
 
@@ -14,12 +12,7 @@ pytestmark = pytest.mark.root
 HUGE = "hugetlb.2MB.max"
 
 
-def groups() -> set[Path]:
-    return {path for path in TOP.iterdir() if path.is_dir()}
-
-
 async def test_a_container_sees_its_own_group_alone(runtime: Runtime) -> None:
-    before = groups()
     pod = await runtime.pod()
     one = await runtime.container(pod, "sleep", "1000")
     await runtime.container(pod, "sleep", "2000")
@@ -31,11 +24,11 @@ async def test_a_container_sees_its_own_group_alone(runtime: Runtime) -> None:
     assert b"Read-only" in said.stderr or b"not found" in said.stderr
     await runtime.client.stop_pod_sandbox(pod_sandbox_id=pod)
     await runtime.client.remove_pod_sandbox(pod_sandbox_id=pod)
-    assert groups() == before
+    assert runtime.groups() == []
+    assert not (TOP / runtime.config.instance).exists()
 
 
 async def test_the_groups_of_a_shared_process_namespace_go_with_it(runtime: Runtime) -> None:
-    before = groups()
     pods = {"security_context": {"namespace_options": {"pid": 0}}}
     pod = await runtime.pod(linux=pods)
     linux = {"security_context": {"namespace_options": {"pid": 0}}}
@@ -43,7 +36,8 @@ async def test_the_groups_of_a_shared_process_namespace_go_with_it(runtime: Runt
     assert b"/pause" in (await runtime.exec(container, "ps")).stdout
     await runtime.client.stop_pod_sandbox(pod_sandbox_id=pod)
     await runtime.client.remove_pod_sandbox(pod_sandbox_id=pod)
-    assert groups() == before
+    assert runtime.groups() == []
+    assert not (TOP / runtime.config.instance).exists()
 
 
 async def test_limits(runtime: Runtime) -> None:
@@ -76,3 +70,32 @@ async def test_limits(runtime: Runtime) -> None:
     else:
         with pytest.raises(Unimplemented, match=r"memory.max = 67108864"):
             await runtime.client.update_container_resources(container_id=plain, linux=change)
+
+
+async def test_what_resources_say_is_in_the_files(runtime: Runtime) -> None:
+    """Of processors and numbers of processes, when a container starts and after a change; CRI has weights in v1's scale."""
+    if not all(layout().governs(name) for name in ("cpu", "pids", "memory")):
+        return  # v1 has them here: tests/linux/test_linux_cgroups.py has the files by name
+    pod = await runtime.pod()
+    resources = {
+        "cpu_shares": 512, "cpu_quota": 30_000, "cpu_period": 100_000,
+        "memory_limit_in_bytes": 48 << 20, "unified": {"pids.max": "23"},
+    }  # fmt: skip
+    container = await runtime.container(pod, "sleep", "1000", linux={"resources": resources})
+    assert await limits(runtime, pod, container) == ["20", "30000 100000", str(48 << 20), "23"]
+    change = {**resources, "cpu_shares": 2048, "cpu_quota": 50_000, "unified": {"pids.max": "9"}}
+    await runtime.client.update_container_resources(container_id=container, linux=change)
+    assert await limits(runtime, pod, container) == ["79", "50000 100000", str(48 << 20), "9"]
+    forks = "for n in 1 2 3 4 5 6 7 8 9 10; do sleep 1000 & done; wait"
+    refused = await runtime.exec(container, "sh", "-c", forks)
+    assert refused.exit_code and b"fork" in refused.stderr
+
+
+async def limits(runtime: Runtime, pod: str, container: str) -> list[str]:
+    """As the host has them; the container sees the same."""
+    files = ("cpu.weight", "cpu.max", "memory.max", "pids.max")
+    group = TOP / runtime.config.instance / pod / container
+    found = [(group / name).read_text().strip() for name in files]
+    shown = await runtime.exec(container, "cat", *(f"/sys/fs/cgroup/{name}" for name in files))
+    assert shown.stdout.decode().splitlines() == found
+    return found

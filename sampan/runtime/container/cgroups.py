@@ -151,10 +151,6 @@ class Cgroup:
                 except ProcessLookupError:
                     continue
 
-    def remove(self) -> bool:
-        """Remove the group, its empty children first; False when a member still holds it. Idempotent."""
-        return cgroups.remove(self.path)
-
     def remove_if_empty(self) -> None:
         """Remove the group itself where it has no children."""
         cgroups.remove_if_empty(self.path)

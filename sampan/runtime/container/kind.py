@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -13,13 +12,13 @@ import tempfile
 from pathlib import Path
 
 from sampan.linux import mounts
-from sampan.runtime import kernel
+from sampan.runtime import groups, kernel
 from sampan.runtime.container import elf, oci, rootfs, view
 from sampan.runtime.container.cgroups import Cgroup
 from sampan.runtime.container.engine import PATH, Engine, candidates
 from sampan.runtime.container.namespaces import PodNamespaces, pin
 from sampan.runtime.container.sandbox import ContainerSandbox, bare_configuration, join
-from sampan.runtime.processes import Watched, run
+from sampan.runtime.processes import run
 from sampan.runtime.sandbox import (
     FEATURES,
     RECURSIVE_READ_ONLY,
@@ -174,7 +173,7 @@ class ContainerKind:
                 namespaces.remove()
                 mounts.unmount(network)
                 engine.forget(name)
-                cgroup.remove()
+                await groups.end(cgroup.path)
                 Cgroup(f"/{self.instance}").remove_if_empty()
         if code == PROOF:
             return ""
@@ -217,12 +216,6 @@ class ContainerKind:
             if path.name not in sandboxes:
                 LOG.info("removing the namespaces of sandbox %s, which does not run", path.name)
                 PodNamespaces(path).remove()
-        for directory in Cgroup(f"/{self.instance}").directories():
-            for path in directory.iterdir() if directory.is_dir() else ():
-                # Groups of other names are the pods' own, which the node agent named and removes.
-                if path.is_dir() and len(path.name) == 64 and path.name not in sandboxes:
-                    await end(Cgroup(f"/{self.instance}/{path.name}"), path)
-        Cgroup(f"/{self.instance}").remove_if_empty()
         for engine in candidates(self.run_directory):
             for path in engine.root.iterdir() if engine.root.is_dir() else ():
                 if path.name in {stray.name for stray in strays}:
@@ -230,20 +223,6 @@ class ContainerKind:
 
     async def close(self) -> None:
         return
-
-
-async def end(group: Cgroup, directory: Path) -> None:
-    """Kill all that runs in a pod's group, wait for it to be gone, and remove the group."""
-    for name in ("", *(child.name for child in directory.iterdir() if child.is_dir())):
-        part = Cgroup(f"{group.path}/{name}")
-        members = []
-        for pid in part.members():
-            with contextlib.suppress(ProcessLookupError):
-                members.append(Watched(pid))
-        part.kill()
-        for member in members:
-            await member.wait()
-    group.remove()
 
 
 def end_stray(directory: Path) -> None:

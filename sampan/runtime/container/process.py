@@ -16,8 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from sampan.cri.streams import Streams
-from sampan.linux import cgroups
-from sampan.runtime import files, kernel
+from sampan.runtime import files, groups, kernel
 from sampan.runtime.container import rootfs
 from sampan.runtime.container.attach import attach, send_control
 from sampan.runtime.container.cgroups import Cgroup
@@ -163,7 +162,7 @@ class ContainerProcess:
             self._conmon.close()
         rootfs.unmount(self.spec.directory)
         self._engine.forget(self.spec.id)
-        await cgroups.remove_soon(self.cgroup.path)
+        await groups.end(self.cgroup.path)
 
     async def attach(self, streams: Streams) -> None:
         if not self.running:

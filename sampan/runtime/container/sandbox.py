@@ -19,8 +19,7 @@ from typing import Any
 
 from sampan.cri.streams import Streams
 from sampan.image import UnpackedImage
-from sampan.linux import cgroups
-from sampan.runtime import files, kernel
+from sampan.runtime import files, groups, kernel
 from sampan.runtime.container import elf, measures, oci, rootfs, view
 from sampan.runtime.container.capabilities import available
 from sampan.runtime.container.cgroups import CGROUP_FILES, Cgroup
@@ -105,7 +104,7 @@ class ContainerSandbox:
             await asyncio.gather(*(kill(pid) for pid in alive))
         rootfs.unmount(container.directory)
         self._engine.forget(container.id)
-        await cgroups.remove_soon(cgroup.path)
+        await groups.end(cgroup.path)
 
     async def start(self, container: ContainerSpec, image: UnpackedImage) -> Process:
         cgroup = Cgroup(f"{self._cgroup.path}/{container.id}")
@@ -158,8 +157,7 @@ class ContainerSandbox:
         await self._stop_pause()
         await asyncio.to_thread(self.namespaces.remove)
         if self._own_parent:
-            self._cgroup.kill()
-            await cgroups.remove_soon(self._cgroup.path)
+            await groups.end(self._cgroup.path)
             self._instance_cgroup.remove_if_empty()
 
     # what a container gets from its pod
@@ -298,7 +296,7 @@ class ContainerSandbox:
         if pause := self._pause():
             await kill(pause)
         if self._pause_directory.exists():
-            self._pause_cgroup.remove()
+            await groups.end(self._pause_cgroup.path)
             self._engine.forget(f"{self.spec.id}-pause")
             await asyncio.to_thread(shutil.rmtree, self._pause_directory, True)
 

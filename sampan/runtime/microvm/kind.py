@@ -11,7 +11,6 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from sampan.linux import trees
-from sampan.runtime.container.cgroups import Cgroup
 from sampan.runtime.microvm import (
     attendant,
     boot,
@@ -288,8 +287,6 @@ class MicroVMKind:
                 trees.remove_quietly(path)
         self.templates.collect()
         self.drives.collect()
-        if os.geteuid() == 0:
-            Cgroup(f"/{self.instance}").remove_if_empty()
 
     async def close(self) -> None:
         if self._pool is not None:

@@ -18,6 +18,7 @@ from typing import Any
 from sampan.cri.streams import Streams
 from sampan.image import UnpackedImage
 from sampan.linux import trees
+from sampan.runtime import groups
 from sampan.runtime.container.cgroups import Cgroup
 from sampan.runtime.container.users import Identity
 from sampan.runtime.microvm import (
@@ -256,9 +257,9 @@ class MicroSandbox:
             await asyncio.to_thread(trees.remove_quietly, Path(self._facts.directory))
         (self.spec.directory / RECORD).unlink(missing_ok=True)
         if confine.usable():
-            self._cgroup.remove()
+            await groups.end(self._cgroup.path)
             if self._own_parent:
-                self._parent.remove()
+                await groups.end(self._parent.path)
                 self._instance_cgroup.remove_if_empty()
 
     async def _power_off(self) -> None:
