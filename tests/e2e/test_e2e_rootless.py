@@ -19,7 +19,7 @@ import box
 import pytest
 import ssh_server
 from cluster import AS_ROOT, HELLO, ROOT, Cluster, wait_for
-from pieces import deployment, settled
+from pieces import cargo_image, cargo_pod, deployment, settled
 from remains import remains
 
 NOBODY = 65534
@@ -110,6 +110,28 @@ def test_a_low_port_is_served_at_ten_thousand_more(boat: Cluster) -> None:
     port = 10080 if isinstance(boat, UserCluster) or not AS_ROOT else 80
     assert "hello from wasm" in wait_for(
         lambda: boat.http(f"http://{address}:{port}/"), 20, f"port {port}"
+    )
+
+
+def test_an_image_of_several_layers_is_a_volume(boat: Cluster) -> None:
+    """Nothing can be mounted: a user's is a tree of links to the layers' files, which goes with the pod."""
+    context = box.build()
+    boat.sampan(
+        "image", "build", "-t", "box:wasm", "-f", str(context / "Dockerfile.wasm"), str(context)
+    )
+    place = boat.directory / "cargo"  # pytest's own directory is root's
+    place.mkdir()
+    cargo_image(boat, place, "gold")
+    boat.apply(cargo_pod("wasm"))
+    wait_for(lambda: "gold a" in boat.kubectl("logs", "cargo-wasm", "-c", "box"), 20, "its words")
+    assert boat.kubectl("logs", "cargo-wasm", "-c", "look") == "gold a\ngold b\ngold a\ngold b\n"
+    write = (box.BOX["wasm"], "write", "/whole/a/word", "lead")
+    boat.kubectl_fails("exec", "cargo-wasm", "-c", "box", "--", *write)
+    trees = boat.data.glob("runtime/containers/*/volumes/*.tree")
+    assert bool(list(trees)) == (isinstance(boat, UserCluster) or not AS_ROOT)
+    boat.kubectl("delete", "pod", "cargo-wasm", "--timeout=20s")
+    wait_for(
+        lambda: not list(boat.data.glob("runtime/containers/*/volumes/*")), what="no volume left"
     )
 
 
