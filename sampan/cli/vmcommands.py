@@ -36,7 +36,7 @@ PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 def inherited(context: typer.Context, data_dir: Path | None) -> Path | None:
     """The option of a command, or of the group that it is in: `kernels --data-dir D use …` is `kernels use --data-dir D …`."""
     outer = context.parent.params.get("data_dir") if context.parent else None
-    return data_dir or outer
+    return data_dir or (Path(outer) if outer else None)  # typer makes paths for the callback alone
 
 
 def config_of(data_dir: Path | None) -> Any:
