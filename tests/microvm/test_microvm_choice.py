@@ -17,7 +17,15 @@ from runtime_fixture import Runtime
 from sampan.cri.errors import CRIError
 from sampan.image.build import build
 from sampan.image.store import ImageStore
-from sampan.runtime.microvm import drivers, guestneeds, kernels, ownkernels, presence, vmlinux
+from sampan.runtime.microvm import (
+    drivers,
+    guestneeds,
+    kernelconfig,
+    kernels,
+    ownkernels,
+    presence,
+    vmlinux,
+)
 from sampan.runtime.microvm.errors import BadArtifact, MissingPiece, VMMError
 from sampan.runtime.microvm.settings import Settings
 
@@ -149,6 +157,26 @@ def test_what_is_built_in_is_found_by_its_name() -> None:
     assert guestneeds.lacking(image.replace(marks[2], b""), {}, "firecracker") == [
         "CONFIG_VIRTIO_BLK"
     ]
+    serial = image.replace(marks[4], b"") + guestneeds.ACPI_DEVICE
+    assert guestneeds.lacking(serial, {}, "qemu") == []
+    assert guestneeds.lacking(serial, {}, "cloud-hypervisor") == ["CONFIG_VIRTIO_VSOCKETS"]
+
+
+def test_a_kernel_that_carries_its_settings_is_judged_by_them() -> None:
+    def image(*without: str) -> bytes:
+        names = (*(need.setting for need in guestneeds.NEEDS), *guestneeds.BUILT_IN)
+        lines = [f"# {each} is not set" if each in without else f"{each}=y" for each in names]
+        packed = gzip.compress("\n".join(lines).encode())
+        return b"text IKCFG_ST" + packed + b"IKCFG_ED" + guestneeds.ACPI_DEVICE
+
+    assert guestneeds.lacking(image(), {}, "qemu") == []
+    # A name that stands there for another reason deceives only where there are no settings to read.
+    without = image("CONFIG_EROFS_FS", "CONFIG_DEVTMPFS") + b"erofs\0"
+    assert guestneeds.lacking(without, {}, "qemu") == ["CONFIG_EROFS_FS", "CONFIG_DEVTMPFS"]
+    assert guestneeds.lacking(without, {"erofs": b""}, "qemu") == ["CONFIG_DEVTMPFS"]
+    assert kernelconfig.embedded(image()[:60]) == {}
+    damaged = image().replace(b"\x1f\x8b\x08", b"\x1f\x8b\x09")
+    assert kernelconfig.embedded(damaged) == {}
 
 
 def test_a_kernel_with_its_file_server_built_in_shares_directories(tmp_path: Path) -> None:
@@ -165,6 +193,9 @@ def test_a_kernel_with_its_file_server_built_in_shares_directories(tmp_path: Pat
     assert without.release.startswith("9.8-") and not without.shares_files
     shares = ownkernels.from_file(tmp_path / "with", tmp_path / "kernels", "qemu")
     assert shares.shares_files and kernels.load(shares.directory).shares_files
+    (tmp_path / "old").write_bytes(image.replace(b"version 9.8 ", b"version 5.10.1 "))
+    with pytest.raises(BadArtifact, match=r"it is Linux 5\.10\.1, and guests need 5\.12 or newer"):
+        ownkernels.from_file(tmp_path / "old", tmp_path / "kernels", "qemu")
 
 
 def test_a_kernel_brought_by_name_is_everybodys_only_where_there_is_no_other(

@@ -1,14 +1,15 @@
 """What a guest kernel must bring, as a module or built in: one that lacks a driver would boot to silence.
 
-A driver that is built in is known by the names that it is registered under, which stand in the image as they are. ACPI counts
-where QEMU's virtio-mmio devices are to be found: they are announced by it alone (`LNRO0005`).
+A kernel that carries its settings (`kernelconfig.py`) is judged by them, and by all that the agent and its containers use.
+In any other a driver that is built in is known by the names that it is registered under, which stand in the image as they
+are. ACPI counts where QEMU's virtio-mmio devices are to be found: they are announced by it alone (`LNRO0005`).
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from sampan.runtime.microvm import kernels
+from sampan.runtime.microvm import kernelconfig, kernels
 from sampan.runtime.microvm.errors import BadArtifact
 from sampan.runtime.microvm.kernels import Kernel
 
@@ -17,29 +18,44 @@ class Need(NamedTuple):
     module: str
     mark: bytes  # in the image of a kernel that has it built in
     setting: str
-    qemu_only: bool = False
+    vmm: str = ""  # the only one that it is for, "qemu" or "others"
 
 
 NEEDS = (
-    Need("virtio_mmio", b"virtio-mmio\0", "CONFIG_VIRTIO_MMIO", True),
-    Need("virtio_console", b"virtio_console\0", "CONFIG_VIRTIO_CONSOLE", True),
+    Need("virtio_mmio", b"virtio-mmio\0", "CONFIG_VIRTIO_MMIO", "qemu"),
+    Need("virtio_console", b"virtio_console\0", "CONFIG_VIRTIO_CONSOLE", "qemu"),
     Need("virtio_blk", b"virtio_blk\0", "CONFIG_VIRTIO_BLK"),
     Need("virtio_net", b"virtio_net\0", "CONFIG_VIRTIO_NET"),
+    Need(
+        "vmw_vsock_virtio_transport", b"vmw_vsock_virtio_transport\0", "CONFIG_VIRTIO_VSOCKETS", "others"
+    ),
     Need("erofs", b"erofs\0", "CONFIG_EROFS_FS"),
     Need("overlay", b"overlay\0", "CONFIG_OVERLAY_FS"),
-)
+)  # fmt: skip
 ACPI_DEVICE = b"LNRO0005"
+# Never a module, and with no name in the image to know them by. First what the agent comes up with, then what START asks for.
+BUILT_IN = (
+    "CONFIG_64BIT", "CONFIG_BLK_DEV_INITRD", "CONFIG_BINFMT_ELF", "CONFIG_DEVTMPFS", "CONFIG_TMPFS", "CONFIG_PROC_FS",
+    "CONFIG_SYSFS", "CONFIG_EPOLL", "CONFIG_SIGNALFD", "CONFIG_INET",
+    "CONFIG_PID_NS", "CONFIG_CGROUPS", "CONFIG_MEMCG", "CONFIG_CGROUP_PIDS", "CONFIG_CGROUP_SCHED", "CONFIG_UNIX98_PTYS",
+    "CONFIG_SECCOMP_FILTER", "CONFIG_TMPFS_XATTR",
+)  # fmt: skip
 
 
 def lacking(image: bytes, modules: dict[str, bytes], vmm: str) -> list[str]:
     """The settings that the kernel was built without."""
-    qemu = vmm == "qemu"
+    here = "qemu" if vmm == "qemu" else "others"
+    settings = kernelconfig.embedded(image)
     found = [
         need.setting
         for need in NEEDS
-        if need.module not in modules and need.mark not in image and (qemu or not need.qemu_only)
+        if need.vmm in ("", here)
+        and need.module not in modules
+        and not (settings.get(need.setting) == "y" if settings else need.mark in image)
     ]
-    if qemu and not any(ACPI_DEVICE in each for each in (*modules.values(), image)):
+    if settings:
+        found += [name for name in BUILT_IN if settings.get(name) != "y"]
+    if here == "qemu" and not any(ACPI_DEVICE in each for each in (*modules.values(), image)):
         found.append("CONFIG_ACPI")
     return found
 

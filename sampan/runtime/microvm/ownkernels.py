@@ -3,8 +3,8 @@
     /boot/vmlinux, /boot/vmlinuz (or with -<release>)     the kernel
     /lib/modules/<release>/                               its modules, where the drivers are not built in
 
-Kept as any kernel is (`kernels.py`), under its release and a digest: it takes no other's place. A guest needs virtio (MMIO),
-a console or vsock of virtio, erofs and overlayfs: one without is not kept.
+Kept as any kernel is (`kernels.py`), under its release and a digest: it takes no other's place. One that lacks what guests
+need (`guestneeds.py`), or is too old for them, is not kept.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sampan.runtime.microvm.errors import BadArtifact
 from sampan.runtime.microvm.kernels import Kernel
 
 BANNER = re.compile(rb"Linux version (\d[0-9A-Za-z.+_~-]*) ")
+OLDEST = (5, 12)  # has mount_setattr(2), by which the agent locks mounts
 NAMES = ("boot/vmlinux", "boot/vmlinuz", "boot/bzImage")
 ROOTS = ("lib/modules", "usr/lib/modules")
 
@@ -66,6 +67,11 @@ def keep(image: bytes, found: dict[str, bytes], place: Path, vmm: str, name: str
     banner = BANNER.search(image)
     if banner is None:
         raise BadArtifact(name, "it does not say which Linux it is")
+    if tuple(map(int, re.findall(rb"\d+", banner[1])[:2])) < OLDEST:
+        least = ".".join(map(str, OLDEST))
+        raise BadArtifact(
+            name, f"it is Linux {banner[1].decode()}, and guests need {least} or newer"
+        )
     guestneeds.check(image, found, vmm, name)
     digest = hashlib.sha256(image)
     for each in sorted(found):
