@@ -113,15 +113,19 @@ def test_a_low_port_is_served_at_ten_thousand_more(boat: Cluster) -> None:
     )
 
 
+def load_cargo(boat: Cluster) -> None:
+    place = boat.directory / "cargo"  # pytest's own directory is root's
+    place.mkdir(exist_ok=True)
+    cargo_image(boat, place, "gold")
+
+
 def test_an_image_of_several_layers_is_a_volume(boat: Cluster) -> None:
     """Nothing can be mounted: a user's is a tree of links to the layers' files, which goes with the pod."""
     context = box.build()
     boat.sampan(
         "image", "build", "-t", "box:wasm", "-f", str(context / "Dockerfile.wasm"), str(context)
     )
-    place = boat.directory / "cargo"  # pytest's own directory is root's
-    place.mkdir()
-    cargo_image(boat, place, "gold")
+    load_cargo(boat)
     boat.apply(cargo_pod("wasm"))
     wait_for(lambda: "gold a" in boat.kubectl("logs", "cargo-wasm", "-c", "box"), 20, "its words")
     assert boat.kubectl("logs", "cargo-wasm", "-c", "look") == "gold a\ngold b\ngold a\ngold b\n"
@@ -185,15 +189,20 @@ def test_a_microvm_calls_the_cluster_and_nothing_of_the_hosts(boat: Cluster) -> 
     if missing := box.missing_for_microvms():
         pytest.skip(missing)
     build_box(boat)
+    load_cargo(boat)
     serve = "exec nc -ll -p 7000 -e /bin/echo hello from the guest"
     made = box.pod("microvm", "vm", ports=[{"containerPort": 7000}], command=["/bin/sh", "-c", serve])  # fmt: skip
     del made["spec"]["containers"][0]["args"]
+    made["spec"]["volumes"] = cargo_pod("microvm")["spec"]["volumes"]
+    made["spec"]["containers"][0]["volumeMounts"] = [{"name": "cargo", "mountPath": "/cargo"}]
     boat.apply(made)
     boat.kubectl("wait", "--for=condition=Ready", "pod/vm", "--timeout=60s", timeout=70)
 
     def inside(script: str) -> str:
         return boat.kubectl("exec", "vm", "--", "/bin/sh", "-c", f"{script} </dev/null 2>&1 || true")  # fmt: skip
 
+    assert inside("cat /cargo/a/word /cargo/b/word") == "gold a\ngold b\n"
+    assert "ermission denied" in inside("/cargo/a/run")
     assert "hello from wasm" in inside("wget -qO- http://hello:8080/")
     service = boat.get("service", "hello")["spec"]["clusterIP"]
     assert "hello from wasm" in inside(f"wget -qO- http://{service}:8080/")

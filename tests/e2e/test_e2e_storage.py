@@ -152,6 +152,8 @@ def events(boat: Cluster, name: str) -> set[tuple[str, str, str]]:
 def test_an_image_is_a_volume_for_every_kind(boat: Cluster, tmp_path: Path) -> None:
     cargo_image(boat, tmp_path, "gold")
     absent = "127.0.0.1:1/absent:1"
+    nowhere = "image_sub_path 'no/such': the image does not have it"
+    astray = {"reason": "CreateContainerError", "message": nowhere}
     for kind in KINDS:
         pod = cargo_pod(kind)
         pod["spec"]["volumes"].append({"name": "absent", "image": {"reference": absent}})
@@ -177,8 +179,7 @@ def test_an_image_is_a_volume_for_every_kind(boat: Cluster, tmp_path: Path) -> N
         )
         said = f'Back-off pulling image "{absent}"'
         assert waiting(boat, name, "absent")["message"].startswith(f"{said}: ErrImagePull: ")
-        assert waiting(boat, name, "astray")["reason"] == "CreateContainerError"
-        assert "no/such" in waiting(boat, name, "astray")["message"]
+        wait_for(lambda n=name: waiting(boat, n, "astray") == astray, what=nowhere)
         field = "spec.containers{absent}"
         expected = {("BackOff", "", said), ("Failed", field, "Error: ErrImagePull")}
         wait_for(lambda n=name, e=expected: e <= events(boat, n), what="the events")
