@@ -74,5 +74,7 @@ async def runtime(images: Path, request: pytest.FixtureRequest) -> AsyncIterator
         runtime = Runtime(Path(directory), images)
         async with runtime.running():
             yield runtime
-        left = [line for line in Path("/proc/mounts").read_text().splitlines() if directory in line]
+        known = (directory, f"/{runtime.config.instance}/")
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        left = [line for line in lines if any(name in line for name in known)]
         assert not left, f"mounts left behind: {left}"

@@ -166,7 +166,7 @@ def staged(
         if mount["type"] != "bind" or not (users or shared):
             continue
         maps = users if volume is not None and volume.mapped else None
-        binds.append(Bind(Path(mount["source"]), str(number), maps))
+        binds.append(Bind(Path(mount["source"]), str(number), maps, shared))
         mount["source"] = str(place / str(number))
     return binds
 

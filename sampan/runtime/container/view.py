@@ -27,11 +27,15 @@ STAGES = (Path("/mnt"), Path("/media"), Path("/srv"))
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """`source` of the host is shown as `name` on the stage; with `users`, a namespace's path, as that maps its owners."""
+    """`source` of the host is shown as `name` on the stage; with `users`, a namespace's path, as that maps its owners.
+
+    Only what is `shared` stays a peer of the host's mount: what a container mounts in it, the host has too.
+    """
 
     source: Path
     name: str
     users: Path | None = None
+    shared: bool = False
 
 
 def stage(*avoid: Path) -> Path:
@@ -63,6 +67,10 @@ def make(hidden: Path | None, binds: Sequence[Bind] = (), place: Path | None = N
                 target = place / bind.name
                 target.mkdir() if is_folder else target.touch()
                 kernel.move_mount(tree, target)
+                if not bind.shared:
+                    # Taken from the host, where systemd makes all mounts peers: with the host's /sys as a peer, the
+                    # container's cgroup would be mounted over the host's.
+                    mounts.mount("none", str(target), flags=mounts.MS_REC | mounts.MS_SLAVE)
         return os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         for tree in taken:
