@@ -8,9 +8,10 @@
 #include <linux/reboot.h>
 #include <linux/resource.h>
 
-enum { DETACH = 2, CLOCK_REALTIME = 0, DRIVES = 24 };
+enum { DETACH = 2, CLOCK_REALTIME = 0, DRIVES = 24, PLUG_TRIES = 5000 };
 
 static int random_device = -1; /* open before there is a pod */
+static int plugged;             /* there was no drive at boot: each is plugged in when it is needed */
 
 void guest_boot(void) {
     SYS(mkdirat, AT_FDCWD, "/dev", 0755);
@@ -39,6 +40,7 @@ void guest_boot(void) {
     /* Containers that are prepared see what is mounted after them. */
     SYS(mount, 0, "/", 0, MS_REC | MS_SHARED, 0);
     random_device = open_at("/dev/urandom", O_WRONLY, 0);
+    plugged = SYS(faccessat, AT_FDCWD, "/dev/vda", 0) < 0;
     /* Pods have no IPv6 address, so eth0 shall neither give itself one nor ask around for routers. */
     write_file("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1", 1);
     /* A pod's ports are its own, so any user in it may have any of them. */
@@ -101,6 +103,24 @@ static u64 image_path(const u8 *message, size count, struct text *path) {
     return slot;
 }
 
+/* Drives that were there at boot have the letters of their numbers. Others have any, and say in their serial number which
+ * they are; they may appear a little after the host was told that they are plugged in. */
+static char letter_of(u64 slot) {
+    TEXT(wanted, 32);
+    add(&wanted, "drive");
+    add_number(&wanted, slot);
+    for (int tries = 0; plugged && tries < PLUG_TRIES; tries++) {
+        for (char letter = 'a'; letter <= 'z'; letter++) {
+            char path[] = "/sys/block/vd?/serial", serial[32];
+            path[sizeof "/sys/block/vd" - 1] = letter;
+            if (read_file(path, serial, sizeof serial) > 0 && same(serial, wanted.at)) return letter;
+        }
+        s64 millisecond[2] = {0, 1000000};
+        SYS(nanosleep, millisecond, 0);
+    }
+    return (char)('a' + slot);
+}
+
 struct failure guest_image(const u8 *message, size count) {
     TEXT(path, 32);
     u64 slot = image_path(message, count, &path);
@@ -108,7 +128,7 @@ struct failure guest_image(const u8 *message, size count) {
     if (mounted >> slot & 1) return fail(0, "");
     TEXT(device, 32);
     add(&device, "/dev/vd");
-    char letter = (char)('a' + slot);
+    char letter = letter_of(slot);
     add_bytes(&device, &letter, 1);
     make_directories(path.at, 0755);
     int writable = get_number(message, count, K_UPPER, 0) != 0;

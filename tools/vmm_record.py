@@ -57,7 +57,7 @@ async def record(place: Path) -> str:
     machine = await driver.start(
         MachineSpec(
             "ab" * 32, first, MEMORY, kernel=files.kernel.image, initial_files=initial,
-            command_line=boot.command_line("kvm"), ram=ram, ram_shared=True, uid=jail.uid_of("ab" * 4),
+            command_line=boot.command_line("kvm", driver.name), ram=ram, ram_shared=True, uid=jail.uid_of("ab" * 4),
         )
     )  # fmt: skip
     try:

@@ -22,7 +22,7 @@ CALLS = {
     ),
     "cloud-hypervisor": (
         "PUT /vm.create", "PUT /vm.boot", "PUT /vm.pause", "PUT /vm.resume", "PUT /vm.snapshot", "PUT /vm.restore",
-        "PUT /vm.add-disk",
+        "PUT /vm.add-disk", "PUT /vm.remove-device", "GET /vm.info",
     ),
 }  # fmt: skip
 PREFIX = {"firecracker": "", "cloud-hypervisor": "/api/v1"}

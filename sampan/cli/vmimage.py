@@ -56,7 +56,7 @@ def build_machine(
         image_id = build_image(store, directory, tag, file)
         typer.echo(f"built {tag}  {short(image_id)}", err=True)
         target = output or Path(f"{parse(tag).key.rpartition('/')[2].partition(':')[0]}.microvm")
-        assemble(store, tag, target, found.image, found.module_files(), format_)
+        assemble(store, tag, target, found.image, found.module_files("mmio"), format_)
         typer.echo(str(target))
 
     return guarded(work)

@@ -28,6 +28,7 @@ FAILURES: dict[str, tuple[int, Any]] = {
     "firecracker": (400, {"fault_message": "The requested operation is not supported after starting the microVM."}),
     "cloud-hypervisor": (500, ["Error from API", "The VM could not boot", "Cannot load the kernel"]),
 }  # fmt: skip
+DEVICES: set[str] = set()  # plugged in
 PLACES = {"drives": "{drive_id}", "network-interfaces": "{iface_id}"}
 
 
@@ -143,11 +144,19 @@ class API(socketserver.StreamRequestHandler):
             return 400, {"fault_message": wrong}
         if (kernel := kernel_of(body)) and Path(kernel).read_bytes() == b"damaged":
             return FAILURES[self.name]
-        self.act(call, body)
-        return int(next(code for code in definition["answers"] if code.startswith("2"))), None
+        status = int(next(code for code in definition["answers"] if code.startswith("2")))
+        return status, self.act(call, body)
 
-    def act(self, call: str, body: Any) -> None:
-        """What is left on disk by those calls that leave something."""
+    def act(self, call: str, body: Any) -> Any:
+        """What is left on disk by those calls that leave something; and the answer, where there is more than a status."""
+        if call.endswith("vm.add-disk"):
+            assert body["id"] not in DEVICES and Path(body["path"]).exists()
+            DEVICES.add(body["id"])
+            return {"id": body["id"], "bdf": "0000:00:06.0"}
+        if call.endswith("vm.remove-device"):
+            DEVICES.remove(body["id"])
+        if call.endswith("vm.info"):
+            return {"state": "Running", "device_tree": {name: {"id": name} for name in DEVICES}}
         if call == "PUT /snapshot/create":
             Path(body["snapshot_path"]).write_bytes(b"state")
             Path(body["mem_file_path"]).write_bytes(b"memory")
@@ -162,6 +171,7 @@ class API(socketserver.StreamRequestHandler):
         elif call.endswith("vm.restore"):
             place = Path(body["source_url"].removeprefix("file://"))
             assert (place / "memory-ranges").read_bytes().startswith(b"memory")
+        return None
 
 
 class Guest(socketserver.StreamRequestHandler):

@@ -21,10 +21,17 @@ READ_TSC = bytes.fromhex("0f3148c1e2204809d0c3")
 # Level 1, not 0: a kernel that is told to print nothing prints no panic either (console_verbose in printk.c).
 # A guest has one pod: no security module has a policy here but those that programs ask for, and the machine bounds memory.
 COMMAND_LINE = (
-    "quiet loglevel=1 console=ttyS0 rdinit=/init panic=-1 reboot=t pci=off audit=0 no_timer_check cryptomgr.notests "
+    "quiet loglevel=1 console=ttyS0 rdinit=/init panic=-1 reboot=t audit=0 no_timer_check cryptomgr.notests "
     "8250.nr_uarts=1 rcupdate.rcu_expedited=1 random.trust_cpu=on lsm=landlock,yama psi=0 nowatchdog "
     "cgroup.memory=nokmem,nosocket"
 )
+# What a driver's machines need besides, by its name. Firecracker ends when the guest resets by its keyboard controller, and has
+# no more of that (its DEFAULT_KERNEL_CMDLINE). Without a PCI bus, a kernel need not look for one.
+OF_DRIVER = {
+    "qemu": "pci=off",
+    "firecracker": "pci=off reboot=k i8042.noaux i8042.nomux i8042.dumbkbd",
+    "cloud-hypervisor": "",
+}
 # Every instruction that a guest runs for the first time costs an emulator hundreds of its own.
 EMULATED = (
     "mitigations=off tsc=reliable preempt=none init_on_alloc=0 hardened_usercopy=off "
@@ -42,10 +49,10 @@ class BootFiles:
         """Differs whenever kernel or agent do."""
         return f"{self.kernel.digest} {hashlib.sha256(self.agent).hexdigest()}"
 
-    def initial_files(self) -> bytes:
-        """Raises BadArtifact when the kernel has changed since it was unpacked."""
+    def initial_files(self, bus: str = "mmio") -> bytes:
+        """For a guest whose devices are on that bus. Raises BadArtifact when the kernel has changed since it was unpacked."""
         kernels.load(self.kernel.directory)
-        return modules.initial_files(self.agent, self.kernel.module_files())
+        return modules.initial_files(self.agent, self.kernel.module_files(bus))
 
 
 def agent() -> bytes:
@@ -58,13 +65,14 @@ def agent() -> bytes:
         raise MissingPiece(why, presence.BUILD_AGENT) from error
 
 
-def command_line(accelerator: str) -> str:
+def command_line(accelerator: str, driver: str = "qemu") -> str:
     """Under emulation the guest's clock is the host's time stamp counter, whose speed it cannot find out: a boot that
     tries to hangs two times in three. Mitigations guard against a host's real processor, which emulation is not.
     """
+    line = f"{COMMAND_LINE} {OF_DRIVER[driver]}".rstrip()
     if accelerator == "kvm":
-        return COMMAND_LINE
-    return f"{COMMAND_LINE} {EMULATED} tsc_early_khz={tsc_khz()}"
+        return line
+    return f"{line} {EMULATED} tsc_early_khz={tsc_khz()}"
 
 
 @cache

@@ -2,11 +2,12 @@
 
 It needs KVM and a binary of the user's. Tested against the definitions of its published API, not against the program:
 docs/sandboxes.md says so. What differs from QEMU: the agent is reached by vsock, a snapshot is a directory of three files,
-and drives are plugged in when they are needed, so that there are no placeholders.
+devices are on a PCI bus, and drives are plugged in when they are needed, so that there are no placeholders.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from sampan.runtime.sandbox import Support
 PROGRAM = "cloud-hypervisor"
 INSTALL = "see https://github.com/cloud-hypervisor/cloud-hypervisor/releases"
 GUEST_CID = 3
+UNPLUG_LIMIT = 5.0  # seconds
 API = "/api/v1"
 SNAPSHOT = "snapshot"
 SOURCE = f"file:///proc/self/cwd/{SNAPSHOT}"  # wherever it works
@@ -33,6 +35,7 @@ MEMORY, CONFIG, STATE = "memory-ranges", "config.json", "state.json"
 class CloudHypervisor:
     name = "cloud-hypervisor"
     accelerator = "kvm"
+    bus = "pci"
     shares_files = False
     keeps_memory = False  # it would write memory to where the template of all others is
     start_live = None
@@ -127,12 +130,17 @@ def unpack_state(state: int, directory: Path, ram: str) -> None:
     memory.symlink_to(ram)
 
 
+def drive_id(slot: int) -> str:
+    return f"drive{slot}"
+
+
 class CloudHypervisorMachine(HTTPMachine):
     def __init__(
         self, directory: Path, pid: int, child: subprocess.Popen[bytes] | None, ram: int
     ) -> None:
         super().__init__(directory, pid, child)
         self._ram = ram
+        self._plugged: set[int] = set()
 
     async def pause(self) -> None:
         await self.ask("PUT", f"{API}/vm.pause")
@@ -141,6 +149,9 @@ class CloudHypervisorMachine(HTTPMachine):
         await self.ask("PUT", f"{API}/vm.resume")
 
     async def snapshot(self, state: int) -> None:
+        # A snapshot names the files of its disks, and those that were plugged in are not there when it is restored.
+        for slot in sorted(self._plugged):
+            await self._unplug(slot)
         await self.pause()
         place = self.inside / SNAPSHOT
         place.mkdir(exist_ok=True)
@@ -155,5 +166,19 @@ class CloudHypervisorMachine(HTTPMachine):
     async def attach_drive(self, slot: int, file: int) -> None:
         httpvmm.link_file(file, self.files / f"image{slot}")
         path = f"{quarters.FILES}/image{slot}"
-        disk = {"path": path, "readonly": True, "id": f"drive{slot}"}
+        if slot in self._plugged:
+            await self._unplug(slot)
+        # By its serial number the guest knows which it is: letters are given in the order of coming (native/guest.c).
+        name = drive_id(slot)
+        disk = {"path": path, "readonly": True, "id": name, "serial": name}
         await self.ask("PUT", f"{API}/vm.add-disk", disk)
+        self._plugged.add(slot)
+
+    async def _unplug(self, slot: int) -> None:
+        """The guest, which has unmounted it, has let go of the device on return: it is asked to, and then its id is free."""
+        name = drive_id(slot)
+        await self.ask("PUT", f"{API}/vm.remove-device", {"id": name})
+        async with asyncio.timeout(UNPLUG_LIMIT):
+            while name in (await self.ask("GET", f"{API}/vm.info")).get("device_tree", {}):
+                await asyncio.sleep(0.005)
+        self._plugged.discard(slot)

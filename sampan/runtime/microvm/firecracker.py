@@ -33,6 +33,7 @@ Call = tuple[str, str, dict[str, Any]]  # method, target, body
 class Firecracker:
     name = "firecracker"
     accelerator = "kvm"
+    bus = "mmio"
     shares_files = False
     keeps_memory = False  # it would write memory to where the template of all others is
     start_live = None

@@ -18,19 +18,21 @@ class Need(NamedTuple):
     module: str
     mark: bytes  # in the image of a kernel that has it built in
     setting: str
-    vmm: str = ""  # the only one that it is for, "qemu" or "others"
+    only: tuple[str, ...] = ()  # the VMMs whose guests need it; none named: all
 
 
 NEEDS = (
-    Need("virtio_mmio", b"virtio-mmio\0", "CONFIG_VIRTIO_MMIO", "qemu"),
-    Need("virtio_console", b"virtio_console\0", "CONFIG_VIRTIO_CONSOLE", "qemu"),
+    Need("virtio_mmio", b"virtio-mmio\0", "CONFIG_VIRTIO_MMIO", ("qemu", "firecracker")),
+    Need("virtio_console", b"virtio_console\0", "CONFIG_VIRTIO_CONSOLE", ("qemu",)),
     Need("virtio_blk", b"virtio_blk\0", "CONFIG_VIRTIO_BLK"),
     Need("virtio_net", b"virtio_net\0", "CONFIG_VIRTIO_NET"),
     Need(
-        "vmw_vsock_virtio_transport", b"vmw_vsock_virtio_transport\0", "CONFIG_VIRTIO_VSOCKETS", "others"
+        "vmw_vsock_virtio_transport", b"vmw_vsock_virtio_transport\0", "CONFIG_VIRTIO_VSOCKETS",
+        ("firecracker", "cloud-hypervisor"),
     ),
     Need("erofs", b"erofs\0", "CONFIG_EROFS_FS"),
     Need("overlay", b"overlay\0", "CONFIG_OVERLAY_FS"),
+    Need("virtio_pci", b"virtio-pci\0", "CONFIG_VIRTIO_PCI", ("cloud-hypervisor",)),
 )  # fmt: skip
 ACPI_DEVICE = b"LNRO0005"
 # Never a module, and with no name in the image to know them by. First what the agent comes up with, then what START asks for.
@@ -44,18 +46,17 @@ BUILT_IN = (
 
 def lacking(image: bytes, modules: dict[str, bytes], vmm: str) -> list[str]:
     """The settings that the kernel was built without."""
-    here = "qemu" if vmm == "qemu" else "others"
     settings = kernelconfig.embedded(image)
     found = [
         need.setting
         for need in NEEDS
-        if need.vmm in ("", here)
+        if (vmm in need.only or not need.only)
         and need.module not in modules
         and not (settings.get(need.setting) == "y" if settings else need.mark in image)
     ]
     if settings:
         found += [name for name in BUILT_IN if settings.get(name) != "y"]
-    if here == "qemu" and not any(ACPI_DEVICE in each for each in (*modules.values(), image)):
+    if vmm == "qemu" and not any(ACPI_DEVICE in each for each in (*modules.values(), image)):
         found.append("CONFIG_ACPI")
     return found
 

@@ -51,8 +51,10 @@ class Kernel:
         """Whether its guests can have directories of the host."""
         return "fuse" in (*self.modules, *self.built_in)
 
-    def module_files(self) -> list[bytes]:
-        return [(self.directory / "modules" / f"{name}.ko").read_bytes() for name in self.modules]
+    def module_files(self, bus: str = "") -> list[bytes]:
+        """Of all modules; or of those for a guest on that bus (`modules.BUSES`)."""
+        names = modules.for_bus(self.modules, bus) if bus else self.modules
+        return [(self.directory / "modules" / f"{name}.ko").read_bytes() for name in names]
 
 
 def find(own: Path, *, check: bool = True) -> Kernel:
@@ -109,7 +111,7 @@ def store(
     place: Path, release: str, image: bytes, found: dict[str, bytes], *, own: bool = False
 ) -> Kernel:
     """Write a kernel below `place`, in the place of one of the same release. `own`: for who names it."""
-    order = modules.in_order(found, (*modules.WANTED, *modules.VSOCK))
+    order = modules.in_order(found, (*modules.WANTED, *modules.VSOCK, "virtio_pci"))
     place.mkdir(parents=True, exist_ok=True, mode=0o755)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=place) as scratch:
         fresh = Path(scratch, "kernel")

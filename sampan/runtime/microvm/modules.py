@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Mapping
 from sampan.image.decompress import zstandard
 
 WANTED = ("virtio_mmio", "virtio_console", "virtio_blk", "virtio_net", "erofs", "overlay", "fuse")
+# What a guest needs of its VMM's bus, and no other does.
+BUSES = {"mmio": ("virtio_mmio",), "pci": ("virtio_pci", "virtio_pci_modern_dev", "virtio_pci_legacy_dev")}  # fmt: skip
 VSOCK = ("vmw_vsock_virtio_transport",)  # where the VMM has no serial port of virtio
 # Directories of a kernel package in which these and what they need are found.
 PLACES = (
@@ -88,6 +90,12 @@ def in_order(modules: Mapping[str, bytes], wanted: Iterable[str]) -> list[str]:
     for name in wanted:
         visit(name)
     return ordered
+
+
+def for_bus(names: Iterable[str], bus: str) -> tuple[str, ...]:
+    """Those of a kernel's modules that a guest on that bus is given, in their order."""
+    others = {name for each, needed in BUSES.items() if each != bus for name in needed}
+    return tuple(name for name in names if name not in others)
 
 
 def without_signature(module: bytes) -> bytes:

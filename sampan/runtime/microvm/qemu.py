@@ -70,6 +70,7 @@ def version(program: str) -> tuple[int, ...]:
 
 class Qemu:
     name = "qemu"
+    bus = "mmio"
     shares_files = True
     keeps_memory = True
 

@@ -78,7 +78,7 @@ class Templates:
 
     async def get(self, driver: Driver, files: BootFiles, memory: int, cpus: int) -> Template:
         """From memory, else from disk, else made. Raises VMMError, ChannelLost."""
-        line = boot.command_line(driver.accelerator)
+        line = boot.command_line(driver.accelerator, driver.name)
         facts = [driver.edition(), files.edition, line, processor(), memory, cpus]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
         async with self._lock:
@@ -123,7 +123,7 @@ class Templates:
         machine: Machine | None = None
         try:
             os.ftruncate(ram, memory << 20)
-            (place / "initial").write_bytes(files.initial_files())
+            (place / "initial").write_bytes(files.initial_files(driver.bus))
             uid = jail.uid_of(name) if os.geteuid() == 0 else 0
             began = time.monotonic()
             machine = await driver.start(

@@ -127,6 +127,7 @@ class Driver(Protocol):
         bool  # its machines have the port for file requests, and drives that may be written to
     )
 
+    bus: str  # mmio | pci: where its machines have their devices
     keeps_memory: bool  # its machines can be snapshot while they run, and go on
 
     @property
