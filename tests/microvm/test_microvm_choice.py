@@ -154,6 +154,10 @@ def test_what_is_built_in_is_found_by_its_name() -> None:
     assert guestneeds.lacking(image + guestneeds.ACPI_DEVICE, {}, "qemu") == []
     assert guestneeds.lacking(image, {}, "qemu") == ["CONFIG_ACPI"]
     assert guestneeds.lacking(image, {"virtio_mmio": b"LNRO0005"}, "qemu") == []
+    on_pci = image.replace(b"virtio-mmio\0", b"")
+    assert guestneeds.lacking(on_pci, {}, "cloud-hypervisor") == []
+    off_pci = image.replace(b"virtio-pci\0", b"")
+    assert guestneeds.lacking(off_pci, {}, "cloud-hypervisor") == ["CONFIG_VIRTIO_PCI"]
     assert guestneeds.lacking(image.replace(marks[2], b""), {}, "firecracker") == [
         "CONFIG_VIRTIO_BLK"
     ]
