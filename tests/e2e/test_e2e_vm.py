@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from cluster import AS_ROOT, Cluster, wait_for
 
 pytestmark = pytest.mark.root
 IMAGE = "box:container"
+BARE_KERNEL = os.environ.get("SAMPAN_TEST_VMLINUX", "")
 
 
 @pytest.fixture(autouse=True)
@@ -228,3 +231,47 @@ def test_init_is_process_one(cluster: Cluster) -> None:
     first = vm(cluster, "exec", "init", "--", "cat", "/proc/1/cmdline").stdout
     assert first.startswith(("/bin/init", "init"))
     cluster.kubectl("delete", "vm", "init", "--timeout=30s")
+
+
+@pytest.mark.skipif(
+    not BARE_KERNEL,
+    reason="SAMPAN_TEST_VMLINUX names no vmlinux with its drivers built in: docs/vm.md",
+)
+def test_a_kernel_of_one_s_own_without_modules(cluster: Cluster, tmp_path: Path) -> None:
+    """As docs/vm.md says how to build one: by its path, out of an image as Ignite's are, for a machine and for a pod."""
+    options = ("--name", "bare", "-m", "192m", "--size", "64m", "--volume", f"{tmp_path}:/data")
+    vm(cluster, "run", *options, "--kernel", BARE_KERNEL, IMAGE, "--", "ticks")
+    kernel = json.loads(vm(cluster, "inspect", "bare").stdout)[0]["spec"]["kernel"]
+    assert kernel in vm(cluster, "kernels").stdout
+    look = "uname -r; echo kept >/root/note; echo from the guest >/data/note; test -e /proc/modules || echo none"
+    release, modules = vm(cluster, "exec", "bare", "--", "sh", "-c", look).stdout.split()
+    assert kernel.startswith(f"{release}-") and modules == "none"
+    assert (tmp_path / "note").read_text() == "from the guest\n"
+    vm(cluster, "stop", "bare")
+    assert "Stopped" in vm(cluster, "ps").stdout
+    vm(cluster, "start", "bare")
+    assert vm(cluster, "exec", "bare", "--", "cat", "/root/note").stdout == "kept\n"
+    vm(cluster, "rm", "--force", "bare")
+
+    context = tmp_path / "image"
+    (context / "boot").mkdir(parents=True)
+    shutil.copy(BARE_KERNEL, context / "boot" / "vmlinux")
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY boot /boot\n")
+    cluster.sampan("image", "build", "-t", "kernel:own", str(context))
+    vm(cluster, "kernels", "rm", kernel)
+    assert vm(cluster, "kernels", "fetch", "kernel:own").stdout == f"{kernel}\n"
+    vm(cluster, "run", "--name", "imaged", "-m", "192m", "--kernel", "kernel:own", IMAGE, "--", "ticks")  # fmt: skip
+    assert vm(cluster, "exec", "imaged", "--", "uname", "-r").stdout == f"{release}\n"
+    vm(cluster, "rm", "--force", "imaged")
+
+    annotations = {"sampan.dev/vm-kernel": kernel}
+    program = ["/bin/sh", "-c", "uname -r"]
+    spec = {"restartPolicy": "Never"}
+    cluster.apply(
+        box.pod(
+            "microvm", "bare", command=program, spec=spec, metadata={"annotations": annotations}
+        )
+    )
+    cluster.kubectl("wait", "pod/bare", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=90s", timeout=100)  # fmt: skip
+    assert cluster.kubectl("logs", "bare") == f"{release}\n"
+    cluster.kubectl("delete", "pod", "bare")

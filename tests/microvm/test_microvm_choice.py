@@ -168,12 +168,15 @@ def test_what_is_built_in_is_found_by_its_name() -> None:
 
 def test_a_kernel_that_carries_its_settings_is_judged_by_them() -> None:
     def image(*without: str) -> bytes:
-        names = (*(need.setting for need in guestneeds.NEEDS), *guestneeds.BUILT_IN)
+        others = (need.setting for need in guestneeds.NEEDS)
+        names = (*others, *guestneeds.BUILT_IN, "CONFIG_PCI")
         lines = [f"# {each} is not set" if each in without else f"{each}=y" for each in names]
         packed = gzip.compress("\n".join(lines).encode())
         return b"text IKCFG_ST" + packed + b"IKCFG_ED" + guestneeds.ACPI_DEVICE
 
     assert guestneeds.lacking(image(), {}, "qemu") == []
+    assert guestneeds.lacking(image("CONFIG_PCI"), {}, "qemu") == ["CONFIG_PCI"]
+    assert guestneeds.lacking(image("CONFIG_PCI"), {}, "firecracker") == []
     # A name that stands there for another reason deceives only where there are no settings to read.
     without = image("CONFIG_EROFS_FS", "CONFIG_DEVTMPFS") + b"erofs\0"
     assert guestneeds.lacking(without, {}, "qemu") == ["CONFIG_EROFS_FS", "CONFIG_DEVTMPFS"]

@@ -58,6 +58,9 @@ def lacking(image: bytes, modules: dict[str, bytes], vmm: str) -> list[str]:
         found += [name for name in BUILT_IN if settings.get(name) != "y"]
     if vmm == "qemu" and not any(ACPI_DEVICE in each for each in (*modules.values(), image)):
         found.append("CONFIG_ACPI")
+    elif vmm == "qemu" and settings and settings.get("CONFIG_PCI") != "y":
+        # ACPI has a handler for PCI's configuration space among those that it cannot do without: no table is loaded.
+        found.append("CONFIG_PCI")
     return found
 
 
