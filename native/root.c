@@ -45,7 +45,7 @@ long lock_mount(int fd, const char *path, int flags, u64 attributes) {
     return SYS(mount_setattr, fd, path, flags, &change, sizeof change);
 }
 
-/* K_MOUNT: flags (bit 0: read-only, bit 1: a device, bit 2: nothing is run), source, NUL, target. */
+/* K_MOUNT: flags (bit 0: read-only, bit 1: a device), source, NUL, target. */
 static void open_volumes(void) {
     size offset = 0;
     struct field field;
@@ -61,8 +61,7 @@ static void open_volumes(void) {
         volume->is_file = is_file(volume->fd);
         volume->target = source + count + 1;
         must(MOUNT_SOURCE, lock_mount(volume->fd, "", AT_EMPTY_PATH | AT_RECURSIVE,
-                                      (field.at[0] & 2 ? 0u : MOUNT_ATTR_NODEV) | (volume->readonly ? MOUNT_ATTR_RDONLY : 0u) |
-                                          (field.at[0] & 4 ? MOUNT_ATTR_NOEXEC : 0u)));
+                                      (field.at[0] & 2 ? 0u : MOUNT_ATTR_NODEV) | (volume->readonly ? MOUNT_ATTR_RDONLY : 0u)));
     }
 }
 

@@ -3,7 +3,7 @@
 They are mounted when the container is created, so that an image or a sub-path that is not there fails the creation, and
 unmounted when it is removed. With root an image of one layer is a bind mount and one of several an overlayfs without a
 writable layer. Without root nothing can be mounted: an image of one layer is its directory, one of several a
-tree of hard links. Nothing in an image volume can be run.
+tree of hard links.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sampan.runtime.spec import image_volume
 if TYPE_CHECKING:
     from sampan.runtime.microvm.erofs import Node
 
-LOCKED = mounts.MS_RDONLY | mounts.MS_NOEXEC | mounts.MS_NOSUID | mounts.MS_NODEV
+LOCKED = mounts.MS_RDONLY | mounts.MS_NOSUID | mounts.MS_NODEV
 
 
 async def mount_all(images: ImageStore, wanted: Any, directory: Path) -> None:

@@ -114,7 +114,6 @@ class Mount:
     propagation: str = "private"  # private | rslave | rshared
     recursive_readonly: bool = False  # what is mounted below it is read-only too
     mapped: bool = False  # its owners are shown as the pod's user namespace maps them
-    is_image: bool = False  # nothing in it is run, whatever its mode (KEP-4639)
 
 
 @dataclass(frozen=True, slots=True)

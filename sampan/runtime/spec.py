@@ -204,7 +204,7 @@ def image_mount(item: Any, source: Path) -> Mount:
         raise InvalidArgument(f"mount {item.container_path}: an image volume must be readonly")
     if not item.container_path.startswith("/"):
         raise InvalidArgument(f"mount {item.container_path!r}: container_path must be absolute")
-    return Mount(source, item.container_path, True, is_image=True)
+    return Mount(source, item.container_path, True)
 
 
 def resources(message: Any) -> Resources:

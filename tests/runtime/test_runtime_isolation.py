@@ -253,8 +253,8 @@ async def test_an_image_volume_is_the_image_and_nothing_else(runtime, tmp_path):
     said = await runtime.exec(
         container, "sh", "-c", "ls /image/bin/busybox; touch /image/new; /image/bin/busybox id -u"
     )
-    assert said.stdout == b"/image/bin/busybox\n"
-    assert b"Read-only" in said.stderr and b"Permission denied" in said.stderr
+    assert said.stdout == b"/image/bin/busybox\n0\n"
+    assert b"Read-only" in said.stderr
     part = await runtime.container(
         pod, "sleep", "1000", mounts=[mount(image_sub_path="etc/passwd")]
     )

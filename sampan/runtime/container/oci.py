@@ -262,7 +262,6 @@ def volume(mount: Mount) -> dict[str, Any]:
         "rbind",
         f"r{mount.propagation.removeprefix('r')}",
         "rro" if mount.recursive_readonly else "ro" if mount.readonly else "rw",
-        *(("noexec", "nosuid", "nodev") if mount.is_image else ()),
     )
 
 

@@ -109,8 +109,7 @@ class Provision:
         self._facts.places[container.id] = dict(places)
 
     def _plan(self, mount: Mount, mounts: str) -> Volume:
-        planned = volumes.plan(mount, mounts, self._own, sharing=self._facts.sharing)
-        return replace(planned, noexec=mount.is_image)
+        return volumes.plan(mount, mounts, self._own, sharing=self._facts.sharing)
 
     def places(self, container_id: str) -> dict[str, str]:
         """Where the volumes of a container are in the guest, by target."""

@@ -102,9 +102,7 @@ def start(
         if place not in own:
             message.append((Key.MOUNT, mount(source, place, security.readonly_root)))
     for volume, place in sorted(mounts, key=lambda each: os.path.normpath(each[1]).count("/")):
-        message.append(
-            (Key.MOUNT, mount(volume.guest, place, volume.readonly, noexec=volume.noexec))
-        )
+        message.append((Key.MOUNT, mount(volume.guest, place, volume.readonly)))
     return message
 
 
@@ -116,11 +114,8 @@ def hidden(masked: Iterable[str], readonly: Iterable[str]) -> list[Field]:
     ]
 
 
-def mount(
-    source: str, place: str, readonly: bool, *, device: bool = False, noexec: bool = False
-) -> bytes:
-    flags = readonly | device << 1 | noexec << 2
-    return bytes([flags]) + os.fsencode(source) + b"\0" + os.fsencode(place)
+def mount(source: str, place: str, readonly: bool, *, device: bool = False) -> bytes:
+    return bytes([readonly | device << 1]) + os.fsencode(source) + b"\0" + os.fsencode(place)
 
 
 def pid_mode(pod: SandboxSpec, container: ContainerSpec, target: int) -> list[Field]:

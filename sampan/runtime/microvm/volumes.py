@@ -56,7 +56,6 @@ class Volume:
     guest: str  # where it is in the guest, before it is mounted into the container; "": not settled yet
     readonly: bool
     returned: bool = False  # a file that is copied back when the container has ended
-    noexec: bool = False
 
 
 def plan(mount: Mount, mounts: str, own: tuple[Path, ...] = (), *, sharing: bool = False) -> Volume:
