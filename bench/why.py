@@ -13,7 +13,7 @@ WHY: dict[tuple[str, str], str] = {
         "by halves and thirds."
     ),
     ("scheduler", "one pod, sent → bound"): (
-        "1.9 to 2.5 ms in three runs of one day: two writes, each on disk before it is answered, are 1.2 of them."
+        "1.9, 2.5 and 2.1 ms in three quiet runs: what it takes is two writes that are on disk before they are answered."
     ),
     ("cluster", "wasm: +30 pods"): (
         "Bound by the processors: 0.94 s on two cores, a quarter each in server, node, runtime and the workers themselves."
